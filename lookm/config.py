@@ -1,0 +1,53 @@
+"""What was asked of the engine (`EngineConfig`) and what was decided (`EnginePlan`).
+
+Two frozen values: the first comes from the user, the second is computed once at start from the
+model and the machine, logged as one line, and never changes.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Everything a user can ask for. Bytes and tokens are in the names; None means "decide"."""
+
+    model: str = "llava-demo"
+    device: str = "auto"
+    dtype: DType = "auto"
+    kv_cache_bytes: int | None = None
+    page_tokens: int = 16
+    max_running: int = 64
+    max_waiting: int = 256
+    max_step_tokens: int = 2048
+    max_context_tokens: int | None = None
+    image_cache_bytes: int = 256 * 2**20
+    threads: int | None = None
+    attention: Literal["auto", "reference"] = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """What was decided at start."""
+
+    model_path: str
+    device: str
+    dtype: str
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    page_tokens: int
+    num_pages: int
+    page_bytes: int
+    kv_bytes_per_token: int
+    max_context_tokens: int
+    threads: int
+    attention: str
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Bytes of K and V the page pool can hold."""
+        return self.num_pages * self.page_bytes

@@ -1,0 +1,177 @@
+"""The values that cross every seam: a `Request` goes in, `TokenEvent`s come out.
+
+Knows nothing about torch, HTTP or processes. Everything here is frozen, so both the API process and
+the worker process may hold it, and msgspec can carry it between them.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Merge = Literal["none", "average", "pivot", "weighted"]
+TextMode = Literal["protect", "prior", "none"]
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+Array = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True, slots=True)
+class CachePolicy:
+    """How much of a prompt's KV cache is kept, and how it is chosen.
+
+    `method` names a preset (`lookm.policy.PRESETS`). At most one of `keep` (fraction of the prompt,
+    0 < keep <= 1) and `keep_tokens` (tokens, >= 1) is set; with neither, everything is kept.
+    `recent` is the share of what is kept that goes to the last tokens of the prompt. `merge` and
+    `text` override the preset's own choice where they are not None. `lookm.policy.parse` reads the
+    short form (`"look-m@0.2"`); `lookm.policy.resolve` validates and turns it into parts.
+    """
+
+    method: str = "full"
+    keep: float | None = None
+    keep_tokens: int | None = None
+    recent: float = 0.5
+    merge: Merge | None = None
+    text: TextMode | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Which sums over the prompt's attention matrix a policy asks of the prefill pass.
+
+    `sums`: `sum_i A_ij`; `squares`: `sum_i A_ij^2`; `window` > 0: `sum_i A_ij` over the last
+    `window` query rows only. All per KV head (query heads of a group summed), float32.
+    """
+
+    sums: bool = False
+    squares: bool = False
+    window: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is chosen. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageInput:
+    """One image, preprocessed for the model by `lookm.models.processor`.
+
+    `digest` names the content (the key of the vision-feature cache). `tensors` are the model's own
+    keyword arguments for this one image, for example `{"pixel_values": float32 [1, 3, H, W]}`.
+    `num_tokens` is how many prompt tokens the image takes.
+    """
+
+    digest: str
+    tensors: Mapping[str, Array] = field(repr=False)
+    num_tokens: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One prompt to be answered. `prompt_ids` has its image placeholders already expanded."""
+
+    id: str
+    prompt_ids: tuple[int, ...] = field(repr=False)
+    images: tuple[ImageInput, ...] = field(default=(), repr=False)
+    policy: CachePolicy = CachePolicy()
+    sampling: Sampling = Sampling()
+
+
+@dataclass(frozen=True, slots=True)
+class CacheReport:
+    """What was really kept of one prompt; tokens are means over layers, bytes are held pages.
+
+    `kept_tokens`, `merged_tokens` and `evicted_tokens` are means over the layers, rounded.
+    `merged_tokens` is the part of `evicted_tokens` whose keys and values were merged into kept ones.
+    `compressed` is False where the policy kept everything (also for a text-only prompt under a
+    modality-aware policy).
+    """
+
+    policy: CachePolicy
+    prompt_tokens: int
+    image_tokens: int
+    kept_tokens: int
+    evicted_tokens: int
+    merged_tokens: int
+    bytes: int
+    full_bytes: int
+    compressed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds one request spent in each stage inside the engine."""
+
+    queue_s: float = 0.0
+    encode_s: float = 0.0
+    prefill_s: float = 0.0
+    compress_s: float = 0.0
+    decode_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One step of one request. The first event follows the prefill; the last has a `finish`.
+
+    `token_id` is None on events without a new token (abort, error). `text` is what may be shown
+    now: it can lag behind the tokens (stop strings, incomplete UTF-8) and is complete at the end.
+    `cache` is set on the first event and on the last; `timing` and `error` only on the last.
+    """
+
+    request_id: str
+    token_id: int | None
+    text: str
+    num_generated: int
+    finish: FinishReason | None = None
+    cache: CacheReport | None = None
+    timing: Timing | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """A snapshot after a step. Names ending in `_total` and `_s` only ever grow.
+
+    `used_bytes` are pages held now; `full_bytes` is what the same sequences would hold at full
+    cache. `decode_s` is time spent in steps that decoded, for tokens per second.
+    """
+
+    capacity_bytes: int
+    used_bytes: int
+    full_bytes: int
+    running: int
+    waiting: int
+    prompt_tokens_total: int = 0
+    image_tokens_total: int = 0
+    generated_tokens_total: int = 0
+    decode_tokens_total: int = 0
+    decode_s: float = 0.0
+    preemptions_total: int = 0
+    image_cache_queries_total: int = 0
+    image_cache_hits_total: int = 0
+    vision_encode_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What the rest of the system may know about the loaded model."""
+
+    name: str
+    max_context_tokens: int
+    kv_bytes_per_token: int
+    page_tokens: int
+    capacity_bytes: int
+    num_layers: int
+    dtype: str
+    device: str

@@ -1,0 +1,1 @@
+"""OpenAI-compatible server around the `lookm` engine."""
