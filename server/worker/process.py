@@ -1,0 +1,144 @@
+"""The worker's main loop: take messages, step the engine, send what it said. One process.
+
+Started as `python -m server.worker.process ADDRESS` and not through multiprocessing: no pickle, no
+second run of the parent's `__main__`, no fork of an event loop, and the API process can start it
+without importing it (the engine stays out of the API process by contract).
+
+Its standard input is a pipe that only the parent holds: when it ends, the parent is gone, and so is
+this process, even in the middle of a step. SIGINT and SIGTERM are left to the parent, which drains
+first. Knows nothing about HTTP, and does not import torch before the thread settings are made.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from typing import Protocol
+
+from lookm.config import EngineConfig
+from lookm.errors import LookmError
+from lookm.types import EngineStats, ModelInfo, Request, TokenEvent
+from server.worker import wire
+from server.worker.channel import WorkerChannel
+
+log = logging.getLogger("lookm.worker")
+
+# Exceptions whose message names sizes and devices. Others may quote what they were given.
+SAFE_MESSAGES = (RuntimeError, MemoryError, OSError, ImportError, LookmError)
+
+
+class EngineLike(Protocol):
+    """What the loop needs of an engine: `lookm.engine.Engine`, or the fake one."""
+
+    @property
+    def info(self) -> ModelInfo: ...
+    @property
+    def has_work(self) -> bool: ...
+    def add(self, request: Request) -> None: ...
+    def abort(self, request_id: str) -> None: ...
+    def step(self) -> list[TokenEvent]: ...
+    def stats(self) -> EngineStats: ...
+
+
+def main(address: str) -> int:
+    """Run one worker against the API at `address`; the exit status is 0 after `Shutdown`."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, name="parent-watch", daemon=True).start()
+    channel = WorkerChannel(address)
+    try:
+        start = channel.receive()
+        assert isinstance(start, wire.Start)
+        logging.basicConfig(
+            level=start.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+        )
+        set_thread_environment(start.config)
+        serve(channel, load_engine(start.config))
+    except Exception as error:  # noqa: BLE001 - the worker's edge: report, then leave
+        channel.send(_last_words(error))
+        return 1
+    finally:
+        channel.close()
+    return 0
+
+
+def serve(channel: WorkerChannel, engine: EngineLike) -> None:
+    """Say `Ready`, then step while there is work and sleep while there is none, to `Shutdown`."""
+    channel.send(wire.Ready(engine.info, engine.stats()))
+    while True:
+        while channel.waiting() or not engine.has_work:
+            message = channel.receive()
+            if isinstance(message, wire.Shutdown):
+                return
+            _take(message, engine, channel)
+        events = engine.step()
+        channel.send(wire.Step(tuple(events), engine.stats()))
+
+
+def _take(message: wire.Up, engine: EngineLike, channel: WorkerChannel) -> None:
+    match message:
+        case wire.Add(request):
+            try:
+                engine.add(request)
+            except LookmError as error:
+                channel.send(wire.rejection(request.id, error))
+        case wire.Abort(request_id):
+            engine.abort(request_id)
+        case _:
+            raise AssertionError(f"unexpected {type(message).__name__}")
+
+
+def load_engine(config: EngineConfig) -> EngineLike:
+    """The engine `config` asks for; a model named `fake` needs no torch."""
+    if config.model == "fake" or config.model.startswith("fake:"):
+        from server.worker.fake import FakeEngine
+
+        return FakeEngine.from_config(config)
+    from lookm.engine import Engine
+
+    return Engine.from_config(config)
+
+
+def set_thread_environment(config: EngineConfig) -> None:
+    """Explicit OpenMP settings, made before torch is imported: later ones have no effect.
+
+    Waiting threads sleep instead of spinning (the API process needs the cores between steps). An
+    asked thread count wins over the environment; the environment wins over the guess.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if config.threads is not None:
+        os.environ["OMP_NUM_THREADS"] = str(config.threads)
+    else:
+        os.environ.setdefault("OMP_NUM_THREADS", str(_usable_cores()))
+
+
+def _usable_cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
+def _last_words(error: Exception) -> wire.Failed:
+    """`error` for the API; logged here with its frames, but never with values it may quote."""
+    if isinstance(error, LookmError):
+        return wire.Failed(wire.error_name(error), str(error))
+    name = type(error).__name__
+    message = str(error)[:500] if isinstance(error, SAFE_MESSAGES) else "(message withheld)"
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    log.error("the engine failed: %s: %s\n%s", name, message, frames)
+    return wire.Failed(name, message)
+
+
+def _die_with_parent() -> None:
+    try:
+        while os.read(0, 4096):
+            pass
+    finally:
+        os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

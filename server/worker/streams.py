@@ -1,0 +1,78 @@
+"""The open requests of one client: who waits for which events. Every one of them ends exactly once.
+
+Knows nothing about sockets or processes; all of it happens on one event loop, without awaiting.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+from lookm.types import TokenEvent
+
+Item = TokenEvent | Exception
+
+
+class Streams:
+    """`open` until the terminal event or error, then forgotten; `abandoned` until it arrives."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, asyncio.Queue[Item]] = {}
+        self._abandoned: set[str] = set()
+        self._none_open = asyncio.Event()
+        self._none_open.set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The open requests."""
+        return tuple(self._open)
+
+    def open(self, request_id: str) -> asyncio.Queue[Item]:
+        """Begin a request. Its id must be new: answers are told apart by nothing else."""
+        if request_id in self._open or request_id in self._abandoned:
+            raise ValueError("a request with this id is already running")
+        queue: asyncio.Queue[Item] = asyncio.Queue()
+        self._open[request_id] = queue
+        self._none_open.clear()
+        return queue
+
+    def abandon(self, request_id: str) -> bool:
+        """Nobody listens any more. True where the engine still works on it and must be told."""
+        if request_id not in self._open:
+            return False
+        self._close(request_id)
+        self._abandoned.add(request_id)
+        return True
+
+    def deliver(self, events: Iterable[TokenEvent]) -> None:
+        """Hand events to whoever waits for them; drop those of abandoned requests."""
+        for event in events:
+            queue = self._open.get(event.request_id)
+            if queue is not None:
+                queue.put_nowait(event)
+            if event.finish is not None:
+                self._close(event.request_id)
+
+    def fail(self, request_id: str, error: Exception) -> None:
+        """End one request with an error."""
+        queue = self._open.get(request_id)
+        if queue is not None:
+            queue.put_nowait(error)
+        self._close(request_id)
+
+    def fail_all(self, kind: type[Exception], message: str) -> None:
+        """End every request with an error of its own (an exception holds one traceback)."""
+        for request_id in self.ids:
+            self.fail(request_id, kind(message))
+        self._abandoned.clear()
+
+    async def wait_none_open(self) -> None:
+        """Return when no request is open."""
+        await self._none_open.wait()
+
+    def _close(self, request_id: str) -> None:
+        self._open.pop(request_id, None)
+        self._abandoned.discard(request_id)
+        if not self._open:
+            self._none_open.set()
