@@ -1,0 +1,101 @@
+"""Where one sequence's rows lie: a page list and a row count per layer.
+
+    layer 0   pages [ 3 | 9 | 4 ]   kept 37   ->  row 36 is page 4, slot 4 (16 rows a page)
+    layer 1   pages [ 5 | 8 ]       kept 21       layers may keep different counts
+
+Row count is not position: after compression row 36 may hold the token at position 900.
+"""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lookm.cache.pool import PagePool, pages_for
+
+Int32 = npt.NDArray[np.int32]
+Int64 = npt.NDArray[np.int64]
+
+
+class SequenceCache:
+    """The rows one sequence holds in a `PagePool`. Grows by `reserve`, shrinks only by `release`."""
+
+    def __init__(self, pool: PagePool, num_layers: int) -> None:
+        self._pool = pool
+        self.pages: list[list[int]] = [[] for _ in range(num_layers)]
+        self.kept_L: Int64 = np.zeros(num_layers, dtype=np.int64)
+
+    @property
+    def num_pages(self) -> int:
+        return sum(len(pages) for pages in self.pages)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the pages held, whole pages."""
+        return self.num_pages * self._pool.page_bytes
+
+    def missing_pages(self, rows_L: Int64) -> int:
+        """Pages still to be taken so that every layer can hold `rows_L` rows."""
+        size = self._pool.page_tokens
+        return sum(
+            max(0, pages_for(int(rows), size) - len(pages))
+            for rows, pages in zip(rows_L, self.pages, strict=True)
+        )
+
+    def reserve(self, rows_L: Int64) -> None:
+        """Take the pages that `missing_pages` counts. The caller has checked that they are free."""
+        for rows, pages in zip(rows_L, self.pages, strict=True):
+            need = pages_for(int(rows), self._pool.page_tokens) - len(pages)
+            if need > 0:
+                pages.extend(self._pool.take(need))
+
+    def append(self, layer: int, k_KSD: torch.Tensor, v_KSD: torch.Tensor) -> None:
+        """Store S rows after those already kept in `layer`. Pages were reserved before."""
+        rows = np.arange(self.kept_L[layer], self.kept_L[layer] + k_KSD.shape[1])
+        page_of = np.asarray(self.pages[layer], dtype=np.int64)
+        size, device = self._pool.page_tokens, k_KSD.device
+        self._pool.write(
+            torch.from_numpy(page_of[rows // size]).to(device),
+            torch.from_numpy(rows % size).to(device),
+            k_KSD.transpose(0, 1),
+            v_KSD.transpose(0, 1),
+        )
+        self.kept_L[layer] += k_KSD.shape[1]
+
+    def gather(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Copies of this layer's rows in order, K and V, each `[K, kept, D]`."""
+        pages = torch.tensor(self.pages[layer], device=self._pool.k_PKND.device)
+        kept = int(self.kept_L[layer])
+        k, v = (
+            store[pages].transpose(0, 1).flatten(1, 2)[:, :kept]
+            for store in (self._pool.k_PKND, self._pool.v_PKND)
+        )
+        return k, v
+
+    def release(self) -> None:
+        """Give every page back. The cache is empty afterwards and may be filled again."""
+        for pages in self.pages:
+            self._pool.give(pages)
+            pages.clear()
+        self.kept_L[:] = 0
+
+
+class DecodeTables:
+    """The page tables of a decode batch, one row per sequence, for all layers at once.
+
+    `table_LBM` int32 is padded with page 0; `kept_LB` int64 counts rows *before* the new token;
+    `page_LB`, `slot_LB` int64 say where the new token's row goes.
+    """
+
+    def __init__(self, caches: list[SequenceCache], page_tokens: int, device: torch.device) -> None:
+        num_layers = len(caches[0].pages)
+        width = max(len(pages) for cache in caches for pages in cache.pages)
+        table: Int32 = np.zeros((num_layers, len(caches), width), dtype=np.int32)
+        kept: Int64 = np.stack([cache.kept_L for cache in caches], axis=1)
+        for b, cache in enumerate(caches):
+            for layer, pages in enumerate(cache.pages):
+                table[layer, b, : len(pages)] = pages
+        page = np.take_along_axis(table, (kept // page_tokens)[..., None], axis=2)[..., 0]
+        self.table_LBM = torch.from_numpy(table).to(device)
+        self.kept_LB = torch.from_numpy(kept).to(device)
+        self.page_LB = torch.from_numpy(page.astype(np.int64)).to(device)
+        self.slot_LB = torch.from_numpy(kept % page_tokens).to(device)

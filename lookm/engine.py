@@ -1,0 +1,281 @@
+"""The whole loop on one screen: schedule, run, postprocess.
+
+    requests -> add -> [ waiting -> running ] -> step -> TokenEvents
+
+`step` asks the scheduler who runs, the runner to compute it, and turns new tokens into events.
+Every accepted request ends in exactly one event that has a `finish`. Knows nothing about HTTP,
+processes or threads: one owner drives it.
+"""
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from lookm.attention import choose
+from lookm.batch import Batch, Sequence
+from lookm.cache import PagePool, SequenceCache, pages_for
+from lookm.config import EngineConfig, EnginePlan
+from lookm.detokenize import Detokenizer
+from lookm.errors import PromptTooLongError, RequestError
+from lookm.memory import make_plan
+from lookm.models.adapter import Adapter
+from lookm.models.features import FeatureCache
+from lookm.models.loading import load_config, load_model, resolve_path
+from lookm.models.processor import Processor
+from lookm.policy import kept_bound, resolve
+from lookm.runner import Runner
+from lookm.sampling import Sampler
+from lookm.scheduler import Scheduler
+from lookm.types import EngineStats, FinishReason, ModelInfo, Request, TokenEvent
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Answers requests by continuous batching over one model and one page pool."""
+
+    def __init__(
+        self, adapter: Adapter, processor: Processor, config: EngineConfig, plan: EnginePlan
+    ) -> None:
+        self.plan = plan
+        self.processor = processor
+        self._adapter = adapter
+        self._pool = PagePool(
+            (plan.num_pages, plan.num_kv_heads, plan.page_tokens, plan.head_dim),
+            dtype=adapter.dtype,
+            device=adapter.device,
+        )
+        self._scheduler = Scheduler(self._pool, config)
+        self._runner = Runner(
+            adapter,
+            self._pool,
+            choose(config.attention, adapter.device),
+            FeatureCache(adapter.encode_image, config.image_cache_bytes),
+        )
+        self._sequences: dict[str, Sequence] = {}
+        self._aborted: list[Sequence] = []
+        self._totals = _Totals()
+
+    @classmethod
+    def from_config(cls, config: EngineConfig = EngineConfig()) -> "Engine":  # noqa: B008 frozen
+        """Load the model, decide the plan and log it. Raises `ModelError` or `ConfigError`."""
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        device = _device(config.device)
+        path = resolve_path(config.model)
+        processor = Processor.load(config.model)
+        model, family = load_model(path, dtype=_dtype(config.dtype, path, device), device=device)
+        adapter = Adapter(model, family)
+        plan = make_plan(config, adapter, model_path=path)
+        logger.info("engine plan: %s", plan)
+        return cls(adapter, processor, config, plan)
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the rest of the system may know about the model."""
+        return ModelInfo(
+            name=self.processor.name,
+            max_context_tokens=self.plan.max_context_tokens,
+            kv_bytes_per_token=self.plan.kv_bytes_per_token,
+            page_tokens=self.plan.page_tokens,
+            capacity_bytes=self.plan.capacity_bytes,
+            num_layers=self.plan.num_layers,
+            dtype=self.plan.dtype,
+            device=self.plan.device,
+        )
+
+    @property
+    def has_work(self) -> bool:
+        """Whether `step` has anything to do."""
+        return bool(self._sequences or self._aborted)
+
+    def add(self, request: Request) -> None:
+        """Queue a request. Raises a `LookmError` if it can never be served, or the queue is full."""
+        if request.id in self._sequences:
+            raise RequestError(f"request id {request.id!r} is already in use")
+        recipe = resolve(request.policy)
+        is_image_T = torch.tensor(request.prompt_ids) == self._adapter.image_token_id
+        self._check(request, int(is_image_T.sum()))
+        bound = kept_bound(recipe, is_image_T)
+        self._check_fits(request, bound)
+        sequence = Sequence(
+            request=request,
+            recipe=recipe,
+            bound=bound,
+            cache=SequenceCache(self._pool, self.plan.num_layers),
+            sampler=Sampler(request.sampling),
+            detokenizer=Detokenizer(self.processor.decode, request.sampling.stop),
+            tokens=list(request.prompt_ids),
+        )
+        self._scheduler.add(sequence)
+        self._sequences[request.id] = sequence
+
+    def abort(self, request_id: str) -> None:
+        """End a request; its pages are free at once. Its last event comes with the next step."""
+        sequence = self._sequences.pop(request_id, None)
+        if sequence is not None:
+            self._scheduler.remove(sequence)
+            self._aborted.append(sequence)
+
+    def step(self) -> list[TokenEvent]:
+        """Run one step of whatever is due; returns what it produced."""
+        events = [self._event(seq, None, "", "abort") for seq in self._aborted]
+        self._aborted.clear()
+        batch = self._scheduler.schedule()
+        if batch.num_tokens:
+            started_s = time.monotonic()
+            tokens = self._runner.run(batch)
+            self._account(batch, time.monotonic() - started_s)
+            events += [
+                self._accept(sequence, token)
+                for sequence, token in zip(batch.sampled, tokens, strict=True)
+            ]
+        return events
+
+    def generate(self, requests: Iterable[Request]) -> Iterator[TokenEvent]:
+        """Answer requests together and yield their events as they come, for offline use."""
+        for request in requests:
+            self.add(request)
+        while self.has_work:
+            yield from self.step()
+
+    def stats(self) -> EngineStats:
+        """A snapshot of the pool, the queues and the counters."""
+        running = self._scheduler.running
+        features = self._runner.features
+        return EngineStats(
+            capacity_bytes=self.plan.capacity_bytes,
+            used_bytes=self._pool.num_used * self._pool.page_bytes,
+            full_bytes=sum(self._full_bytes(sequence) for sequence in running),
+            running=len(running),
+            waiting=len(self._scheduler.waiting),
+            prompt_tokens_total=self._totals.prompt_tokens,
+            image_tokens_total=self._totals.image_tokens,
+            generated_tokens_total=self._totals.generated_tokens,
+            decode_tokens_total=self._totals.decode_tokens,
+            decode_s=self._totals.decode_s,
+            preemptions_total=self._scheduler.num_preemptions,
+            image_cache_queries_total=features.queries,
+            image_cache_hits_total=features.hits,
+            vision_encode_s=self._runner.encode_s,
+        )
+
+    def check(self) -> None:
+        """Assert the invariants of pool and scheduler; for tests, after each step."""
+        self._scheduler.check()
+
+    def _accept(self, sequence: Sequence, token: int) -> TokenEvent:
+        """Add a sampled token to its sequence, and end the sequence where it ends."""
+        sampling = sequence.request.sampling
+        first = sequence.num_generated == 0
+        sequence.tokens.append(token)
+        self._totals.generated_tokens += 1
+        if first:
+            self._totals.prompt_tokens += sequence.num_prompt
+            self._totals.image_tokens += sequence.report.image_tokens if sequence.report else 0
+        finish: FinishReason | None = None
+        if token in self._adapter.eos_ids and not sampling.ignore_eos:
+            finish, text = "stop", sequence.detokenizer.finish()
+        else:
+            text = sequence.detokenizer.push(token)
+            if sequence.detokenizer.stopped:
+                finish = "stop"
+            elif sequence.num_generated >= sampling.max_tokens:
+                finish, text = "length", text + sequence.detokenizer.finish()
+                if sequence.detokenizer.stopped:
+                    finish = "stop"
+        if finish is not None:
+            self._scheduler.remove(sequence)
+            del self._sequences[sequence.request.id]
+        return self._event(sequence, token, text, finish, first=first)
+
+    def _event(
+        self,
+        sequence: Sequence,
+        token: int | None,
+        text: str,
+        finish: FinishReason | None,
+        *,
+        first: bool = False,
+    ) -> TokenEvent:
+        return TokenEvent(
+            request_id=sequence.request.id,
+            token_id=token,
+            text=text,
+            num_generated=sequence.num_generated,
+            finish=finish,
+            cache=sequence.report if first or finish else None,
+            timing=sequence.clock.timing() if finish else None,
+        )
+
+    def _check(self, request: Request, num_image_tokens: int) -> None:
+        if not request.prompt_ids:
+            raise RequestError("the prompt is empty", param="messages")
+        expected = sum(image.num_tokens for image in request.images)
+        if num_image_tokens != expected:
+            raise RequestError(
+                f"the prompt has {num_image_tokens} image tokens, its images take {expected}",
+                param="messages",
+            )
+        if request.sampling.max_tokens < 1:
+            raise RequestError("max_tokens must be at least 1", param="max_tokens")
+
+    def _check_fits(self, request: Request, bound: int) -> None:
+        """Refuse what could not run even alone."""
+        num_prompt, asked = len(request.prompt_ids), request.sampling.max_tokens
+        context = self.plan.max_context_tokens
+        if num_prompt + asked > context:
+            raise PromptTooLongError(
+                f"the prompt has {num_prompt} tokens and max_tokens is {asked}; together they "
+                f"exceed the {context} tokens this model can hold",
+                param="messages" if num_prompt >= context else "max_tokens",
+            )
+        pages = pages_for(bound + asked, self.plan.page_tokens) * self.plan.num_layers
+        if pages > self.plan.num_pages:
+            raise PromptTooLongError(
+                f"the request needs {pages * self.plan.page_bytes} bytes of KV cache, the pool has "
+                f"{self.plan.capacity_bytes}; keep less of the cache, or ask for fewer tokens"
+            )
+
+    def _full_bytes(self, sequence: Sequence) -> int:
+        """What a running sequence would hold at full cache."""
+        pages = pages_for(len(sequence.tokens), self.plan.page_tokens) * self.plan.num_layers
+        return pages * self.plan.page_bytes
+
+    def _account(self, batch: Batch, spent_s: float) -> None:
+        for segment in batch.segments:
+            segment.sequence.clock.prefill_s += spent_s
+        for sequence in batch.decodes:
+            sequence.clock.decode_s += spent_s
+        if batch.decodes:
+            self._totals.decode_tokens += len(batch.decodes)
+            self._totals.decode_s += spent_s
+
+
+class _Totals:
+    """Counters that only grow."""
+
+    def __init__(self) -> None:
+        self.prompt_tokens = 0
+        self.image_tokens = 0
+        self.generated_tokens = 0
+        self.decode_tokens = 0
+        self.decode_s = 0.0
+
+
+def _device(asked: str) -> str:
+    if asked != "auto":
+        return asked
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _dtype(asked: str, path: str, device: str) -> torch.dtype:
+    """The asked type, or the checkpoint's own; float16 on a CPU becomes bfloat16 (it is slow)."""
+    if asked != "auto":
+        dtype: torch.dtype = getattr(torch, asked)
+        return dtype
+    own = getattr(load_config(path), "dtype", None) or torch.float32
+    own = getattr(torch, own) if isinstance(own, str) else own
+    return torch.bfloat16 if own == torch.float16 and device == "cpu" else own

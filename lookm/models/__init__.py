@@ -1,0 +1,1 @@
+"""The only place that knows transformers. Read `families`, then `adapter`, then `processor`."""

@@ -1,0 +1,230 @@
+"""One step on the device: embed, forward, look once, sample.
+
+The meeting point of models, cache, attention and policy. During the forward pass every layer calls
+`attend` below; that is where keys and values are stored, and where a prompt that is to be compressed
+is looked at, so that its raw keys and values exist for one layer at a time.
+Knows nothing about queues, text or finish reasons.
+"""
+
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+
+from lookm.attention import Attention
+from lookm.batch import Batch, Segment, Sequence
+from lookm.cache import DecodeTables, PagePool, pages_for
+from lookm.look import look
+from lookm.models.adapter import Adapter, EmbeddedPrompt
+from lookm.models.features import FeatureCache
+from lookm.sampling import sample
+from lookm.types import CacheReport, Needs
+
+
+class Runner:
+    """Runs batches. Owns the model and the pool's contents, not who is in them."""
+
+    def __init__(
+        self, adapter: Adapter, pool: PagePool, attention: Attention, features: FeatureCache
+    ) -> None:
+        self._adapter = adapter
+        self._pool = pool
+        self._attention = attention
+        self.features = features
+        self.encode_s = 0.0
+
+    @torch.inference_mode()
+    def run(self, batch: Batch) -> list[int]:
+        """Compute one step; returns a new token for each of `batch.sampled`."""
+        step = _Step(batch, self._pool, self._attention)
+        embeds, positions = self._embed(batch)
+        hidden_TE = self._adapter.forward(embeds, positions, step)
+        self._advance(batch, step)
+        if not batch.sampled:
+            return []
+        rows = batch.sampled_rows().to(hidden_TE.device)
+        logits_BV = self._adapter.logits(hidden_TE[rows])
+        return sample(logits_BV, [sequence.sampler for sequence in batch.sampled])
+
+    def _embed(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The packed row: embeddings `[T, E]` and positions `[R, T]`."""
+        embeds, positions = [], []
+        if batch.decodes:
+            embeds.append(self._adapter.embed_tokens([seq.tokens[-1] for seq in batch.decodes]))
+            positions.append(self._positions([seq.pos_of(seq.seen) for seq in batch.decodes]))
+        for segment in batch.segments:
+            sequence, end_of_prompt = segment.sequence, segment.sequence.num_prompt
+            if segment.start < end_of_prompt:
+                part = slice(segment.start, min(segment.end, end_of_prompt))
+                embedded = self._prompt(sequence)
+                embeds.append(embedded.embeds_TE[part])
+                positions.append(embedded.pos_RT[:, part])
+            if segment.end > end_of_prompt:  # after a preemption: tokens generated before it
+                replayed = range(max(segment.start, end_of_prompt), segment.end)
+                embeds.append(self._adapter.embed_tokens([sequence.tokens[i] for i in replayed]))
+                positions.append(self._positions([sequence.pos_of(i) for i in replayed]))
+        return torch.cat(embeds), torch.cat(positions, dim=1)
+
+    def _positions(self, positions: list[int]) -> torch.Tensor:
+        """Positions of text tokens, the same in every row of `[R, T]`."""
+        pos_T = torch.tensor(positions, device=self._adapter.device)
+        return pos_T.expand(self._adapter.position_rows, -1)
+
+    def _prompt(self, sequence: Sequence) -> EmbeddedPrompt:
+        """The prompt with image features merged in; made when the sequence first runs."""
+        if sequence.embedded is None:
+            started_s = time.monotonic()
+            features = [self.features.get(image) for image in sequence.request.images]
+            spent_s = time.monotonic() - started_s
+            self.encode_s += spent_s
+            sequence.clock.encode_s += spent_s
+            sequence.embedded = self._adapter.embed_prompt(sequence.request.prompt_ids, features)
+            sequence.next_pos = sequence.embedded.next_pos
+        return sequence.embedded
+
+    def _advance(self, batch: Batch, step: "_Step") -> None:
+        """Move every sequence past the tokens it ran, and report what its prompt kept."""
+        for sequence in batch.decodes:
+            sequence.cache.kept_L += 1
+            sequence.seen += 1
+        for segment in batch.segments:
+            sequence = segment.sequence
+            sequence.seen = segment.end
+            sequence.clock.compress_s += step.compress_s[sequence]
+            if segment.end >= sequence.num_prompt:
+                sequence.embedded = None
+                if sequence.report is None:
+                    sequence.report = self._report(segment, step)
+
+    def _report(self, segment: Segment, step: "_Step") -> CacheReport:
+        sequence = segment.sequence
+        num_layers = len(sequence.cache.pages)
+        num_prompt = sequence.num_prompt
+        evicted = step.evicted[sequence] / num_layers
+        return CacheReport(
+            policy=sequence.request.policy,
+            prompt_tokens=num_prompt,
+            image_tokens=sequence.request.prompt_ids.count(self._adapter.image_token_id),
+            kept_tokens=num_prompt - round(evicted),
+            evicted_tokens=round(evicted),
+            merged_tokens=round(step.merged[sequence] / num_layers),
+            bytes=sequence.cache.bytes,
+            full_bytes=pages_for(num_prompt, self._pool.page_tokens)
+            * num_layers
+            * self._pool.page_bytes,
+            compressed=segment.looks,
+        )
+
+
+class _Step:
+    """One forward pass as its layers see it (`adapter.StepContext`)."""
+
+    def __init__(self, batch: Batch, pool: PagePool, attention: Attention) -> None:
+        self._batch = batch
+        self._pool = pool
+        self._attention = attention
+        self._tables = (
+            DecodeTables([seq.cache for seq in batch.decodes], pool.page_tokens, pool.device)
+            if batch.decodes
+            else None
+        )
+        self.compress_s: dict[Sequence, float] = defaultdict(float)
+        self.evicted: dict[Sequence, int] = defaultdict(int)
+        self.merged: dict[Sequence, int] = defaultdict(int)
+
+    def attend(
+        self,
+        layer: int,
+        q_HTD: torch.Tensor,
+        k_KTD: torch.Tensor,
+        v_KTD: torch.Tensor,
+        scale: float,
+    ) -> torch.Tensor:
+        """Decode rows against their pages, then each segment; `[T, H, D]`."""
+        rows = _Rows(layer, q_HTD, k_KTD, v_KTD, scale)
+        num_decodes = len(self._batch.decodes)
+        outs = [self._decode(rows.part(0, num_decodes))] if num_decodes else []
+        start = num_decodes
+        for segment in self._batch.segments:
+            end = start + segment.end - segment.start
+            outs.append(self._segment(segment, rows.part(start, end)))
+            start = end
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
+
+    def _decode(self, rows: "_Rows") -> torch.Tensor:
+        tables, layer = self._tables, rows.layer
+        assert tables is not None
+        self._pool.write(
+            tables.page_LB[layer],
+            tables.slot_LB[layer],
+            rows.k_KTD.transpose(0, 1),
+            rows.v_KTD.transpose(0, 1),
+        )
+        return self._attention.decode(
+            rows.q_HTD.transpose(0, 1),
+            self._pool.k_PKND,
+            self._pool.v_PKND,
+            tables.table_LBM[layer],
+            tables.kept_LB[layer] + 1,
+            scale=rows.scale,
+        )
+
+    def _segment(self, segment: Segment, rows: "_Rows") -> torch.Tensor:
+        cache = segment.sequence.cache
+        if segment.looks:
+            return self._look(segment, rows)
+        if segment.start > 0:
+            cache.append(rows.layer, rows.k_KTD, rows.v_KTD)
+            k_KSD, v_KSD = cache.gather(rows.layer)
+            return self._attention.extend(rows.q_HTD, k_KSD, v_KSD, scale=rows.scale)
+        out_THD, _ = self._attention.prefill(
+            rows.q_HTD, rows.k_KTD, rows.v_KTD, scale=rows.scale, needs=Needs()
+        )
+        cache.append(rows.layer, rows.k_KTD, rows.v_KTD)
+        return out_THD
+
+    def _look(self, segment: Segment, rows: "_Rows") -> torch.Tensor:
+        """Prefill a whole prompt, and store only what its policy keeps of it."""
+        sequence = segment.sequence
+        is_image_T = self._is_image(sequence)
+        seen = look(
+            rows.q_HTD,
+            rows.k_KTD,
+            rows.v_KTD,
+            is_image_T=is_image_T,
+            recipe=sequence.recipe,
+            scale=rows.scale,
+            attention=self._attention,
+            layer=rows.layer,
+            num_layers=len(sequence.cache.pages),
+        )
+        sequence.cache.append(rows.layer, seen.compressed.key, seen.compressed.value)
+        self.compress_s[sequence] += seen.compress_s
+        self.evicted[sequence] += seen.compressed.num_evicted
+        self.merged[sequence] += seen.compressed.num_merged
+        return seen.out_THD
+
+    def _is_image(self, sequence: Sequence) -> torch.Tensor:
+        assert sequence.embedded is not None
+        return sequence.embedded.is_image_T
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Rows:
+    """One layer's queries, keys and values for some of the packed rows."""
+
+    layer: int
+    q_HTD: torch.Tensor
+    k_KTD: torch.Tensor
+    v_KTD: torch.Tensor
+    scale: float
+
+    def part(self, start: int, end: int) -> "_Rows":
+        return _Rows(
+            self.layer,
+            self.q_HTD[:, start:end],
+            self.k_KTD[:, start:end],
+            self.v_KTD[:, start:end],
+            self.scale,
+        )

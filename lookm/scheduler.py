@@ -1,0 +1,120 @@
+"""Who runs in this step: decodes first, then prefills, first come first served, by pages.
+
+A request is admitted when the pages its policy's bound asks for are free: at 20 % kept, a fifth of
+the pages of a full cache. Decoding takes pages one by one; when none is left, the newest request
+gives its own back and is computed again later (its tokens stay, so its answer does not change).
+Knows nothing about tensors.
+"""
+
+from collections import deque
+from collections.abc import Iterable
+
+from lookm.batch import Batch, Segment, Sequence
+from lookm.cache import PagePool
+from lookm.config import EngineConfig
+from lookm.errors import QueueFullError
+
+
+class Scheduler:
+    """The waiting queue and the running list. `running` is in order of admission."""
+
+    def __init__(self, pool: PagePool, config: EngineConfig) -> None:
+        self._pool = pool
+        self._max_running = config.max_running
+        self._max_waiting = config.max_waiting
+        self._max_step_tokens = config.max_step_tokens
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self.num_preemptions = 0
+
+    def add(self, sequence: Sequence) -> None:
+        """Queue a sequence. Raises `QueueFullError` at the bound."""
+        if len(self.waiting) >= self._max_waiting:
+            raise QueueFullError(
+                f"{len(self.waiting)} requests are waiting, the most this server queues; "
+                "try again later"
+            )
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence, finished or aborted, and free its pages."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        else:
+            self.waiting.remove(sequence)
+        sequence.cache.release()
+
+    def schedule(self) -> Batch:
+        """The next step's work. Every page it writes to is reserved on return."""
+        decodes = self._grow_decodes()
+        segments: list[Segment] = []
+        budget = self._max_step_tokens - len(decodes)
+        for sequence in self.running:
+            if not sequence.decoding:
+                budget = self._prefill(sequence, budget, segments)
+        while self.waiting and len(self.running) < self._max_running and budget > 0:
+            sequence = self.waiting[0]
+            if not self._fits(sequence) or self._too_long_for_now(sequence, budget, segments):
+                break
+            self.running.append(self.waiting.popleft())
+            sequence.cache.reserve(sequence.rows_when_caught_up())
+            sequence.clock.start()
+            budget = self._prefill(sequence, budget, segments)
+        return Batch(decodes, segments)
+
+    def check(self) -> None:
+        """Assert the invariants between steps: pages owned once, waiting requests hold none."""
+        everyone = [*self.waiting, *self.running]
+        self._pool.check([pages for seq in everyone for pages in seq.cache.pages])
+        for sequence in everyone:
+            held = [len(pages) * self._pool.page_tokens for pages in sequence.cache.pages]
+            for kept, rows in zip(sequence.cache.kept_L, held, strict=True):
+                assert kept <= rows, "more rows than pages"
+                assert kept <= sequence.bound + sequence.num_generated, "more rows than the bound"
+        assert not any(sequence.cache.num_pages for sequence in self.waiting)
+
+    def _grow_decodes(self) -> list[Sequence]:
+        """Reserve each decoding sequence's next row, oldest first, preempting the newest."""
+        decodes = []
+        for sequence in list(self.running):
+            if sequence not in self.running or not sequence.decoding:
+                continue
+            rows_L = sequence.cache.kept_L + 1
+            while self._pool.num_free < sequence.cache.missing_pages(rows_L):
+                self._preempt(self.running[-1])
+            if sequence in self.running:
+                sequence.cache.reserve(rows_L)
+                decodes.append(sequence)
+        return decodes
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        sequence.rewind()
+        self.waiting.appendleft(sequence)
+        self.num_preemptions += 1
+
+    def _fits(self, sequence: Sequence) -> bool:
+        """Whether the pool holds the sequence, and a next page per layer for everyone running."""
+        need = sequence.cache.missing_pages(sequence.rows_when_caught_up())
+        layers = len(sequence.cache.pages)
+        return self._pool.num_free >= need + layers * _count_decoding(self.running)
+
+    def _too_long_for_now(self, sequence: Sequence, budget: int, segments: list[Segment]) -> bool:
+        """A prompt that is looked at runs whole: past the budget, only as a step's one prefill."""
+        return sequence.compresses and sequence.num_prompt > budget and bool(segments)
+
+    def _prefill(self, sequence: Sequence, budget: int, segments: list[Segment]) -> int:
+        """Add the sequence's next segment; return what is left of the token budget."""
+        start, total = sequence.seen, len(sequence.tokens)
+        if sequence.compresses and start == 0:
+            end = sequence.num_prompt
+        else:
+            end = min(total, start + budget)
+        if end <= start:
+            return budget
+        segments.append(Segment(sequence, start, end))
+        return budget - (end - start)
+
+
+def _count_decoding(sequences: Iterable[Sequence]) -> int:
+    return sum(sequence.decoding for sequence in sequences)
