@@ -47,7 +47,10 @@ class FakeOptions:
             name, _, value = pair.partition("=")
             if name not in {option.name for option in dataclasses.fields(cls)}:
                 raise ConfigError(f"The fake engine has no option {name!r}.")
-            values[name] = value if name == "fail" else float(value)
+            try:
+                values[name] = value if name == "fail" else float(value)
+            except ValueError:
+                raise ConfigError(f"The fake engine's {name} must be a number.") from None
         return cls(**values)  # type: ignore[arg-type]
 
 
