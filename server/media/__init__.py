@@ -1,0 +1,28 @@
+"""Untrusted bytes: from the image URL of a request to an RGB picture.
+
+**Threat model.** The URL, the host behind it, its DNS, every byte it sends and every picture in it
+are chosen by an attacker who wants to (a) reach what only this machine can reach, (b) read files,
+(c) take its memory, processor or sockets, or (d) break the image decoder.
+
+  (a) Only http, https and data. Every address a name resolves to must be public; the connection
+      goes to the address that was checked (no second look-up to rebind), with Host, SNI and
+      certificate still those of the name; every redirect starts over. No proxy, cookie, .netrc or
+      credential. Cloud metadata addresses are refused even where private ones are allowed.
+  (b) No file scheme and no paths, ever.
+  (c) One time limit around name, connection and a slow body; bytes counted as they arrive, per
+      image and per request; no content encodings; pixels limited before decoding, kept pixels
+      limited per request; extreme shapes and endless JPEG scans refused; a bounded number of
+      downloads and of decoder threads.
+  (d) Five formats, chosen by content and not by header or name; animated and truncated pictures
+      refused; whatever the decoder raises becomes a `MediaError`.
+
+What it does not promise: a decoder bug in Pillow's C libraries would run in the API process.
+
+Knows nothing about HTTP requests to us, models or tokens. Logs nothing.
+"""
+
+from server.media.config import MediaConfig
+from server.media.errors import MediaError
+from server.media.loader import LoadedImage, MediaLoader
+
+__all__ = ["LoadedImage", "MediaConfig", "MediaError", "MediaLoader"]

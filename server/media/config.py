@@ -1,0 +1,37 @@
+"""What an image may cost."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class MediaConfig:
+    """Limits and permissions of one `MediaLoader`.
+
+    Sizes are of the encoded image; pixels are width times height. `target_side`: a picture whose
+    shorter side is at least twice this is reduced by a whole factor (for JPEG mostly while it is
+    decoded), so that a 12-megapixel photo takes 9 MB and not 36; None keeps every pixel.
+    `max_request_pixels` counts what is kept after that reduction, over all images of a request.
+
+    `allow_private` opens private and loopback addresses and every port. `allowed_hosts`, if set,
+    are the only hosts: exact names, or `*.example.com` for those below a name.
+
+    Memory at worst: `max_fetches * max_bytes` of downloads, `max_decodes * max_pixels` times about
+    12 bytes while decoding, then 3 bytes for each kept pixel of every request in hand.
+    """
+
+    max_bytes: int = 32 * 2**20
+    max_request_bytes: int = 256 * 2**20
+    max_pixels: int = 8192 * 8192
+    max_request_pixels: int = 256 * 10**6
+    max_aspect: int = 50
+    target_side: int | None = 1344
+
+    fetch_timeout_s: float = 10.0
+    connect_timeout_s: float = 3.0
+    max_redirects: int = 3
+    max_fetches: int = 32
+    max_decodes: int = 2
+
+    allow_private: bool = False
+    allowed_hosts: tuple[str, ...] | None = None
+    allowed_ports: frozenset[int] = frozenset((80, 443, 8080, 8443))

@@ -1,0 +1,157 @@
+"""From bytes to an RGB picture of bounded size. Synchronous: `loader` runs it in threads.
+
+    sniff the format -> read the header -> limits -> decode (JPEG at 1/2, 1/4 or 1/8 where enough)
+    -> colours to RGB -> reduce -> turn upright
+
+The decoder's class is chosen by our own look at the first bytes and called directly, so that no
+file name, header or list of Pillow's forty formats has a say. Everything a decoder raises becomes a
+`MediaError`. Knows nothing about URLs.
+"""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass
+
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
+
+from server.media.budget import Budget
+from server.media.colour import to_rgb
+from server.media.config import MediaConfig
+from server.media.errors import MediaError
+from server.media.sniff import sniff
+
+# Classes instead of `Image.open`: it would also make a multi-picture file out of a phone's JPEG.
+DECODERS: dict[str, type[ImageFile.ImageFile]] = {
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "PNG": PngImagePlugin.PngImageFile,
+    "WebP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+}
+
+# What Pillow raises on bytes made to break it. A list, because a bug of ours should stay visible.
+DECODER_ERRORS = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RuntimeError,
+    EOFError,
+    MemoryError,
+    Warning,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+# Every scan of a progressive JPEG is a pass over all pixels and can be a few bytes long; encoders
+# write about ten.
+MAX_JPEG_SCANS = 100
+JPEG_START_OF_SCAN = b"\xff\xda"
+
+EXIF_ORIENTATION = 0x0112
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An upright RGB picture, and its size before it was reduced."""
+
+    image: Image.Image
+    width: int
+    height: int
+
+
+def decode(data: bytes, config: MediaConfig, budget: Budget) -> Decoded:
+    """Decode one image. Raises `MediaError`."""
+    name = sniff(data)
+    if name == "JPEG" and data.count(JPEG_START_OF_SCAN) > MAX_JPEG_SCANS:
+        raise _damaged("The JPEG has too many scans. Save it again as a baseline JPEG.")
+    try:
+        with DECODERS[name](io.BytesIO(data)) as picture:
+            return _decode(picture, config, budget)
+    except DECODER_ERRORS as error:
+        raise _damaged(f"The {name} is damaged or truncated. Save and send it again.") from error
+
+
+def _decode(picture: ImageFile.ImageFile, config: MediaConfig, budget: Budget) -> Decoded:
+    width, height = picture.size
+    _check_size(width, height, config)
+    if getattr(picture, "is_animated", False):
+        raise MediaError(
+            "unsupported_image", "Animated images are not supported. Send the frames you mean."
+        )
+    factor = reduction(width, height, config.target_side)
+    budget.take_pixels(-(-width // factor) * -(-height // factor))
+    if factor > 1:
+        picture.draft(None, (-(-width // factor), -(-height // factor)))  # JPEG only; others ignore
+    picture.load()
+    left = reduction(*picture.size, config.target_side)
+    orientation = orientation_of(picture)
+    image = upright(to_rgb(picture, left), orientation)
+    image.info.clear()
+    return Decoded(image, *((width, height) if orientation < 5 else (height, width)))
+
+
+def _check_size(width: int, height: int, config: MediaConfig) -> None:
+    if width < 1 or height < 1:
+        raise _damaged("The image is empty.")
+    if width * height > config.max_pixels:
+        raise MediaError(
+            "image_too_large",
+            f"The image has {width} x {height} pixels; {config.max_pixels} are allowed. Scale it "
+            "down.",
+        )
+    if max(width, height) > config.max_aspect * min(width, height):
+        raise MediaError(
+            "image_too_large",
+            f"The image is more than {config.max_aspect} times as long as it is wide. Cut it into "
+            "pieces.",
+        )
+
+
+def reduction(width: int, height: int, target_side: int | None) -> int:
+    """The whole factor by which a picture is made smaller, so that no side falls below the target.
+
+    With a target of 1344: 4032 x 3024 -> 2 (2016 x 1512); 2000 x 1500 -> 1.
+    """
+    return 1 if target_side is None else max(1, min(width, height) // target_side)
+
+
+def orientation_of(picture: Image.Image) -> int:
+    """EXIF orientation 1 to 8; 1 where there is none or it cannot be read."""
+    try:
+        value = picture.getexif().get(EXIF_ORIENTATION, 1)
+    except DECODER_ERRORS:
+        return 1  # a photo with odd metadata is still a photo
+    return value if value in UPRIGHT else 1
+
+
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """The image as its camera was held."""
+    transpose = UPRIGHT.get(orientation)
+    return image if transpose is None else image.transpose(transpose)
+
+
+def _damaged(message: str) -> MediaError:
+    return MediaError("invalid_image", message)
