@@ -1,0 +1,123 @@
+"""Puts the server together: routes, middleware, error handling, and what is behind them.
+
+`create_app` is the one place that knows the real parts; tests hand it others.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from fastapi import FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
+
+from lookm.errors import LookmError
+from server import health
+from server.config import Settings
+from server.errors import ApiError, to_api_error
+from server.media import MediaError, MediaLoader
+from server.middleware import BodyLimit, Journal, Keys, error_response
+from server.openai import openapi, routes
+from server.openai.seams import Media, Processor
+from server.services import ManagedEngine, Services
+from server.version import version
+from server.worker.client import EngineClient
+from server.worker.errors import WorkerError
+
+TOLD = (ApiError, LookmError, MediaError, WorkerError, HTTPException)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What is behind the routes. Made inside the event loop, once for each start of the app."""
+
+    engine: ManagedEngine
+    media: Media
+    load_processor: Callable[[], Processor]
+
+
+def real_parts(settings: Settings) -> Parts:
+    """A worker process, a media loader, and the model's own processor."""
+    return Parts(
+        engine=EngineClient(settings.engine_config()),
+        media=MediaLoader(settings.media_config()),
+        load_processor=lambda: load_processor(settings.model),
+    )
+
+
+def load_processor(model: str) -> Processor:
+    """The model's processor. Raises `ModelError`."""
+    if is_fake(model):
+        from server.openai.fake import FakeProcessor
+
+        return FakeProcessor()
+    from lookm.models.processor import Processor as ModelProcessor
+
+    return ModelProcessor.load(model)
+
+
+def is_fake(model: str) -> bool:
+    """Whether the model is the fake engine, which needs no checkpoint."""
+    return model == "fake" or model.startswith("fake:")
+
+
+def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = real_parts) -> FastAPI:
+    """The ASGI app. Its lifespan starts the engine and returns before the model is loaded."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        parts = make_parts(settings)
+        live = Services(settings, parts.engine, parts.media, parts.load_processor)
+        app.state.services = live
+        live.start()
+        try:
+            yield
+        finally:
+            await live.stop()
+
+    app = FastAPI(
+        title="lookm-server",
+        summary="Multi-image chats with a compressed KV cache, chosen per request.",
+        version=version(),
+        lifespan=lifespan,
+        middleware=_middleware(settings, lambda: app.state.services),
+        redirect_slashes=False,
+    )
+    for kind in TOLD:
+        app.add_exception_handler(kind, _tell)
+    app.add_exception_handler(ClientDisconnect, _client_left)
+    app.include_router(health.router)
+    app.include_router(routes.router)
+    app.openapi = openapi.describe(app)  # type: ignore[method-assign]
+    return app
+
+
+def _middleware(settings: Settings, live: Callable[[], Services]) -> list[Middleware]:
+    """Outermost first."""
+
+    def on_rejected(code: str) -> None:
+        live().metrics.increase("lookm_requests_rejected_total", reason=code)
+
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(settings.cors_origins),
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],
+        expose_headers=["x-request-id", "x-lookm-kept-ratio"],
+    )
+    return [
+        Middleware(Journal, on_rejected=on_rejected),
+        *([cors] if settings.cors_origins else []),
+        Middleware(Keys, keys=settings.keys()),
+        Middleware(BodyLimit, max_bytes=settings.max_body),
+    ]
+
+
+async def _tell(request: Request, error: Exception) -> Response:
+    return error_response(to_api_error(error), request.scope)
+
+
+async def _client_left(_: Request, __: Exception) -> Response:
+    return Response(status_code=499)  # nobody reads it; the log does

@@ -1,0 +1,94 @@
+"""`lookm serve` and `lookm version`. The options are the fields of `Settings`, nothing else.
+
+Knows typer; decides nothing.
+"""
+
+import inspect
+import types
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from server.config import Settings, format_size
+from server.version import version
+
+app = typer.Typer(
+    name="lookm",
+    help="OpenAI-compatible server in which every request chooses how much KV cache is kept.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command("version")
+def show_version() -> None:
+    """Print the version."""
+    typer.echo(version())
+
+
+def serve(**flags: str | bool | None) -> None:
+    """Start the server. Every option is also read from LOOKM_<OPTION>."""
+    try:
+        given: dict[str, Any] = {name: flag for name, flag in flags.items() if flag is not None}
+        settings = Settings(**given)
+    except ValidationError as error:
+        for line in explain(error):
+            typer.echo(f"error: {line}", err=True)
+        raise typer.Exit(2) from None
+    from server.launch import launch
+
+    raise typer.Exit(launch(settings))
+
+
+def explain(error: ValidationError) -> Iterator[str]:
+    """One line per wrong setting, naming the flag and the variable."""
+    for found in error.errors(include_url=False, include_input=False):
+        name = str(found["loc"][0])
+        message = found["msg"].removeprefix("Value error, ")
+        yield f"{flag_of(name)} (LOOKM_{name.upper()}): {message}"
+
+
+def flag_of(name: str) -> str:
+    """`kv_cache_memory` as it is typed: `--kv-cache-memory`."""
+    return "--" + name.replace("_", "-")
+
+
+def with_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command` one option per setting: a string for pydantic to read, or a switch."""
+    parameters = [_option(name, info) for name, info in Settings.model_fields.items()]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+def _option(name: str, info: FieldInfo) -> inspect.Parameter:
+    flag = flag_of(name)
+    is_switch = info.annotation is bool
+    default = info.get_default()
+    shown = "" if default in (None, (), False) else f" (default {_show(default)})"
+    option = typer.Option(
+        f"{flag}/--no-{flag[2:]}" if is_switch else flag,
+        help=f"{info.description}{shown}",
+        show_default=False,
+        metavar=None if is_switch else "VALUE",
+    )
+    kind = (bool if is_switch else str) | types.NoneType
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kind, option],
+    )
+
+
+def _show(default: object) -> str:
+    if isinstance(default, int) and default >= 2**20:
+        return format_size(default).replace(" ", "")
+    return str(default)
+
+
+app.command("serve")(with_options(serve))

@@ -1,0 +1,149 @@
+"""Every setting of the server, once: the flag, the `LOOKM_*` variable, the default and the help.
+
+`server.cli` builds its options from these fields, so a flag and its variable cannot differ. A flag
+wins over the environment. Knows nothing about how a setting is used.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from lookm.config import DType, EngineConfig
+from server.media.config import MediaConfig
+
+UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?", re.IGNORECASE)
+
+
+def parse_size(value: object) -> int:
+    """Bytes from `"2GiB"`, `"512MiB"`, `"1.5g"` or a plain number.
+
+    >>> parse_size("2GiB")
+    2147483648
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _SIZE.fullmatch(str(value).strip())
+    if match is None:
+        raise ValueError("give a size such as 2GiB or 512MiB")
+    return int(float(match[1]) * UNITS[(match[2] or "").lower()])
+
+
+def format_size(size_bytes: int) -> str:
+    """The shortest of B, KiB, MiB and GiB that keeps three digits: `1.5 GiB`."""
+    size = float(size_bytes)
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} GiB"
+
+
+def parse_list(value: object) -> object:
+    """`"a,b"` as `("a", "b")`; anything else unchanged."""
+    if isinstance(value, str):
+        return tuple(item.strip() for item in value.split(",") if item.strip())
+    return value
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+Names = Annotated[tuple[str, ...], BeforeValidator(parse_list)]
+Seconds = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """What the operator asked for. Read it with `Settings()`, or `Settings(port=8123)`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LOOKM_",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+        enable_decoding=False,
+        protected_namespaces=(),
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    model: str = Field("llava-demo", description="Bundled name, directory or hub name.")
+    served_model_name: str | None = Field(None, description="Name that clients use for the model.")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    dtype: DType = Field("auto", description="Weights and cache: auto, float32, bfloat16, float16.")
+    attention: Literal["auto", "reference"] = Field("auto", description="Attention backend.")
+    threads: Count | None = Field(None, description="CPU threads of the engine.")
+
+    kv_cache: str = Field("full", description="Cache policy where a request names none.")
+    kv_cache_memory: Size | None = Field(
+        None, description="KV pool: 2GiB, 512MiB; else free memory."
+    )
+    image_cache_memory: Size = Field(256 * 2**20, description="Vision features kept for reuse.")
+    max_context_tokens: Count | None = Field(
+        None, description="Longest prompt and answer together."
+    )
+    max_step_tokens: Count = Field(2048, description="Tokens one engine step may process.")
+    max_running: Count = Field(64, description="Requests decoded together.")
+    max_waiting: Count = Field(256, description="Requests that may wait before 429 is answered.")
+
+    api_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(parse_list)] = Field(
+        (), description="Accepted API keys, comma-separated; none: no key is asked for."
+    )
+    api_key_file: Path | None = Field(None, description="File with one accepted API key a line.")
+    cors_origins: Names = Field((), description="Origins browsers may call from, or '*'.")
+    max_body: Size = Field(64 * 2**20, description="Largest request body.")
+    request_timeout_s: Seconds | None = Field(None, description="Deadline of one request.")
+
+    max_images: Count = Field(64, description="Images in one request.")
+    media_threads: Count = Field(2, description="Threads that prepare images and prompts.")
+
+    media_allow_private: bool = Field(False, description="Images from private addresses, too.")
+    media_allowed_hosts: Names = Field((), description="The only hosts images may come from.")
+    media_max_bytes: Size = Field(20 * 2**20, description="Largest single image, encoded.")
+    media_fetch_timeout_s: Seconds = Field(10, description="How long one download may take.")
+
+    start_timeout_s: Seconds = Field(1800, description="How long loading the model may take.")
+    drain_timeout_s: Seconds = Field(
+        30, description="How long running requests may finish at stop."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Log level."
+    )
+    metrics_vllm_names: bool = Field(False, description="Also expose core metrics as vllm:*.")
+
+    def engine_config(self) -> EngineConfig:
+        """The part of it that the engine decides on."""
+        return EngineConfig(
+            model=self.model,
+            device=self.device,
+            dtype=self.dtype,
+            kv_cache_bytes=self.kv_cache_memory,
+            max_running=self.max_running,
+            max_waiting=self.max_waiting,
+            max_step_tokens=self.max_step_tokens,
+            max_context_tokens=self.max_context_tokens,
+            image_cache_bytes=self.image_cache_memory,
+            threads=self.threads,
+            attention=self.attention,
+        )
+
+    def media_config(self) -> MediaConfig:
+        """The part of it that guards against untrusted images."""
+        return MediaConfig(
+            max_bytes=self.media_max_bytes,
+            max_decodes=self.media_threads,
+            fetch_timeout_s=self.media_fetch_timeout_s,
+            allow_private=self.media_allow_private,
+            allowed_hosts=self.media_allowed_hosts or None,
+        )
+
+    def keys(self) -> tuple[str, ...]:
+        """Every accepted API key. Raises `OSError` where the file cannot be read."""
+        listed = tuple(key.get_secret_value() for key in self.api_keys)
+        if self.api_key_file is None:
+            return listed
+        lines = self.api_key_file.read_text(encoding="utf-8").splitlines()
+        return listed + tuple(line.strip() for line in lines if line.strip())

@@ -1,0 +1,112 @@
+"""Every way to fail, and what the client is told: a table of codes, one of exceptions, an envelope.
+
+Knows OpenAI's error envelope and the exceptions of the packages below. Refuses to show internals:
+an exception that is in no table is told as `internal_error`, without its message.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from starlette.exceptions import HTTPException
+
+from lookm import errors as lookm
+from server.media import MediaError
+from server.worker import errors as worker
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorKind:
+    """The HTTP status and OpenAI error type of a code."""
+
+    status: int
+    type: str = "invalid_request_error"
+
+
+CODES: Mapping[str, ErrorKind] = {
+    "invalid_json": ErrorKind(400),
+    "invalid_type": ErrorKind(400),
+    "invalid_value": ErrorKind(400),
+    "missing_required_parameter": ErrorKind(400),
+    "unknown_parameter": ErrorKind(400),
+    "unsupported_parameter": ErrorKind(400),
+    "invalid_kv_cache": ErrorKind(400),
+    "context_length_exceeded": ErrorKind(400),
+    "invalid_image_url": ErrorKind(400),
+    "image_fetch_failed": ErrorKind(400),
+    "image_too_large": ErrorKind(400),
+    "unsupported_image": ErrorKind(400),
+    "invalid_image": ErrorKind(400),
+    "invalid_api_key": ErrorKind(401, "authentication_error"),
+    "model_not_found": ErrorKind(404),
+    "not_found": ErrorKind(404),
+    "method_not_allowed": ErrorKind(405),
+    "body_too_large": ErrorKind(413),
+    "queue_full": ErrorKind(429, "rate_limit_error"),
+    "internal_error": ErrorKind(500, "server_error"),
+    "engine_failed": ErrorKind(500, "server_error"),
+    "engine_unavailable": ErrorKind(503, "server_error"),
+    "deadline_exceeded": ErrorKind(504, "server_error"),
+}
+
+EXCEPTIONS: Mapping[type[Exception], str] = {
+    lookm.PolicyError: "invalid_kv_cache",
+    lookm.PromptTooLongError: "context_length_exceeded",
+    lookm.QueueFullError: "queue_full",
+    lookm.LookmError: "invalid_value",
+    worker.WorkerUnavailableError: "engine_unavailable",
+    worker.WorkerDiedError: "engine_failed",
+}
+
+RETRY_AFTER_S = {"queue_full": 1, "engine_unavailable": 5}
+
+
+class ApiError(Exception):
+    """A failure told to the client as it stands; `code` is a key of `CODES`."""
+
+    def __init__(self, code: str, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.param = param
+        self.status = CODES[code].status
+        self.type = CODES[code].type
+        self.headers: dict[str, str] = {}
+        if code in RETRY_AFTER_S:
+            self.headers["retry-after"] = str(RETRY_AFTER_S[code])
+
+    def envelope(self) -> dict[str, dict[str, str | None]]:
+        """OpenAI's error body."""
+        fields = {"message": self.message, "type": self.type, "param": self.param}
+        return {"error": fields | {"code": self.code}}
+
+
+def to_api_error(error: Exception, *, param: str | None = None) -> ApiError:
+    """What the client is told about `error`; `param` is used where the error names none."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, HTTPException):
+        return _from_http(error)
+    if isinstance(error, MediaError):
+        return ApiError(error.code, error.message, param=error.param or param)
+    for kind in type(error).__mro__:
+        if kind in EXCEPTIONS:
+            told = ApiError(
+                EXCEPTIONS[kind], str(error), param=getattr(error, "param", None) or param
+            )
+            retry_after_s = getattr(error, "retry_after_s", None)
+            if retry_after_s is not None:
+                told.headers["retry-after"] = str(max(1, round(retry_after_s)))
+            return told
+    return ApiError("internal_error", "The server failed. The request id names it in the log.")
+
+
+def _from_http(error: HTTPException) -> ApiError:
+    """Starlette's own failures: no such route, wrong method."""
+    if error.status_code == 404:
+        told = ApiError("not_found", "There is no such route. See /docs for those there are.")
+    elif error.status_code == 405:
+        told = ApiError("method_not_allowed", "This route does not take that method.")
+    else:
+        told = ApiError("invalid_value", str(error.detail))
+    told.headers.update(error.headers or {})
+    return told

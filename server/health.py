@@ -1,0 +1,54 @@
+"""The routes an operator asks: alive, ready, which version, how busy.
+
+`/healthz` says that the process answers, `/readyz` that a request would be. Not OpenAI's.
+"""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from server.errors import ApiError
+from server.services import Services
+from server.version import version
+
+router = APIRouter(tags=["operation"])
+
+
+def services(request: Request) -> Services:
+    """The app's live parts, for routes."""
+    found = request.app.state.services
+    assert isinstance(found, Services)
+    return found
+
+
+Live = Annotated[Services, Depends(services)]
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The process is alive, whatever the engine does."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def readyz(live: Live) -> dict[str, str]:
+    """200 when the model is loaded and its worker answers, else 503."""
+    if live.ready:
+        return {"status": "ready", "model": live.model}
+    booting = live.booting
+    if booting is not None and booting.done() and not booting.cancelled() and booting.exception():
+        raise ApiError("engine_unavailable", f"The model did not load: {booting.exception()}")
+    raise ApiError("engine_unavailable", "The engine is starting.")
+
+
+@router.get("/version")
+async def get_version(live: Live) -> dict[str, str]:
+    """The release, and what it serves."""
+    return {"version": version(), "model": live.model}
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(live: Live) -> Response:
+    """Prometheus' text format."""
+    return Response(live.metrics.expose(), media_type=CONTENT_TYPE_LATEST)

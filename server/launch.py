@@ -1,0 +1,178 @@
+"""From settings to a running process: socket, uvicorn, signals, the banner, the exit status.
+
+Exit status: 0 after a signal, 1 where the engine or the port fails, 2 where a setting is wrong. All
+of these are told in one line. Knows uvicorn; nothing about routes.
+"""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+
+import uvicorn
+
+from lookm.errors import LookmError
+from lookm.types import ModelInfo
+from server.app import create_app, is_fake
+from server.config import Settings, format_size
+from server.example import POLICY, example_curl
+from server.openai import policies
+from server.services import Services
+from server.version import version
+from server.worker.errors import WorkerError
+
+log = logging.getLogger("lookm.server")
+
+CONVERSATION_TOKENS = 2048
+KEEP_ALIVE_S = 65  # longer than the pools of common clients and proxies
+FAILED, MISUSED = 1, 2
+
+
+class StartError(Exception):
+    """The server cannot start; the message is the whole explanation."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def launch(settings: Settings) -> int:
+    """Serve until a signal; returns the exit status."""
+    configure_logging(settings.log_level)
+    try:
+        check(settings)
+        with contextlib.closing(bind(settings.host, settings.port)) as listener:
+            return asyncio.run(_serve(settings, listener))
+    except StartError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.status
+
+
+def check(settings: Settings) -> None:
+    """Refuse what can be known to be wrong before anything is started. Raises `StartError`."""
+    try:
+        policies.read(settings.kv_cache)
+        settings.keys()
+        if not is_fake(settings.model):
+            from lookm.models.loading import resolve_path
+
+            resolve_path(settings.model)
+    except (LookmError, OSError) as error:
+        raise StartError(str(error), MISUSED) from None
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket on the address, not yet listening. Raises `StartError`."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind)
+    except OSError as error:
+        raise StartError(f"cannot listen on {host!r}: {error.strerror}", MISUSED) from None
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(address)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        message = f"cannot listen on {host} port {port}: {error.strerror}. Choose another --port"
+        raise StartError(message, FAILED) from None
+    return listener
+
+
+def configure_logging(level: str) -> None:
+    """One line an event, on standard error. Libraries that log URLs are kept quiet."""
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    for library in ("httpx", "httpcore", "uvicorn", "PIL", "asyncio"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers, which would end the process with the signal's status."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _serve(settings: Settings, listener: socket.socket) -> int:
+    app = create_app(settings)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="on",
+            ws="none",
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
+        )
+    )
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, _stop, server)
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    while not server.started and not serving.done():
+        await asyncio.sleep(0.01)
+    status = FAILED
+    if server.started:
+        status = await _greet(settings, app.state.services, listener, serving)
+        server.should_exit = server.should_exit or status != 0
+    await serving
+    return status
+
+
+async def _greet(
+    settings: Settings, live: Services, listener: socket.socket, serving: asyncio.Task[None]
+) -> int:
+    """Wait for the model; print the banner, or what went wrong."""
+    assert live.booting is not None
+    await asyncio.wait((live.booting, serving), return_when=asyncio.FIRST_COMPLETED)
+    if not live.booting.done() or live.booting.cancelled():
+        return 0  # stopped while loading
+    error = live.booting.exception()
+    if error is None:
+        assert live.engine.info is not None
+        print(banner(settings, live.model, live.engine.info, base_url(listener)), flush=True)
+        return 0
+    if not isinstance(error, (LookmError, WorkerError, TimeoutError)):
+        log.error("the model did not load", exc_info=error)
+    message = str(error) or "the model did not load in time: raise --start-timeout-s"
+    print(f"error: {message}", file=sys.stderr, flush=True)
+    return FAILED
+
+
+def _stop(server: uvicorn.Server) -> None:
+    """The first signal drains, the second does not wait."""
+    server.force_exit = server.should_exit
+    server.should_exit = True
+
+
+def base_url(listener: socket.socket) -> str:
+    """Where clients reach the socket; from this machine, where it listens everywhere."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def banner(settings: Settings, model: str, info: ModelInfo, url: str) -> str:
+    """What an operator wants to know first, and a request to try it with."""
+    tokens = info.capacity_bytes // max(1, info.kv_bytes_per_token)
+    at_full = tokens // CONVERSATION_TOKENS
+    at_fifth = tokens * 5 // CONVERSATION_TOKENS
+    curl = example_curl(url, model, with_key=bool(settings.keys()))
+    return (
+        f"\nlookm-server {version()} is ready: {url}\n\n"
+        f"  model     {model} ({info.dtype}, {info.device}), "
+        f"{info.max_context_tokens:,} tokens of context, default cache {settings.kv_cache}\n"
+        f"  KV pool   {format_size(info.capacity_bytes)}: conversations of "
+        f"{CONVERSATION_TOKENS:,} tokens: {at_full:,} at full, {at_fifth:,} at {POLICY}\n"
+        f"  see also  {url}/docs   {url}/metrics\n\n"
+        f"Two images and a question, ready to paste:\n\n{curl}\n"
+    )

@@ -1,0 +1,254 @@
+"""Every series this server exposes, in one table, and the registry that holds them.
+
+A series is fed in one of two ways. `stat` reads it from the engine's statistics when it is scraped
+(counters there are summed over every worker there has been, so they never go back). The others are
+fed by name where things happen: `increase`, `observe`, `time`, `event`. No global state: each app
+has its own registry. Labels are bounded: presets, finish reasons and error codes.
+"""
+
+import contextlib
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from lookm.policy import PRESETS
+from lookm.types import EngineStats, TokenEvent
+from server.errors import CODES
+
+# vLLM's buckets, so that its dashboards read ours.
+LATENCY_S = (
+    0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680,
+)  # fmt: skip
+FIRST_TOKEN_S = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40,
+    80, 160, 640, 2560,
+)  # fmt: skip
+TOKEN_GAP_S = (
+    0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80,
+)  # fmt: skip
+KEPT_RATIO = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+
+RATE_WINDOW_S = 10.0
+RATE_SAMPLE_S = 0.25
+FINISH_REASONS = ("stop", "length", "abort", "error")
+OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One row of the table. `stat` reads it from the engine; None: it is fed by name."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    stat: Callable[["EngineView"], float] | None = None
+
+
+SERIES: tuple[Series, ...] = (
+    Series("lookm_kv_cache_capacity_bytes", "gauge", "Bytes of K and V the page pool can hold.",
+           stat=lambda e: e.totals.capacity_bytes),
+    Series("lookm_kv_cache_used_bytes", "gauge", "Bytes of K and V held now.",
+           stat=lambda e: e.totals.used_bytes),
+    Series("lookm_kv_cache_saved_bytes", "gauge",
+           "What running requests would hold at full cache, minus what they hold.",
+           stat=lambda e: max(0, e.totals.full_bytes - e.totals.used_bytes)),
+    Series("lookm_kv_cache_usage_ratio", "gauge", "Used part of the page pool, 0 to 1.",
+           stat=lambda e: e.totals.used_bytes / max(1, e.totals.capacity_bytes)),
+    Series("lookm_kv_kept_ratio", "histogram", "Part of a prompt's tokens that was kept.",
+           ("method",), KEPT_RATIO),
+    Series("lookm_kv_evicted_tokens_total", "counter",
+           "Prompt tokens evicted, mean over layers.", ("method",)),
+    Series("lookm_kv_merged_tokens_total", "counter",
+           "Evicted prompt tokens merged into kept ones, mean over layers.", ("method",)),
+    Series("lookm_decode_tokens_per_second", "gauge",
+           "Tokens decoded per second of decoding, all requests together, last 10 s."),
+    Series("lookm_generation_tokens_total", "counter", "Tokens generated.", ("method",)),
+    Series("lookm_prompt_tokens_total", "counter", "Prompt tokens prefilled, images included.",
+           stat=lambda e: e.totals.prompt_tokens_total),
+    Series("lookm_image_tokens_total", "counter", "Prompt tokens that were image tokens.",
+           stat=lambda e: e.totals.image_tokens_total),
+    Series("lookm_requests_running", "gauge", "Requests the engine works on.",
+           stat=lambda e: e.totals.running),
+    Series("lookm_requests_waiting", "gauge", "Requests that wait for the engine.",
+           stat=lambda e: e.totals.waiting),
+    Series("lookm_preemptions_total", "counter", "Requests put back to waiting for pages.",
+           stat=lambda e: e.totals.preemptions_total),
+    Series("lookm_request_success_total", "counter", "Requests that ended, by how.",
+           ("finish_reason",)),
+    Series("lookm_requests_rejected_total", "counter", "Requests answered with an error, by code.",
+           ("reason",)),
+    Series("lookm_time_to_first_token_seconds", "histogram",
+           "From the arrival of a request to its first token.", (), FIRST_TOKEN_S),
+    Series("lookm_inter_token_latency_seconds", "histogram",
+           "Between two tokens of one request.", (), TOKEN_GAP_S),
+    Series("lookm_e2e_request_latency_seconds", "histogram",
+           "From the arrival of a request to its end.", (), LATENCY_S),
+    Series("lookm_request_queue_time_seconds", "histogram", "Waiting in the engine.",
+           (), LATENCY_S),
+    Series("lookm_request_prefill_time_seconds", "histogram", "Prefill of one prompt.",
+           (), LATENCY_S),
+    Series("lookm_request_compress_time_seconds", "histogram", "Compression of one prompt's cache.",
+           (), FIRST_TOKEN_S),
+    Series("lookm_request_decode_time_seconds", "histogram", "Decoding of one answer.",
+           (), LATENCY_S),
+    Series("lookm_media_fetch_seconds", "histogram", "Download of one image.", (), FIRST_TOKEN_S),
+    Series("lookm_media_decode_seconds", "histogram", "Decoding of one image.", (), FIRST_TOKEN_S),
+    Series("lookm_media_preprocess_seconds", "histogram",
+           "Preprocessing of one image, waiting for a thread included.", (), FIRST_TOKEN_S),
+    Series("lookm_vision_encode_seconds", "histogram", "Encoding of one request's images.",
+           (), FIRST_TOKEN_S),
+    Series("lookm_image_cache_queries_total", "counter", "Images looked up in the feature cache.",
+           stat=lambda e: e.totals.image_cache_queries_total),
+    Series("lookm_image_cache_hits_total", "counter", "Images found in the feature cache.",
+           stat=lambda e: e.totals.image_cache_hits_total),
+    Series("lookm_worker_restarts_total", "counter", "Engine processes replaced after they died.",
+           stat=lambda e: e.restarts),
+    Series("lookm_build_info", "gauge", "Always 1; the labels tell what runs.",
+           ("version", "model", "dtype", "device")),
+)  # fmt: skip
+
+LABEL_VALUES = {
+    "method": (*PRESETS, OTHER),
+    "finish_reason": FINISH_REASONS,
+    "reason": (*CODES, OTHER),
+}
+
+
+Observer = Callable[[Sequence[TokenEvent], EngineStats], None]
+
+
+class EngineView(Protocol):
+    """What is read from the engine when the series are scraped."""
+
+    @property
+    def totals(self) -> EngineStats: ...
+
+    restarts: int
+
+
+class Metrics:
+    """The registry of one app, fed by name and by its engine."""
+
+    def __init__(self, engine: EngineView) -> None:
+        self.registry = CollectorRegistry()
+        self._engine = engine
+        self._rate = DecodeRate()
+        self._counters: dict[str, Counter] = {}
+        self._gauges: dict[str, Gauge] = {}
+        self._histograms: dict[str, Histogram] = {}
+        for series in SERIES:
+            if series.stat is None:
+                self._register(series)
+        self.registry.register(_EngineCollector(engine))
+
+    def increase(self, name: str, amount: float = 1, **labels: str) -> None:
+        """Add to a counter."""
+        counter = self._counters[name]
+        (counter.labels(**_bounded(labels)) if labels else counter).inc(amount)
+
+    def observe(self, name: str, value: float, **labels: str) -> None:
+        """Add an observation to a histogram."""
+        histogram = self._histograms[name]
+        (histogram.labels(**_bounded(labels)) if labels else histogram).observe(value)
+
+    def describe_build(self, **labels: str) -> None:
+        """Set `lookm_build_info`, once the model is known."""
+        self._gauges["lookm_build_info"].labels(**labels).set(1)
+
+    @contextlib.contextmanager
+    def time(self, name: str) -> Iterator[None]:
+        """Observe how long the body took, if it succeeded."""
+        begun_s = time.perf_counter()
+        yield
+        self.observe(name, time.perf_counter() - begun_s)
+
+    def on_step(self, _: Sequence[TokenEvent], __: EngineStats) -> None:
+        """Observer of the engine's steps (`EngineClient.observers`)."""
+        now_s = time.monotonic()
+        if now_s - self._rate.sampled_s >= RATE_SAMPLE_S:
+            self._rate.sample(now_s, self._engine.totals)
+
+    def expose(self) -> bytes:
+        """All series in Prometheus' text format, without the creation times nobody plots."""
+        self._rate.sample(time.monotonic(), self._engine.totals)
+        self._gauges["lookm_decode_tokens_per_second"].set(self._rate.tokens_per_s())
+        return generate_latest(_WithoutCreated(self.registry))
+
+    def _register(self, series: Series) -> None:
+        name, about = series.name, (series.name, series.help, series.labels)
+        if series.kind == "histogram":
+            buckets = series.buckets
+            self._histograms[name] = Histogram(*about, registry=self.registry, buckets=buckets)
+        elif series.kind == "gauge":
+            self._gauges[name] = Gauge(*about, registry=self.registry)
+        else:
+            counter = self._counters[name] = Counter(*about, registry=self.registry)
+            for label in series.labels:  # counters have one label at most: begin at zero
+                for value in LABEL_VALUES[label]:
+                    counter.labels(value)
+
+
+class DecodeRate:
+    """Decode throughput over the last `RATE_WINDOW_S`, from samples of two growing totals.
+
+    Tokens per second *of decoding*: time in which nothing was decoded does not count, except that
+    after a whole window of it the rate is zero.
+    """
+
+    def __init__(self) -> None:
+        self._samples: deque[tuple[float, int, float]] = deque()
+
+    @property
+    def sampled_s(self) -> float:
+        """When the last sample was taken."""
+        return self._samples[-1][0] if self._samples else -math.inf
+
+    def sample(self, now_s: float, totals: EngineStats) -> None:
+        """Remember the totals of this moment, forget those before the window."""
+        self._samples.append((now_s, totals.decode_tokens_total, totals.decode_s))
+        while self._samples[0][0] < now_s - RATE_WINDOW_S:
+            self._samples.popleft()
+
+    def tokens_per_s(self) -> float:
+        """Between the oldest and the newest sample."""
+        (_, tokens_before, s_before), (_, tokens, s) = self._samples[0], self._samples[-1]
+        return (tokens - tokens_before) / (s - s_before) if s > s_before else 0.0
+
+
+class _EngineCollector(Collector):
+    """Reads the engine's series at the moment of the scrape."""
+
+    def __init__(self, engine: EngineView) -> None:
+        self._engine = engine
+
+    def collect(self) -> Iterable[Metric]:
+        for series in SERIES:
+            if series.stat is not None:
+                kind = GaugeMetricFamily if series.kind == "gauge" else CounterMetricFamily
+                yield kind(series.name, series.help, value=series.stat(self._engine))
+
+
+class _WithoutCreated(CollectorRegistry):
+    """Another registry, without its `_created` samples."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        super().__init__()
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [s for s in metric.samples if not s.name.endswith("_created")]
+            yield metric
+
+
+def _bounded(labels: dict[str, str]) -> dict[str, str]:
+    return {name: value if value in LABEL_VALUES[name] else OTHER for name, value in labels.items()}

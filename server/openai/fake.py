@@ -1,0 +1,64 @@
+"""A processor without a model, for `--model fake`: HTTP behaviour without torch or a checkpoint.
+
+One token per word, a fixed number per image. The ids mean nothing to anyone but the fake engine,
+whose mishaps a test asks for by beginning a message with `fake:` and their name.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lookm.types import ImageInput
+from server.worker import fake
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+IMAGE_TOKENS = 64
+IMAGE_TOKEN_ID = 1
+FIRST_WORD_ID = 1000
+NUM_WORDS = 30_000
+
+MISHAPS = {
+    "fake:raise": fake.RAISE_ID,
+    "fake:exit": fake.EXIT_ID,
+    "fake:reject": fake.REJECT_ID,
+    "fake:error": fake.ERROR_ID,
+    "fake:stop": fake.STOP_ID,
+    "fake:slow": fake.SLOW_ID,
+}
+
+
+class FakeProcessor:
+    """See the module; the methods are `lookm.models.processor.Processor`'s."""
+
+    max_context_tokens = fake.MAX_CONTEXT_TOKENS
+
+    def image(self, image: "Image.Image", digest: str) -> ImageInput:
+        """The size of the image, as if it were its pixels."""
+        size = np.asarray(image.size, dtype=np.float32)
+        return ImageInput(digest=digest, tensors={"pixel_values": size}, num_tokens=IMAGE_TOKENS)
+
+    def prompt(
+        self, messages: Sequence[Mapping[str, Any]], images: Sequence[ImageInput]
+    ) -> tuple[int, ...]:
+        """One id per word, in the order of the parts."""
+        del images  # each has the same number of tokens
+        ids: list[int] = []
+        for message in messages:
+            for part in message["content"]:
+                if part["type"] == "image":
+                    ids += [IMAGE_TOKEN_ID] * IMAGE_TOKENS
+                else:
+                    ids += self.text(part["text"])
+        return tuple(ids)
+
+    def text(self, text: str) -> tuple[int, ...]:
+        """One id per word; a mishap's name stands for its id."""
+        return tuple(MISHAPS.get(word) or _word_id(word) for word in text.split())
+
+
+def _word_id(word: str) -> int:
+    return FIRST_WORD_ID + zlib.crc32(word.encode()) % NUM_WORDS

@@ -1,0 +1,77 @@
+"""The OpenAPI description: request bodies from the models, examples that run, one error shape.
+
+The routes parse their bodies from the bytes (`parse`), so FastAPI has to be told the models.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from server.openai.schemas import ChatRequest, CompletionRequest
+
+REF = "#/components/schemas/{model}"
+REQUESTS: tuple[type[BaseModel], ...] = (ChatRequest, CompletionRequest)
+
+RED_DOT = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAF0lEQVR42mP4z8BAEmIY1TCq"
+    "Yfhq+P8fAFvg/wEf0ZAbAAAAAElFTkSuQmCC"
+)
+
+
+class ErrorBody(BaseModel):
+    """What went wrong. `param` names the request field at fault."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorEnvelope(BaseModel):
+    """OpenAI's error envelope: every error of every route."""
+
+    error: ErrorBody
+
+
+def described(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
+    """`openapi_extra` of a route whose body is a `model`."""
+    content = {"schema": {"$ref": REF.format(model=model.__name__)}, "example": example}
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+def describe(app: FastAPI) -> Callable[[], dict[str, Any]]:
+    """`app.openapi` with the request models among the components."""
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
+            _, models = models_json_schema(
+                [(model, "validation") for model in REQUESTS], ref_template=REF
+            )
+            components = schema.setdefault("components", {}).setdefault("schemas", {})
+            components.update(models["$defs"])
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    return openapi
+
+
+def chat_example(model: str) -> dict[str, Any]:
+    """Two images and a question, ready to send."""
+    image = {"type": "image_url", "image_url": {"url": RED_DOT}}
+    question = {"type": "text", "text": "What is in image 2?"}
+    return {
+        "model": model,
+        "messages": [{"role": "user", "content": [image, image, question]}],
+        "max_tokens": 32,
+        "kv_cache": "look-m@0.2",
+    }
+
+
+def text_example(model: str) -> dict[str, Any]:
+    """A sentence to go on with."""
+    return {"model": model, "prompt": "Once upon a time", "max_tokens": 16}

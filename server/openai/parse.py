@@ -1,0 +1,112 @@
+"""Bytes of a body into a request model, or the one `ApiError` that names the field at fault.
+
+Parses straight from the bytes: 64 MiB of data URIs cost 20 ms of the event loop, against 130 ms by
+way of `json.loads` and a Python dict. Knows pydantic's errors; nothing about HTTP.
+"""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from server.errors import ApiError
+
+M = TypeVar("M", bound=BaseModel)
+Location = Sequence[str | int]
+
+UNION_MEMBERS = {"<string>": "a string", "<array>": "an array", "<object>": "an object"}
+# After an index into these, pydantic's location holds the tag that chose the union's member.
+TAGGED_ITEMS = ("messages", "<array>")
+
+
+def parse(model: type[M], body: bytes) -> M:
+    """The body as a `model`. Raises `ApiError`."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=True, include_input=False)
+        raise explain([dict(item) for item in found], known=tuple(model.model_fields)) from None
+
+
+def explain(found: Sequence[dict[str, Any]], *, known: Sequence[str] = ()) -> ApiError:
+    """The first of pydantic's errors that says what the client meant to send, in OpenAI's words."""
+    error = _meant(found)
+    kind, location, context = error["type"], error["loc"], error.get("ctx", {})
+    param = path(location) or None
+    match kind:
+        case "json_invalid":
+            return ApiError("invalid_json", f"The body is not valid JSON: {context['error']}.")
+        case "missing":
+            message = f"Missing required parameter: '{param}'."
+            return ApiError("missing_required_parameter", message, param=param)
+        case "extra_forbidden":
+            return _unknown(location, param, known)
+        case "unsupported_parameter":
+            message = f"'{param}' is not supported here. {error['msg']}"
+            return ApiError("unsupported_parameter", message, param=param)
+        case "union_tag_invalid" | "union_tag_not_found":
+            return _wrong_tag(kind, str(param), context)
+    if param is None:
+        return ApiError("invalid_type", "The body must be a JSON object.")
+    if kind.endswith("_type"):
+        return ApiError(
+            "invalid_type", f"Invalid type for '{param}': {_reason(error, found)}.", param=param
+        )
+    return ApiError(
+        "invalid_value", f"Invalid value for '{param}': {_reason(error, found)}.", param=param
+    )
+
+
+def path(location: Location) -> str:
+    """A location as the client writes it: `messages[0].content[2].image_url.url`."""
+    shown, previous, tag_follows = "", "", False
+    for item in location:
+        if tag_follows:
+            tag_follows = False
+        elif isinstance(item, int):
+            shown += f"[{item}]"
+            tag_follows = previous in TAGGED_ITEMS and "messages" in location
+        elif item not in UNION_MEMBERS:
+            shown += f".{item}" if shown else item
+        previous = str(item)
+    return shown
+
+
+def _meant(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first error; where no member of a union fits, that of the member that came furthest."""
+    first = found[0]
+    if not first["loc"] or first["loc"][-1] not in UNION_MEMBERS:
+        return first
+    union = first["loc"][:-1]
+    members = [error for error in found if error["loc"][: len(union)] == union]
+    return max(members, key=lambda e: (len(e["loc"]), not e["type"].endswith("_type")))
+
+
+def _unknown(location: Location, param: str | None, known: Sequence[str]) -> ApiError:
+    name = str(location[-1])
+    close = get_close_matches(name, known, n=1) if len(location) == 1 else []
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return ApiError("unknown_parameter", f"Unknown parameter: '{param}'.{hint}", param=param)
+
+
+def _wrong_tag(kind: str, item: str, context: dict[str, Any]) -> ApiError:
+    field = str(context["discriminator"]).strip("'")
+    param = f"{item}.{field}"
+    if kind == "union_tag_not_found":
+        message = f"Missing required parameter: '{param}'."
+        return ApiError("missing_required_parameter", message, param=param)
+    message = f"Invalid value for '{param}': supported are {context['expected_tags']}."
+    if context["tag"] in ("tool", "function"):
+        message += " Tool calling is not supported."
+    return ApiError("invalid_value", message, param=param)
+
+
+def _reason(error: dict[str, Any], found: Sequence[dict[str, Any]]) -> str:
+    """Pydantic's message; for a union that no member fits, what the members are."""
+    here = [e["loc"][-1] for e in found if path(e["loc"]) == path(error["loc"]) and e["loc"]]
+    members = [UNION_MEMBERS[str(item)] for item in here if str(item) in UNION_MEMBERS]
+    if len(members) > 1 and error["type"].endswith("_type"):
+        return f"it should be {' or '.join(members)}"
+    message = str(error["msg"])
+    return message[:1].lower() + message[1:]

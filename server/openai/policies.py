@@ -1,0 +1,69 @@
+"""Which cache policy a request asks for: in its body, in its model name, or the server's default.
+
+Knows how policies are written; `lookm.policy` decides what is valid.
+"""
+
+from collections.abc import Iterator
+
+from lookm import policy
+from lookm.errors import PolicyError
+from lookm.types import CachePolicy
+from server.errors import ApiError
+from server.openai.schemas import KvCache
+
+VARIANT_KEEP = 0.2  # what `/v1/models` lists; any other fraction may be asked for
+
+
+def read(asked: str | KvCache) -> CachePolicy:
+    """A valid policy. Raises `PolicyError`."""
+    if isinstance(asked, str):
+        return completed(policy.parse(asked))
+    return completed(
+        CachePolicy(
+            method=asked.method,
+            keep=asked.keep,
+            keep_tokens=asked.keep_tokens,
+            recent=asked.recent,
+            merge=asked.merge,
+            text=asked.text,
+        )
+    )
+
+
+def completed(asked: CachePolicy) -> CachePolicy:
+    """`asked` with its defaults filled in, if it can be done. Raises `PolicyError`."""
+    return policy.resolve(asked).policy
+
+
+def split_model(model: str, served: str) -> CachePolicy | None:
+    """The policy in `served:policy`, None for `served` alone. Raises `ApiError`."""
+    name, colon, suffix = model[: len(served)], model[len(served) :][:1], model[len(served) + 1 :]
+    if name != served or (colon and colon != ":"):
+        raise ApiError(
+            "model_not_found", f"This server has one model: {served!r}, alone or with a cache "
+            f"policy, as in '{served}:look-m@{VARIANT_KEEP}'.", param="model",
+        )  # fmt: skip
+    if not colon:
+        return None
+    try:
+        return read(suffix)
+    except PolicyError as error:
+        raise ApiError("model_not_found", str(error), param="model") from None
+
+
+def choose(
+    asked: str | KvCache | None, in_model: CachePolicy | None, default: CachePolicy
+) -> CachePolicy:
+    """The policy of one request. Raises `ApiError` where body and model name disagree."""
+    in_body = None if asked is None else read(asked)
+    if in_body is not None and in_model is not None and in_body != in_model:
+        message = "'kv_cache' and the policy in 'model' differ: give one of them."
+        raise ApiError("invalid_kv_cache", message, param="kv_cache")
+    return in_body or in_model or default
+
+
+def variants(served: str) -> Iterator[str]:
+    """The model names that `/v1/models` lists."""
+    yield served
+    for method in policy.PRESETS:
+        yield f"{served}:full" if method == "full" else f"{served}:{method}@{VARIANT_KEEP}"

@@ -1,0 +1,157 @@
+"""OpenAI's routes. Each one reads its body, asks the engine, and writes an answer or a stream.
+
+Knows which parts a request passes through, in which order. Everything else is in those parts.
+"""
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from lookm.types import Request as EngineRequest
+from lookm.types import TokenEvent
+from server.errors import to_api_error
+from server.health import Live
+from server.openai import openapi, policies
+from server.openai.answers import ChatCompletion, Model, ModelList, TextCompletion, kept_ratio
+from server.openai.meter import Meter
+from server.openai.openapi import ErrorEnvelope, described
+from server.openai.parse import parse
+from server.openai.schemas import ChatRequest, CompletionRequest, Generation
+from server.openai.stream import (
+    Events,
+    EventStream,
+    collect,
+    metered,
+    server_sent,
+    unless_gone,
+    within,
+)
+from server.openai.writers import ChatWriter, Letterhead, TextWriter, Writer
+from server.services import Services
+
+EXAMPLE_MODEL = "llava-demo"
+
+Prepare = Callable[[], Coroutine[Any, Any, EngineRequest]]
+
+router = APIRouter(prefix="/v1", tags=["openai"], responses={"default": {"model": ErrorEnvelope}})
+
+
+@router.post(
+    "/chat/completions",
+    openapi_extra=described(ChatRequest, openapi.chat_example(EXAMPLE_MODEL)),
+    responses={200: {"model": ChatCompletion}},
+)
+async def chat_completions(request: Request, live: Live) -> Response:
+    """Answer a conversation with images, whole or as a stream."""
+    body = parse(ChatRequest, await request.body())
+    answering = Answering(live, request, body, f"chatcmpl-{uuid.uuid4().hex}")
+    prepare = partial(live.translator.chat, body, answering.id)
+    return await answering.respond(prepare, ChatWriter(answering.paper))
+
+
+@router.post(
+    "/completions",
+    openapi_extra=described(CompletionRequest, openapi.text_example(EXAMPLE_MODEL)),
+    responses={200: {"model": TextCompletion}},
+)
+async def completions(request: Request, live: Live) -> Response:
+    """Continue a text, without a chat template."""
+    body = parse(CompletionRequest, await request.body())
+    answering = Answering(live, request, body, f"cmpl-{uuid.uuid4().hex}")
+    prepare = partial(live.translator.completion, body, answering.id)
+    return await answering.respond(prepare, TextWriter(answering.paper))
+
+
+@router.get("/models")
+async def models(live: Live) -> ModelList:
+    """The model, and the model with each cache policy."""
+    found = [_model(live, name) for name in policies.variants(live.model)]
+    return ModelList(object="list", data=found)
+
+
+@router.get("/models/{model:path}")
+async def model(model: str, live: Live) -> Model:
+    """One model; any valid policy may follow its name."""
+    policies.split_model(model, live.model)
+    return _model(live, model)
+
+
+@dataclass(frozen=True, slots=True)
+class Answering:
+    """One request on its way from a parsed body to a response."""
+
+    live: Services
+    request: Request
+    body: Generation
+    id: str
+
+    @property
+    def paper(self) -> Letterhead:
+        """What every answer and chunk repeats."""
+        options = self.body.stream_options
+        wants_usage = bool(options and options.include_usage)
+        return Letterhead(self.id, self.body.model, self.live.fingerprint, wants_usage)
+
+    async def respond(self, prepare: Prepare, writer: Writer) -> Response:
+        """The response. A client that leaves ends the work, before and after the first token."""
+        events = self._events(prepare)
+        work = self._stream(events, writer) if self.body.stream else self._whole(events, writer)
+        return await unless_gone(self.request.receive, work)
+
+    async def _whole(self, events: Events, writer: Writer) -> Response:
+        text, last = await collect(events)
+        headers = self._headers(last)
+        return Response(writer.whole(text, last).to_json(), 200, headers, "application/json")
+
+    async def _stream(self, events: Events, writer: Writer) -> Response:
+        """Headers wait for the first event: what is refused until then has a proper status."""
+        first = await anext(events)
+        return EventStream(server_sent(first, events, writer), self._headers(first))
+
+    async def _events(self, prepare: Prepare) -> Events:
+        """Everything that happens for this request; closing it at any point undoes it."""
+        timeout_s = self.live.settings.request_timeout_s
+        deadline_s = timeout_s and asyncio.get_running_loop().time() + timeout_s
+        try:
+            with self.live.gate.entered():
+                request = await within(deadline_s, prepare())
+                meter = Meter(self.live.metrics, self.request.state.arrived_s)
+                events = metered(self.live.engine.submit(request), meter, deadline_s)
+                async with contextlib.aclosing(events):
+                    async for event in events:
+                        self._note(event)
+                        yield event
+        except Exception as error:
+            self.request.state.error_code = to_api_error(error).code
+            raise
+
+    def _headers(self, event: TokenEvent) -> dict[str, str]:
+        return {} if event.cache is None else {"x-lookm-kept-ratio": kept_ratio(event.cache)}
+
+    def _note(self, event: TokenEvent) -> None:
+        """What the log line of this request says, so far."""
+        state = self.request.state
+        if event.cache is not None:
+            cache = event.cache
+            state.facts = (
+                f"method={cache.policy.method} prompt={cache.prompt_tokens} "
+                f"image_tokens={cache.image_tokens} kept={cache.kept_tokens}"
+            )
+        finish = f" finish={event.finish}" if event.finish else ""
+        state.summary = f"{state.facts} generated={event.num_generated}{finish}"
+
+
+def _model(live: Services, name: str) -> Model:
+    return Model(
+        id=name,
+        object="model",
+        created=live.started_at,
+        owned_by="lookm",
+        max_model_len=live.translator.limits.max_context_tokens,
+    )

@@ -1,0 +1,197 @@
+"""What a client may send. Strict: a wrong type or an unknown field is an error, never a guess.
+
+Knows OpenAI's request format and how each field is treated (`fields`). Refuses to know what a field
+does: `translate` turns these models into the engine's values.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Tag
+
+from server.openai.fields import Accepted, Honoured, Refused
+
+# Names of union members in pydantic's error locations; `invalid.path` leaves them out.
+STRING, ARRAY, OBJECT = Tag("<string>"), Tag("<array>"), Tag("<object>")
+
+NO_TOOLS = "Tool calling is not supported."
+NO_PENALTY = "Penalties are not supported."
+CACHE_HINT = "a hint for OpenAI's prompt cache"
+
+
+class Strict(BaseModel):
+    """Base of all request models."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+        protected_namespaces=(),
+    )
+
+
+class TextPart(Strict):
+    """A piece of text."""
+
+    type: Annotated[Literal["text"], Honoured()]
+    text: Annotated[str, Honoured()]
+    prompt_cache_breakpoint: Annotated[object, Accepted(CACHE_HINT)] = None
+
+
+class ImageUrl(Strict):
+    """Where an image is."""
+
+    url: Annotated[str, Field(min_length=1), Honoured("data:, https: or http:")]
+    detail: Annotated[
+        Literal["auto", "low", "high", "original"] | None,
+        Accepted("the model sees every image at its own resolution"),
+    ] = None
+
+
+class ImagePart(Strict):
+    """An image, at this place of the text."""
+
+    type: Annotated[Literal["image_url"], Honoured()]
+    image_url: Annotated[ImageUrl, Honoured()]
+    prompt_cache_breakpoint: Annotated[object, Accepted(CACHE_HINT)] = None
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+Content = (
+    Annotated[str, STRING] | Annotated[list[Part], Field(min_length=1, max_length=4096), ARRAY]
+)
+Name = Annotated[str | None, Accepted("chat templates do not show it")]
+
+
+class SystemMessage(Strict):
+    """Instructions; `developer` is OpenAI's newer word for `system`."""
+
+    role: Annotated[Literal["system", "developer"], Honoured()]
+    content: Annotated[Content, Honoured()]
+    name: Name = None
+
+
+class UserMessage(Strict):
+    """A turn of the user."""
+
+    role: Annotated[Literal["user"], Honoured()]
+    content: Annotated[Content, Honoured()]
+    name: Name = None
+
+
+class AssistantMessage(Strict):
+    """An earlier answer."""
+
+    role: Annotated[Literal["assistant"], Honoured()]
+    content: Annotated[Content, Honoured()]
+    name: Name = None
+    refusal: Annotated[object, Refused("Refusals cannot be given back.")] = None
+    tool_calls: Annotated[object, Refused(NO_TOOLS, ([],))] = None
+    function_call: Annotated[object, Refused(NO_TOOLS)] = None
+    audio: Annotated[object, Refused("Audio is not supported.")] = None
+    annotations: Annotated[object, Refused("Annotations are not supported.", ([],))] = None
+
+
+Message = Annotated[
+    SystemMessage | UserMessage | AssistantMessage,
+    Field(discriminator="role"),
+]
+
+
+class KvCache(Strict):
+    """How much of this request's prompt cache is kept, in full. See `lookm.CachePolicy`."""
+
+    method: Annotated[str, Honoured("a preset")]
+    keep: Annotated[float | None, Honoured("fraction of the prompt that is kept")] = None
+    keep_tokens: Annotated[int | None, Honoured("tokens that are kept")] = None
+    recent: Annotated[float, Honoured("share of the kept that is recent")] = 0.5
+    merge: Annotated[
+        Literal["none", "average", "pivot", "weighted"] | None, Honoured("how evicted keys merge")
+    ] = None
+    text: Annotated[
+        Literal["protect", "prior", "none"] | None, Honoured("how text is preferred to images")
+    ] = None
+
+
+class StreamOptions(Strict):
+    """Options of a streamed answer."""
+
+    include_usage: Annotated[bool | None, Honoured()] = None
+    include_obfuscation: Annotated[bool | None, Accepted("nothing is obfuscated")] = None
+
+
+Stop = (
+    Annotated[str, Field(min_length=1, max_length=256), STRING]
+    | Annotated[
+        list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=4), ARRAY
+    ]
+)
+TokenCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+
+
+class Generation(Strict):
+    """The fields that chat and text completions share."""
+
+    model: Annotated[str, Honoured("`name` or `name:policy`, as in `llava-demo:look-m@0.2`")]
+    kv_cache: Annotated[
+        Annotated[str, STRING] | Annotated[KvCache, OBJECT] | None,
+        Honoured("extension: `look-m@0.2` or an object; else the server's default"),
+    ] = None
+    max_tokens: Annotated[TokenCount | None, Honoured("else all that fits the context")] = None
+    temperature: Annotated[Annotated[float, Field(ge=0, le=2)] | None, Honoured()] = None
+    top_p: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Honoured()] = None
+    top_k: Annotated[Annotated[int, Field(ge=-1)] | None, Honoured("extension; 0 is off")] = None
+    seed: Annotated[Seed | None, Honoured()] = None
+    stop: Annotated[Stop | None, Honoured("up to 4, of up to 256 characters")] = None
+    ignore_eos: Annotated[bool | None, Honoured("extension, for load tests")] = None
+    stream: Annotated[bool | None, Honoured()] = None
+    stream_options: Annotated[StreamOptions | None, Honoured()] = None
+    user: Annotated[str | None, Accepted("not stored")] = None
+    n: Annotated[object, Refused("One answer a request: send it n times.", (1,))] = None
+    frequency_penalty: Annotated[object, Refused(NO_PENALTY, (0,))] = None
+    presence_penalty: Annotated[object, Refused(NO_PENALTY, (0,))] = None
+    logit_bias: Annotated[object, Refused("Token biases are not supported.", ({},))] = None
+
+
+class ChatRequest(Generation):
+    """The body of `POST /v1/chat/completions`."""
+
+    messages: Annotated[list[Message], Field(min_length=1, max_length=4096), Honoured()]
+    max_completion_tokens: Annotated[TokenCount | None, Honoured("as `max_tokens`")] = None
+
+    metadata: Annotated[dict[str, str] | None, Accepted("not stored")] = None
+    store: Annotated[bool | None, Accepted("nothing is ever stored")] = None
+    service_tier: Annotated[str | None, Accepted("there is one tier")] = None
+    safety_identifier: Annotated[str | None, Accepted("not stored")] = None
+    prompt_cache_key: Annotated[str | None, Accepted(CACHE_HINT)] = None
+    prompt_cache_retention: Annotated[str | None, Accepted(CACHE_HINT)] = None
+    prompt_cache_options: Annotated[object, Accepted(CACHE_HINT)] = None
+    parallel_tool_calls: Annotated[bool | None, Accepted("there are no tools")] = None
+    prediction: Annotated[object, Accepted("a hint for speed only")] = None
+
+    logprobs: Annotated[object, Refused("Log probabilities are not supported.", (False,))] = None
+    top_logprobs: Annotated[object, Refused("Log probabilities are not supported.", (0,))] = None
+    response_format: Annotated[
+        object, Refused("Only free text is supported.", ({"type": "text"},))
+    ] = None
+    tools: Annotated[object, Refused(NO_TOOLS, ([],))] = None
+    tool_choice: Annotated[object, Refused(NO_TOOLS, ("none", "auto"))] = None
+    functions: Annotated[object, Refused(NO_TOOLS, ([],))] = None
+    function_call: Annotated[object, Refused(NO_TOOLS, ("none", "auto"))] = None
+    modalities: Annotated[object, Refused("Answers are text.", (["text"],))] = None
+    audio: Annotated[object, Refused("Answers are text.")] = None
+    reasoning_effort: Annotated[object, Refused("The model does not reason.", ("none",))] = None
+    verbosity: Annotated[object, Refused("Say in the prompt how long to be.", ("medium",))] = None
+    web_search_options: Annotated[object, Refused("There is no web search.")] = None
+    moderation: Annotated[object, Refused("There is no moderation model.")] = None
+
+
+class CompletionRequest(Generation):
+    """The body of `POST /v1/completions`: plain text, no chat template, no images."""
+
+    prompt: Annotated[str, Honoured("one string")]
+    echo: Annotated[object, Refused("The prompt is not repeated.", (False,))] = None
+    best_of: Annotated[object, Refused("One answer a request.", (1,))] = None
+    suffix: Annotated[object, Refused("Insertion is not supported.", ("",))] = None
+    logprobs: Annotated[object, Refused("Log probabilities are not supported.")] = None

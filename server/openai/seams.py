@@ -1,0 +1,61 @@
+"""What the HTTP side needs of its neighbours. Tests put simple stand-ins here.
+
+`Engine` is `server.worker.client.EngineClient`, `Media` is `server.media.MediaLoader`, `Processor`
+is `lookm.models.processor.Processor`.
+"""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+class Engine(Protocol):
+    """Answers requests. Everything happens on the event loop, nothing blocks it."""
+
+    info: ModelInfo | None
+
+    @property
+    def ready(self) -> bool: ...
+    @property
+    def totals(self) -> EngineStats: ...
+
+    def submit(self, request: Request) -> AsyncGenerator[TokenEvent]: ...
+
+
+class Processor(Protocol):
+    """Turns messages and pixels into ids and tensors. Called from a thread pool."""
+
+    @property
+    def max_context_tokens(self) -> int: ...
+
+    def image(self, image: "Image.Image", digest: str) -> ImageInput: ...
+    def prompt(
+        self, messages: Sequence[Mapping[str, Any]], images: Sequence[ImageInput]
+    ) -> tuple[int, ...]: ...
+    def text(self, text: str) -> tuple[int, ...]: ...
+
+
+class Picture(Protocol):
+    """A decoded image, and what it took."""
+
+    @property
+    def image(self) -> "Image.Image": ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def fetch_s(self) -> float: ...
+    @property
+    def decode_s(self) -> float: ...
+
+
+class Media(Protocol):
+    """Loads the images of one request from untrusted URLs. Raises `server.media.MediaError`."""
+
+    async def load_all(
+        self, urls: Sequence[str], params: Sequence[str | None]
+    ) -> Sequence[Picture]: ...
+    async def aclose(self) -> None: ...

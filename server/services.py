@@ -1,0 +1,137 @@
+"""What the routes work with: the engine, the processor, the pools, and how they come and go.
+
+Starting is in the background: the server answers `/healthz` at once and `/readyz` when the model is
+loaded. Knows the order of starting and stopping; nothing about HTTP.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from lookm.errors import QueueFullError
+from lookm.types import ModelInfo
+from server.config import Settings
+from server.errors import ApiError
+from server.metrics import EngineView, Metrics, Observer
+from server.openai import policies
+from server.openai.seams import Engine, Media, Processor
+from server.openai.translate import Limits, Translator
+from server.version import version
+
+
+class ManagedEngine(Engine, EngineView, Protocol):
+    """An engine with a life: `server.worker.client.EngineClient`."""
+
+    observers: list[Observer]
+
+    async def start(self) -> None: ...
+    async def wait_ready(self, timeout_s: float | None = None) -> ModelInfo: ...
+    async def drain(self, timeout_s: float) -> int: ...
+    async def stop(self) -> None: ...
+
+
+class Gate:
+    """Bounds the requests that are prepared or answered now, so that a flood costs no memory."""
+
+    def __init__(self, max_inside: int) -> None:
+        self._max_inside = max_inside
+        self._inside = 0
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """Hold a place. Raises `QueueFullError` where there is none."""
+        if self._inside >= self._max_inside:
+            raise QueueFullError(f"{self._inside} requests are in progress. Try again later.")
+        self._inside += 1
+        try:
+            yield
+        finally:
+            self._inside -= 1
+
+
+class Services:
+    """The live parts of one app. Raises `PolicyError` for a default policy that does not exist."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        engine: ManagedEngine,
+        media: Media,
+        load_processor: Callable[[], Processor],
+    ) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.media = media
+        self.metrics = Metrics(engine)
+        self.gate = Gate(settings.max_running + settings.max_waiting)
+        self.default_policy = policies.read(settings.kv_cache)
+        self.started_at = int(time.time())
+        self.model = settings.served_model_name or settings.model
+        self.fingerprint = ""
+        self.booting: asyncio.Task[None] | None = None
+        self._load_processor = load_processor
+        self._pool = ThreadPoolExecutor(settings.media_threads, "lookm-prepare")
+        self._translator: Translator | None = None
+        engine.observers.append(self.metrics.on_step)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be answered now."""
+        return self._translator is not None and self.engine.ready
+
+    @property
+    def translator(self) -> Translator:
+        """Turns requests into the engine's. Raises `ApiError` while the model is not loaded."""
+        if self._translator is None:
+            raise ApiError("engine_unavailable", "The model is loading. Try again in a moment.")
+        return self._translator
+
+    def start(self) -> None:
+        """Begin loading; `booting` ends when all is ready, or with what went wrong."""
+        self.booting = asyncio.create_task(self._boot(), name="boot")
+        self.booting.add_done_callback(_retrieve)
+
+    async def stop(self) -> None:
+        """Let running requests finish, within the bound, then end everything."""
+        if self.booting is not None and not self.booting.done():
+            self.booting.cancel()
+        await self.engine.drain(self.settings.drain_timeout_s)
+        await self.engine.stop()
+        await self.media.aclose()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _boot(self) -> None:
+        await self.engine.start()
+        loading = asyncio.get_running_loop().run_in_executor(self._pool, self._load_processor)
+        processor = await loading
+        info = await self.engine.wait_ready(self.settings.start_timeout_s)
+        self.model = self.settings.served_model_name or info.name
+        self.fingerprint = fingerprint(info)
+        self.metrics.describe_build(
+            version=version(), model=self.model, dtype=info.dtype, device=info.device
+        )
+        self._translator = Translator(
+            served_model=self.model,
+            default_policy=self.default_policy,
+            limits=Limits(info.max_context_tokens, self.settings.max_images),
+            processor=processor,
+            media=self.media,
+            pool=self._pool,
+            metrics=self.metrics,
+        )
+
+
+def fingerprint(info: ModelInfo) -> str:
+    """OpenAI's `system_fingerprint`: changes when equal requests may be answered differently."""
+    facts = f"{version()} {info.name} {info.dtype} {info.device}"
+    return "fp_" + hashlib.sha256(facts.encode()).hexdigest()[:10]
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Mark the outcome as seen: it is told by `/readyz` and by `server.launch`."""
+    if not task.cancelled():
+        task.exception()
