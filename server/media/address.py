@@ -98,6 +98,8 @@ def literal_address(host: str) -> Address | None:
 
 def _check_host(url: httpx.URL, config: MediaConfig) -> None:
     host = host_of(url)
+    if "%" in host:
+        raise _invalid("The host of an image URL must not hold a % sign or a network zone.")
     if literal_address(host) is None:
         if NUMERIC_LABEL.match(host.rpartition(".")[2]):
             # 2130706433, 0x7f.1, 0177.0.0.1: C libraries read these as addresses.

@@ -8,8 +8,8 @@ class MediaConfig:
     """Limits and permissions of one `MediaLoader`.
 
     Sizes are of the encoded image; pixels are width times height. `target_side`: a picture whose
-    shorter side is at least twice this is reduced by a whole factor (for JPEG mostly while it is
-    decoded), so that a 12-megapixel photo takes 9 MB and not 36; None keeps every pixel.
+    shorter side is at least twice this is reduced by a power of two (a JPEG while it is decoded),
+    so that a 12-megapixel photo takes 9 MB and not 36; None keeps every pixel.
     `max_request_pixels` counts what is kept after that reduction, over all images of a request.
 
     `allow_private` opens private and loopback addresses and every port. `allowed_hosts`, if set,

@@ -1,7 +1,7 @@
 """From bytes to an RGB picture of bounded size. Synchronous: `loader` runs it in threads.
 
     sniff the format -> read the header -> limits -> decode (JPEG at 1/2, 1/4 or 1/8 where enough)
-    -> colours to RGB -> reduce -> turn upright
+    -> RGB, reduced -> turned upright
 
 The decoder's class is chosen by our own look at the first bytes and called directly, so that no
 file name, header or list of Pillow's forty formats has a say. Everything a decoder raises becomes a
@@ -102,13 +102,17 @@ def _decode(picture: ImageFile.ImageFile, config: MediaConfig, budget: Budget) -
             "unsupported_image", "Animated images are not supported. Send the frames you mean."
         )
     factor = reduction(width, height, config.target_side)
-    budget.take_pixels(-(-width // factor) * -(-height // factor))
+    kept = (-(-width // factor), -(-height // factor))
+    budget.take_pixels(kept[0] * kept[1])
     if factor > 1:
-        picture.draft(None, (-(-width // factor), -(-height // factor)))  # JPEG only; others ignore
+        # A JPEG decodes at 1/2, 1/4 or 1/8, not below the size named here; the others ignore it.
+        picture.draft(None, (width // factor, height // factor))
     picture.load()
-    left = reduction(*picture.size, config.target_side)
+    drafted = round(width / picture.width)
     orientation = orientation_of(picture)
-    image = upright(to_rgb(picture, left), orientation)
+    image = upright(to_rgb(picture, factor // drafted), orientation)
+    if image.size not in (kept, kept[::-1]):
+        raise _damaged("The image is not as large as it says. Save and send it again.")
     image.info.clear()
     return Decoded(image, *((width, height) if orientation < 5 else (height, width)))
 
@@ -131,11 +135,14 @@ def _check_size(width: int, height: int, config: MediaConfig) -> None:
 
 
 def reduction(width: int, height: int, target_side: int | None) -> int:
-    """The whole factor by which a picture is made smaller, so that no side falls below the target.
+    """By which power of two a picture is made smaller, so that no side falls below the target.
 
-    With a target of 1344: 4032 x 3024 -> 2 (2016 x 1512); 2000 x 1500 -> 1.
+    With a target of 1344: 4032 x 3024 -> 2 (2016 x 1512); 2000 x 1500 -> 1; 8000 x 6000 -> 4. A
+    power of two, because a JPEG decoder can do that: every format then yields the same size.
     """
-    return 1 if target_side is None else max(1, min(width, height) // target_side)
+    if target_side is None or min(width, height) < target_side:
+        return 1
+    return 1 << ((min(width, height) // target_side).bit_length() - 1)
 
 
 def orientation_of(picture: Image.Image) -> int:

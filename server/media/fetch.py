@@ -68,7 +68,8 @@ class Fetcher:
         self._config = config
         self._system = SystemResolver() if resolve is None else None
         self._resolve: Resolver = self._system or resolve  # type: ignore[assignment]
-        # No connection is kept: one opened for a name must not serve another on the same address.
+        # No connection is kept (see also `connection: close`): the pool knows them by address, and
+        # one whose certificate was checked for a name must not serve another name there.
         self._transport = transport or httpx.AsyncHTTPTransport(
             trust_env=False, http2=False, limits=httpx.Limits(max_keepalive_connections=0)
         )
@@ -148,6 +149,7 @@ class Fetcher:
                 "user-agent": "lookm-server",
                 "accept": "image/*",
                 "accept-encoding": "identity",
+                "connection": "close",
             },
             extensions={"timeout": timeout.as_dict(), "sni_hostname": host_of(url)},
         )
