@@ -1,0 +1,11 @@
+"""How the KV cache is read: prefill with column sums, extension, paged decode.
+
+Reading order: `api` (the seam), `reference` (readable torch), `select` (which one runs).
+Knows nothing about policies, pools or models.
+"""
+
+from lookm.attention.api import Attention, Statistics
+from lookm.attention.reference import ReferenceAttention, statistics
+from lookm.attention.select import choose
+
+__all__ = ["Attention", "ReferenceAttention", "Statistics", "choose", "statistics"]

@@ -1,0 +1,70 @@
+"""The seam: what the runner asks of attention, whatever computes it.
+
+Shapes: B sequences, T query tokens, S cached rows, H query heads, K KV heads, D head size,
+P pages, N tokens a page, M pages of the longest sequence. H is a multiple of K, and query heads
+`g * H/K .. (g+1) * H/K` read KV head g.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from lookm.types import Needs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Statistics:
+    """Sums over the prompt's causal attention matrix A, those that `Needs` asked for.
+
+    `sums_KT = sum_i A_ij`, `squares_KT = sum_i A_ij^2`, `window_KT = sum_i A_ij` over the last
+    `Needs.window` queries only. Per KV head (query heads of a group summed), float32 (float64 for
+    float64 inputs). Each row of `sums_KT` adds up to T times the group size.
+    """
+
+    sums_KT: torch.Tensor | None = None
+    squares_KT: torch.Tensor | None = None
+    window_KT: torch.Tensor | None = None
+
+
+class Attention(Protocol):
+    """How the cache is read. Inputs are never changed; outputs have the queries' dtype."""
+
+    @property
+    def name(self) -> str:
+        """What was chosen, for the log."""
+
+    def prefill(
+        self,
+        q_HTD: torch.Tensor,
+        k_KTD: torch.Tensor,
+        v_KTD: torch.Tensor,
+        *,
+        scale: float,
+        needs: Needs,
+    ) -> tuple[torch.Tensor, Statistics]:
+        """Causal attention of a whole prompt, `out_THD`, and the sums a policy needs of it."""
+
+    def extend(
+        self, q_HTD: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor, *, scale: float
+    ) -> torch.Tensor:
+        """T new queries against S rows of which the last T are their own; `out_THD`.
+
+        Query t sees rows `0 .. S - T + t`.
+        """
+
+    def decode(
+        self,
+        q_BHD: torch.Tensor,
+        k_pages_PKND: torch.Tensor,
+        v_pages_PKND: torch.Tensor,
+        table_BM: torch.Tensor,
+        lengths_B: torch.Tensor,
+        *,
+        scale: float,
+    ) -> torch.Tensor:
+        """One query a sequence against the first `lengths_B[b]` rows of its pages; `out_BHD`.
+
+        Row r of sequence b is at `pages[table_BM[b, r // N], :, r % N]`. Table entries past a
+        sequence's last page are any valid page. A sequence of length 0 gives 0.
+        """

@@ -1,0 +1,209 @@
+"""Attention in readable torch: what every faster path must equal, and the one that runs on CPU.
+
+Knows tensors. Knows nothing about policies: it computes the sums it is asked for. Nothing of size
+T x T is ever allocated.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from lookm.attention.api import Statistics
+from lookm.types import Needs
+
+CHUNK_ROWS = 64  # query rows of the fused pass: their scores against one KV head stay in cache
+EXTEND_ROWS = 256
+MAX_PADDING = 2.0  # decode in one call while padding costs at most this many times the real rows
+
+
+class ReferenceAttention:
+    """`lookm.attention.Attention` in torch."""
+
+    name = "reference"
+
+    def prefill(
+        self,
+        q_HTD: torch.Tensor,
+        k_KTD: torch.Tensor,
+        v_KTD: torch.Tensor,
+        *,
+        scale: float,
+        needs: Needs,
+    ) -> tuple[torch.Tensor, Statistics]:
+        """SDPA, or one fused chunked pass where sums are needed. See `Attention.prefill`."""
+        if needs.sums or needs.squares:
+            return _fused(q_HTD, k_KTD, v_KTD, scale, needs)
+        out_HTD = F.scaled_dot_product_attention(
+            q_HTD[None], k_KTD[None], v_KTD[None], is_causal=True, scale=scale, enable_gqa=True
+        )[0]
+        statistics = Statistics(window_KT=_window(q_HTD, k_KTD, scale, needs.window))
+        return out_HTD.transpose(0, 1), statistics
+
+    def extend(
+        self, q_HTD: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor, *, scale: float
+    ) -> torch.Tensor:
+        """SDPA, 256 queries at a time, so that the mask stays small. See `Attention.extend`."""
+        num_queries = q_HTD.shape[1]
+        num_before = k_KSD.shape[1] - num_queries
+        assert num_before >= 0, "the queries' own rows are the last rows"
+        outs = []
+        for start in range(0, num_queries, EXTEND_ROWS):
+            end = min(start + EXTEND_ROWS, num_queries)
+            mask_TS = None
+            if end - start > 1:
+                mask_TS = q_HTD.new_ones(end - start, num_before + end, dtype=torch.bool)
+                mask_TS = mask_TS.tril_(diagonal=num_before + start)
+            outs.append(
+                F.scaled_dot_product_attention(
+                    q_HTD[None, :, start:end],
+                    k_KSD[None, :, : num_before + end],
+                    v_KSD[None, :, : num_before + end],
+                    attn_mask=mask_TS,
+                    scale=scale,
+                    enable_gqa=True,
+                )[0]
+            )
+        return torch.cat(outs, dim=1).transpose(0, 1)
+
+    def decode(
+        self,
+        q_BHD: torch.Tensor,
+        k_pages_PKND: torch.Tensor,
+        v_pages_PKND: torch.Tensor,
+        table_BM: torch.Tensor,
+        lengths_B: torch.Tensor,
+        *,
+        scale: float,
+    ) -> torch.Tensor:
+        """Gather each sequence's pages, then SDPA. See `Attention.decode`.
+
+        One padded call for all while lengths are alike, a call a sequence where they differ much.
+        """
+        lengths = lengths_B.tolist()
+        longest = max(lengths, default=0)
+        if longest == 0:
+            return torch.zeros_like(q_BHD)
+        if longest * len(lengths) <= MAX_PADDING * sum(lengths):
+            return _decode_padded(
+                q_BHD, k_pages_PKND, v_pages_PKND, table_BM, lengths_B, longest, scale
+            )
+        out_BHD = torch.zeros_like(q_BHD)
+        for b, length in enumerate(lengths):
+            if length:
+                one = slice(b, b + 1)
+                out_BHD[one] = _decode_padded(
+                    q_BHD[one],
+                    k_pages_PKND,
+                    v_pages_PKND,
+                    table_BM[one],
+                    lengths_B[one],
+                    length,
+                    scale,
+                )
+        return out_BHD
+
+
+def statistics(
+    q_HTD: torch.Tensor, k_KTD: torch.Tensor, *, scale: float, needs: Needs
+) -> Statistics:
+    """The sums alone, without the attention output: for callers that have no use for it."""
+    if needs.sums or needs.squares:
+        return _fused(q_HTD, k_KTD, None, scale, needs)[1]
+    return Statistics(window_KT=_window(q_HTD, k_KTD, scale, needs.window))
+
+
+def _fused(
+    q_HTD: torch.Tensor,
+    k_KTD: torch.Tensor,
+    v_KTD: torch.Tensor | None,
+    scale: float,
+    needs: Needs,
+) -> tuple[torch.Tensor, Statistics]:
+    """Output and column sums from one pass over chunks of query rows.
+
+    A chunk's softmax is complete, since it sees all its keys, so no running maximum is kept.
+    Without values the output is left undefined.
+    """
+    num_tokens, head_size = q_HTD.shape[1:]
+    num_heads = k_KTD.shape[0]
+    dtype = _accumulator(q_HTD)
+    q_KGTD = q_HTD.reshape(num_heads, -1, num_tokens, head_size)
+    out_KGTD = torch.empty_like(q_KGTD)
+    sums_KT = torch.zeros(num_heads, num_tokens, dtype=dtype, device=q_HTD.device)
+    squares_KT = torch.zeros_like(sums_KT) if needs.squares else None
+    k_KDT = k_KTD.to(dtype).transpose(1, 2)
+    v_KTD = None if v_KTD is None else v_KTD.to(dtype)
+    for start in range(0, num_tokens, CHUNK_ROWS):
+        end = min(start + CHUNK_ROWS, num_tokens)
+        weights_KRT = _weights(q_KGTD[:, :, start:end], k_KDT[:, :, :end], scale)
+        sums_KT[:, :end] += weights_KRT.sum(dim=1)
+        if v_KTD is not None:
+            out_KRD = weights_KRT @ v_KTD[:, :end]
+            out_KGTD[:, :, start:end] = out_KRD.view(num_heads, -1, end - start, head_size)
+        if squares_KT is not None:
+            squares_KT[:, :end] += weights_KRT.square_().sum(dim=1)
+    found = Statistics(
+        sums_KT=sums_KT,
+        squares_KT=squares_KT,
+        window_KT=_window(q_HTD, k_KTD, scale, needs.window),
+    )
+    return out_KGTD.flatten(0, 1).transpose(0, 1), found
+
+
+def _weights(q_KGCD: torch.Tensor, k_KDT: torch.Tensor, scale: float) -> torch.Tensor:
+    """Softmax of the last C queries of a prompt, `[K, G * C, T]`, in the keys' dtype.
+
+    keys       0 ... T - C ... T
+    query 0    x x x x x               the last C columns hold the causal triangle
+    query C-1  x x x x x x x x x
+    """
+    num_queries = q_KGCD.shape[2]
+    q_KRD = (q_KGCD.to(k_KDT.dtype) * scale).flatten(1, 2)
+    logits_KRT = q_KRD @ k_KDT
+    future_CC = q_KGCD.new_ones(num_queries, num_queries, dtype=torch.bool).triu_(1)
+    logits_KGCT = logits_KRT.view(*q_KGCD.shape[:3], -1)
+    logits_KGCT[..., -num_queries:].masked_fill_(future_CC, -torch.inf)
+    return logits_KRT.softmax(dim=-1)
+
+
+def _window(
+    q_HTD: torch.Tensor, k_KTD: torch.Tensor, scale: float, window: int
+) -> torch.Tensor | None:
+    """`sum_i A_ij` over the last `window` queries (all, where the prompt is shorter)."""
+    if not window:
+        return None
+    q_HCD = q_HTD[:, -window:]
+    q_KGCD = q_HCD.reshape(k_KTD.shape[0], -1, *q_HCD.shape[1:])
+    return _weights(q_KGCD, k_KTD.to(_accumulator(q_HTD)).transpose(1, 2), scale).sum(dim=1)
+
+
+def _decode_padded(
+    q_BHD: torch.Tensor,
+    k_pages_PKND: torch.Tensor,
+    v_pages_PKND: torch.Tensor,
+    table_BM: torch.Tensor,
+    lengths_B: torch.Tensor,
+    longest: int,
+    scale: float,
+) -> torch.Tensor:
+    """One SDPA over the first `longest` rows of every sequence, with a mask where they differ."""
+    page_tokens = k_pages_PKND.shape[2]
+    table_BM = table_BM[:, : -(-longest // page_tokens)]
+
+    def rows(pages_PKND: torch.Tensor) -> torch.Tensor:
+        pages_BMKND = pages_PKND[table_BM]
+        return pages_BMKND.transpose(1, 2).flatten(2, 3)[:, :, :longest]
+
+    real_BS = torch.arange(longest, device=q_BHD.device) < lengths_B[:, None]
+    out_BH1D = F.scaled_dot_product_attention(
+        q_BHD[:, :, None],
+        rows(k_pages_PKND),
+        rows(v_pages_PKND),
+        attn_mask=real_BS[:, None, None],
+        scale=scale,
+        enable_gqa=True,
+    )
+    return out_BH1D[:, :, 0].masked_fill_((lengths_B == 0)[:, None, None], 0)
+
+
+def _accumulator(tensor: torch.Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32

@@ -1,0 +1,145 @@
+"""Look once: where attention and policy meet, one layer of one prompt at a time.
+
+`look` is the engine's: the prefill pass gives the output and the sums, the policy decides, and what
+is kept comes back. `compress` is the library's: plain tensors in, what is kept out, no engine.
+Knows nothing about pages, batches or models.
+"""
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from lookm import policy as policies
+from lookm.attention import Attention, statistics
+from lookm.errors import RequestError
+from lookm.policy import Compressed, Recipe, View
+from lookm.types import CachePolicy, Needs
+
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """What one layer's prefill gives: attention `out_THD` over the whole prompt, and what is kept.
+
+    `compress_s` is the time the policy took, without the attention pass.
+    """
+
+    out_THD: torch.Tensor
+    compressed: Compressed
+    compress_s: float
+
+
+def look(
+    q_HTD: torch.Tensor,
+    k_KTD: torch.Tensor,
+    v_KTD: torch.Tensor,
+    *,
+    is_image_T: torch.Tensor,
+    recipe: Recipe,
+    scale: float,
+    attention: Attention,
+    layer: int = 0,
+    num_layers: int = 1,
+) -> Look:
+    """Prefill one layer of a whole prompt and compress what it would cache.
+
+    The output attends to the uncompressed prompt. On CUDA `compress_s` is the time to enqueue.
+    """
+    out_THD, found = attention.prefill(q_HTD, k_KTD, v_KTD, scale=scale, needs=recipe.needs)
+    started_s = time.monotonic()
+    view = View(
+        key_KTD=k_KTD,
+        value_KTD=v_KTD,
+        is_image_T=is_image_T,
+        sums_KT=found.sums_KT,
+        squares_KT=found.squares_KT,
+        window_KT=found.window_KT,
+        layer=layer,
+        num_layers=num_layers,
+    )
+    compressed = policies.compress(view, recipe)
+    return Look(out_THD, compressed, time.monotonic() - started_s)
+
+
+@torch.no_grad()
+def compress(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    is_image: torch.Tensor,
+    policy: CachePolicy | str,
+    *,
+    scale: float | None = None,
+    layer: int = 0,
+    num_layers: int = 1,
+) -> Compressed:
+    """Compress one layer's KV cache of one prompt (LOOK-M, 2406.18139).
+
+    `query` `[H, T, D]`, `key` and `value` `[K, T, D]`, all after RoPE and of one floating dtype
+    and device, H a multiple of K; `is_image` `[T]` bool; `policy` a `CachePolicy` or a preset
+    string such as `"look-m@0.2"`. `scale` multiplies the logits and defaults to `D ** -0.5`.
+    `layer` and `num_layers` matter to policies that treat layers differently.
+
+    Scores, similarities and sums are computed in float64; the result has the dtype of the input:
+    merged rows of a half-precision cache are rounded once, at the end (pass float32 for more
+    digits). Inputs are never changed, and share no memory with the result. Raises `PolicyError`, or
+    `RequestError` for tensors that do not fit together.
+    """
+    recipe = policies.resolve(policies.parse(policy) if isinstance(policy, str) else policy)
+    _check(query, key, value, is_image)
+    wide_key, wide_value = key.double(), value.double()
+    keeps_all = policies.kept_bound(recipe, is_image) == key.shape[1]
+    found = statistics(
+        query.double(),
+        wide_key,
+        scale=query.shape[2] ** -0.5 if scale is None else scale,
+        needs=Needs() if keeps_all else recipe.needs,
+    )
+    view = View(
+        key_KTD=wide_key,
+        value_KTD=wide_value,
+        is_image_T=is_image,
+        sums_KT=found.sums_KT,
+        squares_KT=found.squares_KT,
+        window_KT=found.window_KT,
+        layer=layer,
+        num_layers=num_layers,
+    )
+    kept = policies.compress(view, recipe)
+    return Compressed(
+        key=kept.key.to(key.dtype, copy=True),
+        value=kept.value.to(value.dtype, copy=True),
+        positions=kept.positions,
+        num_evicted=kept.num_evicted,
+        num_merged=kept.num_merged,
+        compressed=kept.compressed,
+    )
+
+
+def _check(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, is_image: torch.Tensor
+) -> None:
+    """Raises `RequestError` unless the tensors are one layer of one prompt."""
+    shapes = (
+        f"query {list(query.shape)}, key {list(key.shape)}, value {list(value.shape)}, "
+        f"is_image {list(is_image.shape)}"
+    )
+    if any(tensor.dim() != 3 or 0 in tensor.shape for tensor in (query, key, value)):
+        raise RequestError(
+            f"query must be [H, T, D], key and value [K, T, D], none empty: {shapes}."
+        )
+    if key.shape != value.shape or query.shape[1:] != key.shape[1:]:
+        raise RequestError(f"query, key and value must share T and D, key and value K: {shapes}.")
+    if query.shape[0] % key.shape[0]:
+        raise RequestError(f"the query heads must be a multiple of the KV heads: {shapes}.")
+    if is_image.shape != key.shape[1:2] or is_image.dtype != torch.bool:
+        raise RequestError(f"is_image must be bool [T]: {shapes}, {is_image.dtype}.")
+    if key.dtype not in _DTYPES or not query.dtype == key.dtype == value.dtype:
+        raise RequestError(
+            "query, key and value must share one of float16, bfloat16, float32 and float64: "
+            f"{query.dtype}, {key.dtype}, {value.dtype}."
+        )
+    if not query.device == key.device == value.device == is_image.device:
+        raise RequestError("query, key, value and is_image must be on one device.")

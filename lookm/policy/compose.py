@@ -1,0 +1,130 @@
+"""The parts put together: the one place where tokens are selected and rows gathered.
+
+Knows a policy's parts and one layer's `View`. Knows nothing about attention, pages or models.
+S kept rows; every head of a layer keeps the same number, so that storage stays rectangular.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from lookm.policy.budgets import Budget, BudgetRule
+from lookm.policy.merges import MERGES, Rows, merge
+from lookm.policy.pins import Pins, num_important, tiers
+from lookm.policy.scores import Score, lexicographic
+from lookm.policy.view import View
+from lookm.types import CachePolicy, Merge, Needs
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A validated policy as parts. Made by `resolve`; `score` is None where everything is kept.
+
+    `needs` is what the prefill pass must compute for `score`. `modality_aware` recipes leave
+    prompts without images alone.
+    """
+
+    policy: CachePolicy
+    score: Score | None
+    budget: BudgetRule
+    pins: Pins
+    merge: Merge
+    needs: Needs
+
+    @property
+    def modality_aware(self) -> bool:
+        """Whether the recipe tells text from images."""
+        return self.pins.text != "none"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Compressed:
+    """What one layer keeps of a prompt.
+
+    `key` and `value` `[K, S, D]` in the dtype of the input, `positions` `[K, S]` int64, ascending:
+    where each row stood in the prompt, and so its rotation. `num_evicted` is T - S; `num_merged` of
+    those were merged into kept rows (all or none). `compressed` is False where nothing was dropped.
+    """
+
+    key: torch.Tensor
+    value: torch.Tensor
+    positions: torch.Tensor
+    num_evicted: int
+    num_merged: int
+    compressed: bool
+
+
+def kept_bound(recipe: Recipe, is_image_T: torch.Tensor) -> int:
+    """How many tokens of this prompt each head of each layer keeps; exact, before the prefill.
+
+    `is_image_T` is bool, at least one token. T itself where nothing is compressed.
+    """
+    num_tokens = is_image_T.shape[0]
+    if recipe.score is None or (recipe.modality_aware and not bool(is_image_T.any())):
+        return num_tokens
+    return _counts(recipe, is_image_T).total
+
+
+def compress(view: View, recipe: Recipe) -> Compressed:
+    """Apply `recipe` to one layer of one prompt. Never changes what `view` holds."""
+    num_kept = kept_bound(recipe, view.is_image_T)
+    if num_kept == view.num_tokens:
+        return _everything(view)
+    kept_KS, evicted_KE = select(view, recipe)
+    kept = Rows(_gather(view.key_KTD, kept_KS), _gather(view.value_KTD, kept_KS))
+    rule = MERGES[recipe.merge]
+    num_evicted = evicted_KE.shape[1]
+    if rule is not None:
+        evicted = Rows(_gather(view.key_KTD, evicted_KE), _gather(view.value_KTD, evicted_KE))
+        kept = merge(kept, evicted, rule)
+    return Compressed(
+        key=kept.key,
+        value=kept.value,
+        positions=kept_KS,
+        num_evicted=num_evicted,
+        num_merged=0 if rule is None else num_evicted,
+        compressed=True,
+    )
+
+
+def select(view: View, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions kept `[K, S]` and evicted `[K, T - S]`, both ascending, int64.
+
+    0 ................... T - recent ........... T
+    | candidates: the best `important` |  recent  |     by tier, then score, then position
+    """
+    assert recipe.score is not None
+    budget = _counts(recipe, view.is_image_T)
+    num_candidates = view.num_tokens - budget.recent
+    score_KC = recipe.score(view)[:, :num_candidates]
+    tier_C = tiers(recipe.pins, view.is_image_T)[:num_candidates]
+    order_KC = lexicographic(tier_C, score_KC)
+    keep_KT = torch.zeros(
+        view.num_heads, view.num_tokens, dtype=torch.bool, device=view.key_KTD.device
+    )
+    keep_KT[:, num_candidates:] = True
+    keep_KT.scatter_(1, order_KC[:, : budget.important], True)
+    positions_KT = keep_KT.argsort(dim=1, descending=True, stable=True)
+    return positions_KT[:, : budget.total], positions_KT[:, budget.total :]
+
+
+def _counts(recipe: Recipe, is_image_T: torch.Tensor) -> Budget:
+    budget = recipe.budget(recipe.policy, is_image_T.shape[0])
+    important = num_important(recipe.pins, is_image_T, budget.important, budget.recent)
+    return Budget(important, budget.recent)
+
+
+def _gather(row_KTD: torch.Tensor, positions_KR: torch.Tensor) -> torch.Tensor:
+    return row_KTD.gather(1, positions_KR[:, :, None].expand(-1, -1, row_KTD.shape[2]))
+
+
+def _everything(view: View) -> Compressed:
+    positions_T = torch.arange(view.num_tokens, device=view.key_KTD.device)
+    return Compressed(
+        key=view.key_KTD,
+        value=view.value_KTD,
+        positions=positions_T.expand(view.num_heads, -1).contiguous(),
+        num_evicted=0,
+        num_merged=0,
+        compressed=False,
+    )

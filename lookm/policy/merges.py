@@ -1,0 +1,96 @@
+"""What becomes of evicted tokens: dropped, or merged into the kept token nearest to them.
+
+Knows keys and values; knows no scores and no budgets. The nearest kept key is the one of highest
+cosine similarity of keys, in the same head (LOOK-M, equation 9; the first of equals); the value
+follows its key. All evicted tokens merge, once. For a kept `c` with n evicted `e` (and cosines):
+
+    average    (c + sum e) / (n + 1)                                          equation 10
+    pivot      (c + sum (e + c)/2) / (n + 1) = (c (1 + n/2) + sum e/2) / (n + 1)       11
+    weighted   (c + sum cos * e) / (n + 1)                                             12
+
+S kept rows, E evicted rows.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+
+MAX_TILE_ELEMENTS = 1 << 22  # similarities in memory at once: 16 MiB of float32
+
+
+@dataclass(frozen=True, slots=True)
+class MergeRule:
+    """`merged = (c * centre(n) + sum e * weight(cosine)) / (n + 1)`."""
+
+    centre: Callable[[torch.Tensor], torch.Tensor]
+    weight: Callable[[torch.Tensor], torch.Tensor]
+
+
+MERGES: Mapping[str, MergeRule | None] = MappingProxyType(
+    {
+        "none": None,
+        "average": MergeRule(centre=torch.ones_like, weight=torch.ones_like),
+        "pivot": MergeRule(
+            centre=lambda num: 1 + num / 2, weight=lambda cosine: torch.full_like(cosine, 0.5)
+        ),
+        "weighted": MergeRule(centre=torch.ones_like, weight=lambda cosine: cosine),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rows:
+    """Keys and values of the same tokens: `key` and `value`, `[K, rows, D]`."""
+
+    key: torch.Tensor
+    value: torch.Tensor
+
+
+def merge(kept: Rows, evicted: Rows, rule: MergeRule) -> Rows:
+    """`kept` with every row of `evicted` merged into the row nearest to it.
+
+    Sums are float32 (float64 for float64 inputs), the result has the inputs' dtype, and rows that
+    receive nothing are `kept`'s, bit for bit. Similarities are computed `MAX_TILE_ELEMENTS` at a
+    time.
+    """
+    target_KE, cosine_KE = nearest(kept.key, evicted.key)
+    num_KS = torch.zeros(kept.key.shape[:2], dtype=cosine_KE.dtype, device=cosine_KE.device)
+    num_KS.scatter_add_(1, target_KE, torch.ones_like(cosine_KE))
+    weight_KE = rule.weight(cosine_KE)
+
+    def combine(kept_KSD: torch.Tensor, evicted_KED: torch.Tensor) -> torch.Tensor:
+        num_heads, num_kept, head_size = kept_KSD.shape
+        first_row_K1 = torch.arange(num_heads, device=target_KE.device)[:, None] * num_kept
+        weighted_KED = evicted_KED.to(weight_KE.dtype) * weight_KE[:, :, None]
+        sum_KSD = kept_KSD.to(weight_KE.dtype) * rule.centre(num_KS)[:, :, None]
+        sum_KSD.view(-1, head_size).index_add_(
+            0, (target_KE + first_row_K1).flatten(), weighted_KED.flatten(0, 1)
+        )
+        merged_KSD = sum_KSD / (num_KS + 1)[:, :, None]
+        return torch.where(num_KS[:, :, None] > 0, merged_KSD.to(kept_KSD.dtype), kept_KSD)
+
+    return Rows(combine(kept.key, evicted.key), combine(kept.value, evicted.value))
+
+
+def nearest(kept_KSD: torch.Tensor, evicted_KED: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The kept row nearest to each evicted one: `target_KE` int64 in `[0, S)` and `cosine_KE`.
+
+    float32, or float64 for float64 inputs. A key of length zero has cosine 0 to everything.
+    """
+    kept_KDS = _unit(kept_KSD).transpose(1, 2)
+    num_heads, num_kept = kept_KSD.shape[:2]
+    rows = max(1, MAX_TILE_ELEMENTS // (num_heads * num_kept))
+    cosines, targets = [], []
+    for tile_KED in torch.split(evicted_KED, rows, dim=1):
+        cosine_KE, target_KE = (_unit(tile_KED) @ kept_KDS).max(dim=2)
+        cosines.append(cosine_KE)
+        targets.append(target_KE)
+    return torch.cat(targets, dim=1), torch.cat(cosines, dim=1)
+
+
+def _unit(row_KRD: torch.Tensor) -> torch.Tensor:
+    row_KRD = row_KRD if row_KRD.dtype == torch.float64 else row_KRD.float()
+    length_KR1 = torch.linalg.vector_norm(row_KRD, dim=2, keepdim=True)
+    return row_KRD / length_KR1.clamp(min=torch.finfo(row_KRD.dtype).tiny)

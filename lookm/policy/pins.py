@@ -1,0 +1,53 @@
+"""Which candidates outrank the others, whatever their score.
+
+Knows token positions and which of them are image tokens; knows no scores. Candidates are the tokens
+before the recent window. A tier is an integer per token, 0 first; within a tier the score decides.
+
+    tier   0 protected text | 1 sinks | 2 the policy's own window | 3 prior text | 4 the rest
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from lookm.types import TextMode
+
+_PROTECTED, _SINK, _WINDOW, _PRIOR, _REST = range(5)
+
+
+@dataclass(frozen=True, slots=True)
+class Pins:
+    """What ranks first. `sinks` and `window` count tokens at the two ends of the prompt.
+
+    `text` is one of
+    - `"protect"`: every candidate text token is kept, even where that exceeds the budget, and
+      images fill what is left of it (what the authors' released code does);
+    - `"prior"`: text outranks images, within the exact budget (LOOK-M, equation 5);
+    - `"none"`: text is scored like everything else.
+    """
+
+    text: TextMode = "none"
+    sinks: int = 0
+    window: int = 0
+
+
+def tiers(pins: Pins, is_image_T: torch.Tensor) -> torch.Tensor:
+    """`tier_T` int8, on the device of `is_image_T`."""
+    tier_T = torch.full_like(is_image_T, _REST, dtype=torch.int8)
+    if pins.text == "prior":
+        tier_T.masked_fill_(~is_image_T, _PRIOR)
+    if pins.window:
+        tier_T[-pins.window :] = _WINDOW
+    tier_T[: pins.sinks] = _SINK
+    if pins.text == "protect":
+        tier_T.masked_fill_(~is_image_T, _PROTECTED)
+    return tier_T
+
+
+def num_important(pins: Pins, is_image_T: torch.Tensor, important: int, recent: int) -> int:
+    """How many candidates are kept: `important`, or more where `"protect"` has more text."""
+    if pins.text != "protect":
+        return important
+    num_candidates = is_image_T.shape[0] - recent
+    num_text = num_candidates - int(is_image_T[:num_candidates].sum())
+    return max(important, num_text)

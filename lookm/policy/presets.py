@@ -1,0 +1,166 @@
+"""The named policies, how they are written, and what is valid.
+
+A preset is a list of parts; adding one is one entry in `PRESETS`. Knows nothing about tensors.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import get_args
+
+from lookm.errors import PolicyError
+from lookm.policy import scores
+from lookm.policy.budgets import NUM_SINKS, BudgetRule, sinks_then_recent, split
+from lookm.policy.compose import Recipe
+from lookm.policy.pins import Pins
+from lookm.policy.scores import Score
+from lookm.types import CachePolicy, Merge, Needs, TextMode
+
+DEFAULT_KEEP = 0.2
+MIN_SHORT_TOKENS = 16
+
+_SHORT = (
+    f"write METHOD@FRACTION with a fraction kept in (0, 1], such as 'look-m@0.2', or METHOD@TOKENS "
+    f"with a whole number of tokens of at least {MIN_SHORT_TOKENS}, such as 'look-m@512'"
+)
+
+
+_NO_NEEDS, _NO_PINS = Needs(), Pins()
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """The parts of a named policy; `CachePolicy.merge` and `.text` replace the last two."""
+
+    score: Score | None
+    needs: Needs = _NO_NEEDS
+    budget: BudgetRule = split
+    pins: Pins = _NO_PINS
+    merge: Merge = "none"
+
+
+_SUMS = Needs(sums=True)
+_TEXT = Pins(text="protect")
+
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "full": Preset(score=None),
+        "look-m": Preset(scores.column_sum, _SUMS, pins=_TEXT, merge="pivot"),
+        "look-m-average": Preset(scores.column_sum, _SUMS, pins=_TEXT, merge="average"),
+        "look-m-weighted": Preset(scores.column_sum, _SUMS, pins=_TEXT, merge="weighted"),
+        "look-m-evict": Preset(scores.column_sum, _SUMS, pins=_TEXT),
+        "h2o": Preset(scores.column_sum, _SUMS),
+        "mean-h2o": Preset(scores.column_mean, _SUMS),
+        "roco": Preset(scores.roco, Needs(sums=True, squares=True)),
+        "snapkv": Preset(
+            scores.snapkv,
+            Needs(window=scores.SNAPKV_WINDOW),
+            pins=Pins(window=scores.SNAPKV_WINDOW),
+        ),
+        "streaming": Preset(scores.position, budget=sinks_then_recent, pins=Pins(sinks=NUM_SINKS)),
+        "random": Preset(scores.random),
+    }
+)
+
+
+def resolve(policy: CachePolicy) -> Recipe:
+    """`policy` as parts. Raises `PolicyError` where it is unknown, out of range or contradictory.
+
+    A method other than `full` with neither `keep` nor `keep_tokens` keeps the paper's 20 %.
+    """
+    preset = _preset(policy.method)
+    _check_budget(policy)
+    _check_choice("merge", policy.merge, get_args(Merge))
+    _check_choice("text", policy.text, get_args(TextMode))
+    if preset.score is None:
+        _check_full(policy)
+    elif policy.keep is None and policy.keep_tokens is None:
+        policy = replace(policy, keep=DEFAULT_KEEP)
+    pins = preset.pins if policy.text is None else replace(preset.pins, text=policy.text)
+    return Recipe(
+        policy=policy,
+        score=preset.score,
+        budget=preset.budget,
+        pins=pins,
+        merge=policy.merge or preset.merge,
+        needs=preset.needs,
+    )
+
+
+def parse(text: str) -> CachePolicy:
+    """The short form: `"full"`, `"look-m"` (20 %), `"look-m@0.2"` or `"look-m@512"`.
+
+    A number of at most 1 is the fraction kept, a whole number of at least 16 (one page) a count of
+    tokens. Anything else is neither, and raises `PolicyError`.
+    """
+    method, at, amount = text.partition("@")
+    preset = _preset(method)
+    if not at:
+        return CachePolicy(method, keep=None if preset.score is None else DEFAULT_KEEP)
+    if amount.isascii() and amount.isdigit() and len(amount) < 10:
+        tokens = int(amount)
+        if tokens >= MIN_SHORT_TOKENS:
+            policy = CachePolicy(method, keep_tokens=tokens)
+        elif tokens == 1:
+            policy = CachePolicy(method, keep=1.0)
+        else:
+            raise PolicyError(f"cannot read {amount!r} in {text!r}: {_SHORT}.")
+    else:
+        policy = CachePolicy(method, keep=_fraction(amount, text))
+    resolve(policy)
+    return policy
+
+
+def to_string(policy: CachePolicy) -> str:
+    """The short form of `policy`; what it cannot say (`recent`, `merge`, `text`) is left out."""
+    policy = resolve(policy).policy
+    if policy.keep_tokens is not None:
+        return f"{policy.method}@{policy.keep_tokens}"
+    if policy.method == "full" or policy.keep is None:
+        return policy.method
+    return f"{policy.method}@{policy.keep:g}"
+
+
+def _fraction(amount: str, text: str) -> float:
+    plain = amount.isascii() and amount.replace(".", "", 1).isdigit()
+    if not plain or not 0 < (fraction := float(amount)) <= 1:
+        raise PolicyError(f"cannot read {amount[:40]!r} in {text[:80]!r}: {_SHORT}.")
+    return fraction
+
+
+def _preset(method: str) -> Preset:
+    if method not in PRESETS:
+        raise PolicyError(f"unknown method {method[:80]!r}: choose one of {', '.join(PRESETS)}.")
+    return PRESETS[method]
+
+
+def _check_budget(policy: CachePolicy) -> None:
+    keep, keep_tokens = policy.keep, policy.keep_tokens
+    if keep is not None and keep_tokens is not None:
+        raise PolicyError("'keep' and 'keep_tokens' contradict each other: give one of them.")
+    if keep is not None and not (_is_number(keep) and 0 < keep <= 1):
+        raise PolicyError(f"'keep' is {keep}: it must be a fraction kept in (0, 1], such as 0.2.")
+    if keep_tokens is not None and not (type(keep_tokens) is int and keep_tokens >= 1):
+        raise PolicyError(f"'keep_tokens' is {keep_tokens}: it must be a whole number >= 1.")
+    if not (_is_number(policy.recent) and 0 <= policy.recent <= 1):
+        raise PolicyError(
+            f"'recent' is {policy.recent}: it must be in [0, 1], the share of what is kept that "
+            "goes to the last tokens."
+        )
+
+
+def _check_choice(name: str, value: str | None, allowed: tuple[str, ...]) -> None:
+    if value is not None and value not in allowed:
+        raise PolicyError(f"'{name}' is {value!r}: choose one of {', '.join(allowed)}.")
+
+
+def _check_full(policy: CachePolicy) -> None:
+    if (policy.keep is not None and policy.keep != 1) or policy.keep_tokens is not None:
+        raise PolicyError("'full' keeps everything: leave out 'keep' and 'keep_tokens'.")
+    if policy.merge not in (None, "none") or policy.text not in (None, "none"):
+        raise PolicyError("'full' evicts nothing: leave out 'merge' and 'text'.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
