@@ -23,6 +23,33 @@ from lookm.sampling import Sampler
 from lookm.types import CacheReport, Request, Timing
 
 
+@dataclass(slots=True)
+class Clock:
+    """When a request arrived, started and spent its time; monotonic seconds."""
+
+    arrived_s: float = field(default_factory=time.monotonic)
+    started_s: float | None = None
+    encode_s: float = 0.0
+    prefill_s: float = 0.0
+    compress_s: float = 0.0
+    decode_s: float = 0.0
+
+    def start(self) -> None:
+        """Note the first time the request runs."""
+        if self.started_s is None:
+            self.started_s = time.monotonic()
+
+    def timing(self) -> Timing:
+        started_s = time.monotonic() if self.started_s is None else self.started_s
+        return Timing(
+            queue_s=started_s - self.arrived_s,
+            encode_s=self.encode_s,
+            prefill_s=self.prefill_s,
+            compress_s=self.compress_s,
+            decode_s=self.decode_s,
+        )
+
+
 @dataclass(slots=True, eq=False)
 class Sequence:
     """A request on its way through the engine.
@@ -42,7 +69,7 @@ class Sequence:
     embedded: EmbeddedPrompt | None = None
     next_pos: int = 0
     report: CacheReport | None = None
-    clock: "Clock" = field(default_factory=lambda: Clock())
+    clock: Clock = field(default_factory=Clock)
 
     @property
     def num_prompt(self) -> int:
@@ -129,30 +156,3 @@ class Batch:
             if segment.completes:
                 rows.append(end - 1)
         return torch.tensor(rows)
-
-
-@dataclass(slots=True)
-class Clock:
-    """When a request arrived, started and spent its time; monotonic seconds."""
-
-    arrived_s: float = field(default_factory=time.monotonic)
-    started_s: float | None = None
-    encode_s: float = 0.0
-    prefill_s: float = 0.0
-    compress_s: float = 0.0
-    decode_s: float = 0.0
-
-    def start(self) -> None:
-        """Note the first time the request runs."""
-        if self.started_s is None:
-            self.started_s = time.monotonic()
-
-    def timing(self) -> Timing:
-        started_s = time.monotonic() if self.started_s is None else self.started_s
-        return Timing(
-            queue_s=started_s - self.arrived_s,
-            encode_s=self.encode_s,
-            prefill_s=self.prefill_s,
-            compress_s=self.compress_s,
-            decode_s=self.decode_s,
-        )

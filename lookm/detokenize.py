@@ -46,8 +46,6 @@ class Detokenizer:
             return ""
         text = self._release(self._new_text())
         self._start = self._done = len(self._ids)
-        if self.stopped:
-            return text
         held, self._held = self._held, ""
         return text + held
 

@@ -92,7 +92,7 @@ class Engine:
         return bool(self._sequences or self._aborted)
 
     def add(self, request: Request) -> None:
-        """Queue a request. Raises a `LookmError` if it can never be served, or the queue is full."""
+        """Queue a request. Raises `LookmError` if it can never be served, or the queue is full."""
         if request.id in self._sequences:
             raise RequestError(f"request id {request.id!r} is already in use")
         recipe = resolve(request.policy)
@@ -175,17 +175,14 @@ class Engine:
         if first:
             self._totals.prompt_tokens += sequence.num_prompt
             self._totals.image_tokens += sequence.report.image_tokens if sequence.report else 0
-        finish: FinishReason | None = None
-        if token in self._adapter.eos_ids and not sampling.ignore_eos:
-            finish, text = "stop", sequence.detokenizer.finish()
-        else:
-            text = sequence.detokenizer.push(token)
-            if sequence.detokenizer.stopped:
-                finish = "stop"
-            elif sequence.num_generated >= sampling.max_tokens:
-                finish, text = "length", text + sequence.detokenizer.finish()
-                if sequence.detokenizer.stopped:
-                    finish = "stop"
+        at_end = token in self._adapter.eos_ids and not sampling.ignore_eos
+        at_limit = sequence.num_generated >= sampling.max_tokens
+        text = "" if at_end else sequence.detokenizer.push(token)
+        if at_end or at_limit:
+            text += sequence.detokenizer.finish()
+        finish: FinishReason | None = "length" if at_limit else None
+        if at_end or sequence.detokenizer.stopped:
+            finish = "stop"
         if finish is not None:
             self._scheduler.remove(sequence)
             del self._sequences[sequence.request.id]

@@ -1,8 +1,8 @@
 """One step on the device: embed, forward, look once, sample.
 
 The meeting point of models, cache, attention and policy. During the forward pass every layer calls
-`attend` below; that is where keys and values are stored, and where a prompt that is to be compressed
-is looked at, so that its raw keys and values exist for one layer at a time.
+`attend` below; that is where keys and values are stored, and where a prompt that is to be
+compressed is looked at, so that its raw keys and values exist for one layer at a time.
 Knows nothing about queues, text or finish reasons.
 """
 

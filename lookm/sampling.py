@@ -38,8 +38,8 @@ class Sampler:
 def keep_top(logits_V: torch.Tensor, top_k: int, top_p: float) -> torch.Tensor:
     """Set to -inf what is outside the `top_k` largest (0 = off) and the nucleus `top_p` (1 = off).
 
-    The nucleus is the smallest set of most likely tokens whose mass reaches `top_p`; the most likely
-    token always stays.
+    The nucleus is the smallest set of most likely tokens whose mass reaches `top_p`; the most
+    likely token always stays.
     """
     if 0 < top_k < logits_V.numel():
         threshold = logits_V.topk(top_k).values[-1]

@@ -93,7 +93,7 @@ class CacheReport:
     """What was really kept of one prompt; tokens are means over layers, bytes are held pages.
 
     `kept_tokens`, `merged_tokens` and `evicted_tokens` are means over the layers, rounded.
-    `merged_tokens` is the part of `evicted_tokens` whose keys and values were merged into kept ones.
+    `merged_tokens` is the part of `evicted_tokens` that was merged into kept ones.
     `compressed` is False where the policy kept everything (also for a text-only prompt under a
     modality-aware policy).
     """

@@ -17,7 +17,7 @@ Int64 = npt.NDArray[np.int64]
 
 
 class SequenceCache:
-    """The rows one sequence holds in a `PagePool`. Grows by `reserve`, shrinks only by `release`."""
+    """The rows one sequence holds in a `PagePool`: grows by `reserve`, empties by `release`."""
 
     def __init__(self, pool: PagePool, num_layers: int) -> None:
         self._pool = pool

@@ -87,8 +87,7 @@ class Adapter:
     def encode_image(self, image: ImageInput) -> torch.Tensor:
         """Vision features of one image in the text model's space, `[num_tokens, E]`."""
         tensors = {
-            name: torch.tensor(array, device=self.device)
-            for name, array in image.tensors.items()
+            name: torch.tensor(array, device=self.device) for name, array in image.tensors.items()
         }
         tensors = {
             name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor
@@ -113,7 +112,9 @@ class Adapter:
         num_tokens = ids_1T.shape[1]
         pos = captured.get("position_ids")
         pos_RT = (
-            torch.arange(num_tokens, device=self.device)[None] if pos is None else pos.flatten(0, -2)
+            torch.arange(num_tokens, device=self.device)[None]
+            if pos is None
+            else pos.flatten(0, -2)
         )
         return EmbeddedPrompt(
             embeds_TE=captured["inputs_embeds"][0],

@@ -15,6 +15,7 @@ from lookm.models.adapter import Adapter
 from lookm.models.families import family_of
 
 IMAGE, VOCABULARY, IMAGE_TOKENS = 3, 96, 9
+FULL = CachePolicy()
 
 
 def tiny_llava(*, kv_heads: int = 2, seed: int = 0, max_positions: int = 512) -> Any:
@@ -65,9 +66,7 @@ class Prompt:
     ids: tuple[int, ...]
     pixels: tuple[np.ndarray, ...]
 
-    def request(
-        self, id: str, policy: CachePolicy = CachePolicy(), **sampling: Any
-    ) -> Request:
+    def request(self, id: str, policy: CachePolicy = FULL, **sampling: Any) -> Request:
         images = tuple(
             ImageInput(str(hash(p.tobytes())), {"pixel_values": p[None]}, IMAGE_TOKENS)
             for p in self.pixels
@@ -99,13 +98,13 @@ def tiny_engine(model: Any = None, **config: Any) -> Engine:
 
 def generate(model: Any, prompt: Prompt, num_tokens: int) -> list[int]:
     """What transformers' own greedy `generate` answers. The model must not be in an engine."""
-    pixels = torch.from_numpy(np.stack(prompt.pixels)) if prompt.pixels else None
+    images = {"pixel_values": torch.from_numpy(np.stack(prompt.pixels))} if prompt.pixels else {}
+    model.generation_config.eos_token_id = None  # as `ignore_eos` does
     out = model.generate(
         input_ids=torch.tensor([prompt.ids]),
         attention_mask=torch.ones(1, len(prompt.ids), dtype=torch.long),
-        pixel_values=pixels,
+        **images,
         max_new_tokens=num_tokens,
-        min_new_tokens=num_tokens,
         do_sample=False,
         pad_token_id=0,
     )

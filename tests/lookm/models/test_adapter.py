@@ -1,0 +1,114 @@
+"""The adapter: transformers' own numbers through our five calls, and clear refusals."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from lookm.errors import ModelError, RequestError
+from lookm.models import demo
+from lookm.models.adapter import Adapter
+from lookm.models.families import FAMILIES, family_of
+from lookm.models.features import FeatureCache
+from lookm.models.loading import load_config, resolve_path
+from lookm.types import ImageInput
+from tests.lookm.tiny import IMAGE, IMAGE_TOKENS, random_prompt, tiny_llava
+
+
+def inputs(prompt):
+    return prompt.request("x").images
+
+
+def adapter(seed=0):
+    model = tiny_llava(seed=seed)
+    return Adapter(model, family_of(model.config))
+
+
+def test_images_encoded_one_by_one_equal_the_models_own_merge():
+    prompt, model = random_prompt(3, seed=1), tiny_llava()
+    captured = {}
+
+    def keep(_module, _args, kwargs):
+        captured.update(kwargs)
+
+    model.model.language_model.register_forward_pre_hook(keep, with_kwargs=True)
+    with torch.no_grad():
+        model(
+            input_ids=torch.tensor([prompt.ids]),
+            pixel_values=torch.from_numpy(np.stack(prompt.pixels)),
+        )
+    ours = adapter()
+    features = [ours.encode_image(image) for image in inputs(prompt)]
+    embedded = ours.embed_prompt(prompt.ids, features)
+    assert torch.allclose(embedded.embeds_TE, captured["inputs_embeds"][0], atol=1e-6)
+    assert embedded.is_image_T.tolist() == [i == IMAGE for i in prompt.ids]
+    assert embedded.pos_RT.tolist() == [list(range(len(prompt.ids)))]
+    assert embedded.next_pos == len(prompt.ids)
+
+
+def test_embedding_a_prompt_leaves_no_hook_behind():
+    ours = adapter()
+    ours.embed_prompt((1, 5, 6), [])
+    assert not ours._language_model._forward_pre_hooks
+
+
+def test_a_plain_call_of_an_engines_model_is_refused():
+    model = tiny_llava()
+    Adapter(model, family_of(model.config))
+    with pytest.raises(AssertionError, match="belongs to an engine"):
+        model(input_ids=torch.tensor([[1, 5]]))
+
+
+def test_an_image_whose_features_do_not_fill_its_tokens_is_refused():
+    pixels = np.zeros((1, 3, 24, 24), dtype=np.float32)
+    with pytest.raises(RequestError, match="9 features for 4 tokens"):
+        adapter().encode_image(ImageInput("d", {"pixel_values": pixels}, 4))
+
+
+def test_a_family_without_a_row_is_refused_with_the_list():
+    with pytest.raises(ModelError, match=r"'llama' is not supported; supported: .*llava"):
+        family_of(LlamaConfig())
+    assert family_of(tiny_llava().config) is FAMILIES["llava"]
+
+
+@pytest.mark.parametrize("name", ["/no/such/dir", "./nowhere", "nowhere", "a/b/c", "~/none"])
+def test_a_path_that_does_not_exist_is_refused_without_asking_a_hub(name):
+    with pytest.raises(ModelError, match="no model directory"):
+        resolve_path(name)
+
+
+def test_a_hub_name_passes_and_the_demo_name_is_the_bundled_checkpoint():
+    assert resolve_path("llava-hf/llava-1.5-7b-hf") == "llava-hf/llava-1.5-7b-hf"
+    assert resolve_path(demo.NAME) == str(demo.checkpoint_path())
+
+
+def test_a_directory_without_a_config_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="cannot load"):
+        load_config(str(tmp_path))
+
+
+def image(name, tokens=2):
+    return ImageInput(name, {}, tokens)
+
+
+def test_features_are_made_once_per_content_and_the_oldest_leave_first():
+    made = []
+
+    def encode(image):
+        made.append(image.digest)
+        return torch.zeros(IMAGE_TOKENS, 4)
+
+    size = IMAGE_TOKENS * 4 * 4
+    cache = FeatureCache(encode, max_bytes=2 * size)
+    for name in "aabacab":
+        cache.get(image(name))
+    assert made == ["a", "b", "c", "b"]
+    assert (cache.queries, cache.hits) == (7, 3)
+    assert cache.used_bytes == 2 * size
+
+
+def test_a_feature_cache_of_no_bytes_holds_nothing():
+    cache = FeatureCache(lambda _: torch.zeros(2, 2), max_bytes=0)
+    cache.get(image("a"))
+    cache.get(image("a"))
+    assert (cache.hits, cache.used_bytes) == (0, 0)

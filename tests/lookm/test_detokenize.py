@@ -1,0 +1,67 @@
+"""The detokenizer: nothing shown too early, nothing lost, stop strings across token borders."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lookm.detokenize import Detokenizer
+
+
+def byte_decode(ids):
+    """A byte-level tokenizer: each id is one byte of UTF-8."""
+    return bytes(ids).decode("utf-8", errors="replace")
+
+
+def shown(text, stop=()):
+    detokenizer = Detokenizer(byte_decode, stop)
+    parts = []
+    for byte in text.encode():
+        parts.append(detokenizer.push(byte))
+        if detokenizer.stopped:
+            break
+    parts.append(detokenizer.finish())
+    return parts, detokenizer
+
+
+@given(st.text(min_size=1))
+def test_pieces_add_up_to_the_text(text):
+    parts, _ = shown(text)
+    assert "".join(parts) == text
+
+
+def test_a_split_character_is_held_until_it_is_whole():
+    parts, _ = shown("é!")
+    assert parts == ["", "é", "!", ""]
+
+
+@given(st.text(alphabet="abc", max_size=12), st.text(alphabet="abc", min_size=1, max_size=3))
+def test_a_stop_string_ends_the_text_before_it(text, stop):
+    parts, detokenizer = shown(text, (stop,))
+    assert "".join(parts) == text.split(stop)[0]
+    assert detokenizer.stopped == (stop in text)
+
+
+@given(
+    st.text(alphabet="ab", max_size=12),
+    st.lists(st.text(alphabet="ab", min_size=1, max_size=3), min_size=1, max_size=3),
+)
+def test_the_first_completed_stop_string_wins(text, stops):
+    parts, _ = shown(text, tuple(stops))
+    completed = [end for end in range(len(text) + 1) if any(text[:end].endswith(s) for s in stops)]
+    if not completed:
+        assert "".join(parts) == text
+    else:
+        first = text[: completed[0]]
+        assert "".join(parts) == min((first.split(s)[0] for s in stops), key=len)
+
+
+def test_an_ending_that_may_become_a_stop_string_is_held_back_and_released():
+    detokenizer = Detokenizer(byte_decode, ("END",))
+    assert [detokenizer.push(b) for b in b"xENx"] == ["x", "", "", "ENx"]
+
+
+@pytest.mark.parametrize("stop", [(), ("zz",)])
+def test_an_incomplete_character_at_the_end_is_shown_as_a_replacement(stop):
+    detokenizer = Detokenizer(byte_decode, stop)
+    assert detokenizer.push("é".encode()[0]) == ""
+    assert detokenizer.finish() == "\ufffd"
