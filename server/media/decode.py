@@ -53,8 +53,8 @@ DECODER_ERRORS = (
     Warning,
     struct.error,
     zlib.error,
-    Image.DecompressionBombError,
 )
+BOMB_ERRORS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 # Every scan of a progressive JPEG is a pass over all pixels and can be a few bytes long; encoders
 # write about ten.
@@ -90,6 +90,8 @@ def decode(data: bytes, config: MediaConfig, budget: Budget) -> Decoded:
     try:
         with DECODERS[name](io.BytesIO(data)) as picture:
             return _decode(picture, config, budget)
+    except BOMB_ERRORS as error:
+        raise _too_large("The image has too many pixels. Scale it down.") from error
     except DECODER_ERRORS as error:
         raise _damaged(f"The {name} is damaged or truncated. Save and send it again.") from error
 
@@ -121,16 +123,14 @@ def _check_size(width: int, height: int, config: MediaConfig) -> None:
     if width < 1 or height < 1:
         raise _damaged("The image is empty.")
     if width * height > config.max_pixels:
-        raise MediaError(
-            "image_too_large",
+        raise _too_large(
             f"The image has {width} x {height} pixels; {config.max_pixels} are allowed. Scale it "
-            "down.",
+            "down."
         )
     if max(width, height) > config.max_aspect * min(width, height):
-        raise MediaError(
-            "image_too_large",
+        raise _too_large(
             f"The image is more than {config.max_aspect} times as long as it is wide. Cut it into "
-            "pieces.",
+            "pieces."
         )
 
 
@@ -158,6 +158,10 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
     """The image as its camera was held."""
     transpose = UPRIGHT.get(orientation)
     return image if transpose is None else image.transpose(transpose)
+
+
+def _too_large(message: str) -> MediaError:
+    return MediaError("image_too_large", message)
 
 
 def _damaged(message: str) -> MediaError:
