@@ -26,7 +26,7 @@ from server.worker.channel import WorkerChannel
 log = logging.getLogger("lookm.worker")
 
 # Exceptions whose message names sizes and devices. Others may quote what they were given.
-SAFE_MESSAGES = (RuntimeError, MemoryError, OSError, ImportError, LookmError)
+SAFE_MESSAGES = (RuntimeError, MemoryError, OSError, ImportError, LookmError, AssertionError)
 
 
 class EngineLike(Protocol):
@@ -55,7 +55,12 @@ def main(address: str) -> int:
             level=start.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
         )
         set_thread_environment(start.config)
-        serve(channel, load_engine(start.config))
+        try:
+            engine = load_engine(start.config)
+        except LookmError as error:  # the operator's to mend: the message is the whole story
+            channel.send(wire.Failed(wire.error_name(error), str(error)))
+            return 1
+        serve(channel, engine)
     except Exception as error:  # noqa: BLE001 - the worker's edge: report, then leave
         channel.send(_last_words(error))
         return 1
@@ -123,8 +128,6 @@ def _usable_cores() -> int:
 
 def _last_words(error: Exception) -> wire.Failed:
     """`error` for the API; logged here with its frames, but never with values it may quote."""
-    if isinstance(error, LookmError):
-        return wire.Failed(wire.error_name(error), str(error))
     name = type(error).__name__
     message = str(error)[:500] if isinstance(error, SAFE_MESSAGES) else "(message withheld)"
     frames = "".join(traceback.format_tb(error.__traceback__))

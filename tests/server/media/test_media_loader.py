@@ -5,12 +5,13 @@ import base64
 import hashlib
 import threading
 import time
+from typing import get_args
 
 import httpx
 import pytest
 from PIL import Image
 
-from server.media import MediaConfig, MediaError, decode, loader
+from server.media import MediaConfig, MediaError, decode, errors, loader
 from server.media.budget import Budget
 from server.media.data_url import read_data_url
 from tests.server.media.conftest import Body, Loading, data_url, encode, picture
@@ -194,3 +195,8 @@ async def test_cancelled_load_releases_its_slot(loading: Loading) -> None:
         with pytest.raises(asyncio.CancelledError):
             await task
         assert (await load.load("https://a.example/")).width == 8
+
+
+def test_every_error_code_is_in_the_table_of_the_docs() -> None:
+    rows = [line.split() for line in (errors.__doc__ or "").splitlines() if " 400 " in line]
+    assert {row[0] for row in rows} == set(get_args(errors.Code))

@@ -176,7 +176,9 @@ async def test_worker_that_keeps_dying_is_given_up(running: Running, make_reques
             await collect(client, make_request())
 
 
-async def test_model_that_cannot_load_is_reported_once_and_not_retried() -> None:
+async def test_model_that_cannot_load_is_reported_once_and_not_retried(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     client = EngineClient(EngineConfig(model="fake:fail=load"))
     await client.start()
     for _ in range(2):
@@ -184,6 +186,7 @@ async def test_model_that_cannot_load_is_reported_once_and_not_retried() -> None
             await client.wait_ready(30)
     assert (client.state, client.restarts, client.pid) == ("failed", 0, None)
     await client.stop()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 async def test_crash_while_loading_is_retried_a_bounded_number_of_times() -> None:
