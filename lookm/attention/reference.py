@@ -4,6 +4,9 @@ Knows tensors. Knows nothing about policies: it computes the sums it is asked fo
 T x T is ever allocated.
 """
 
+import math
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -125,19 +128,18 @@ def _fused(
     """
     num_tokens, head_size = q_HTD.shape[1:]
     num_heads = k_KTD.shape[0]
-    dtype = _accumulator(q_HTD)
+    weigh = _Weigher(k_KTD, scale, rows=min(CHUNK_ROWS, num_tokens) * q_HTD.shape[0] // num_heads)
     q_KGTD = q_HTD.reshape(num_heads, -1, num_tokens, head_size)
     out_KGTD = torch.empty_like(q_KGTD)
-    sums_KT = torch.zeros(num_heads, num_tokens, dtype=dtype, device=q_HTD.device)
+    sums_KT = torch.zeros(num_heads, num_tokens, dtype=weigh.softmax_dtype, device=q_HTD.device)
     squares_KT = torch.zeros_like(sums_KT) if needs.squares else None
-    k_KDT = k_KTD.to(dtype).transpose(1, 2)
-    v_KTD = None if v_KTD is None else v_KTD.to(dtype)
+    v_KTD = None if v_KTD is None else v_KTD.to(weigh.matmul_dtype)
     for start in range(0, num_tokens, CHUNK_ROWS):
         end = min(start + CHUNK_ROWS, num_tokens)
-        weights_KRT = _weights(q_KGTD[:, :, start:end], k_KDT[:, :, :end], scale)
+        weights_KRT = weigh(q_KGTD[:, :, start:end], end)
         sums_KT[:, :end] += weights_KRT.sum(dim=1)
         if v_KTD is not None:
-            out_KRD = weights_KRT @ v_KTD[:, :end]
+            out_KRD = weigh.narrowed(weights_KRT) @ v_KTD[:, :end]
             out_KGTD[:, :, start:end] = out_KRD.view(num_heads, -1, end - start, head_size)
         if squares_KT is not None:
             squares_KT[:, :end] += weights_KRT.square_().sum(dim=1)
@@ -149,20 +151,55 @@ def _fused(
     return out_KGTD.flatten(0, 1).transpose(0, 1), found
 
 
-def _weights(q_KGCD: torch.Tensor, k_KDT: torch.Tensor, scale: float) -> torch.Tensor:
-    """Softmax of the last C queries of a prompt, `[K, G * C, T]`, in the keys' dtype.
+class _Weigher:
+    """Causal softmax of a chunk of queries, in buffers that every chunk uses again.
 
-    keys       0 ... T - C ... T
-    query 0    x x x x x               the last C columns hold the causal triangle
-    query C-1  x x x x x x x x x
+    Softmax and sums are float32; matrix products are in bfloat16 where the cache is (as in eager
+    attention: logits are rounded once), in float32 for float16, in float64 for float64. What a call
+    returns is valid until the next one.
     """
-    num_queries = q_KGCD.shape[2]
-    q_KRD = (q_KGCD.to(k_KDT.dtype) * scale).flatten(1, 2)
-    logits_KRT = q_KRD @ k_KDT
-    future_CC = q_KGCD.new_ones(num_queries, num_queries, dtype=torch.bool).triu_(1)
-    logits_KGCT = logits_KRT.view(*q_KGCD.shape[:3], -1)
-    logits_KGCT[..., -num_queries:].masked_fill_(future_CC, -torch.inf)
-    return logits_KRT.softmax(dim=-1)
+
+    def __init__(self, k_KTD: torch.Tensor, scale: float, *, rows: int) -> None:
+        double = k_KTD.dtype == torch.float64
+        self.softmax_dtype = torch.float64 if double else torch.float32
+        half = k_KTD.dtype == torch.bfloat16
+        self.matmul_dtype = torch.bfloat16 if half else self.softmax_dtype
+        self._k_KDT = k_KTD.to(self.matmul_dtype).transpose(1, 2)
+        self._scale = scale
+        shape = (k_KTD.shape[0] * rows * k_KTD.shape[1],)
+        self._logits = torch.empty(shape, dtype=self.softmax_dtype, device=k_KTD.device)
+        self._weights = torch.empty_like(self._logits)
+        self._narrow = torch.empty_like(self._logits, dtype=torch.bfloat16) if half else None
+
+    def __call__(self, q_KGCD: torch.Tensor, seen: int) -> torch.Tensor:
+        """`[K, G * C, seen]`: the C queries are the last of the first `seen` tokens.
+
+        keys       0 ... seen - C ... seen
+        query 0    x x x x x x                 the last C columns hold the causal triangle
+        query C-1  x x x x x x x x x x
+        """
+        q_KRD = q_KGCD.to(self.matmul_dtype).flatten(1, 2)
+        num_queries, shape = q_KGCD.shape[2], (*q_KRD.shape[:2], seen)
+        logits_KRT = _part(self._logits, shape)
+        product_KRT = logits_KRT if self._narrow is None else _part(self._narrow, shape)
+        k_KDT = self._k_KDT[:, :, :seen]
+        torch.baddbmm(product_KRT, q_KRD, k_KDT, beta=0, alpha=self._scale, out=product_KRT)
+        if self._narrow is not None:
+            logits_KRT.copy_(product_KRT)
+        future_CC = q_KGCD.new_ones(num_queries, num_queries, dtype=torch.bool).triu_(1)
+        logits_KGCT = logits_KRT.view(*q_KGCD.shape[:3], seen)
+        logits_KGCT[..., seen - num_queries :].masked_fill_(future_CC, -torch.inf)
+        return torch.softmax(logits_KRT, dim=-1, out=_part(self._weights, shape))
+
+    def narrowed(self, weights_KRT: torch.Tensor) -> torch.Tensor:
+        """The weights as the product with the values wants them."""
+        if self._narrow is None:
+            return weights_KRT
+        return _part(self._narrow, weights_KRT.shape).copy_(weights_KRT)
+
+
+def _part(buffer: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    return buffer[: math.prod(shape)].view(*shape)
 
 
 def _window(
@@ -171,9 +208,11 @@ def _window(
     """`sum_i A_ij` over the last `window` queries (all, where the prompt is shorter)."""
     if not window:
         return None
+    num_heads, num_tokens, head_size = k_KTD.shape
     q_HCD = q_HTD[:, -window:]
-    q_KGCD = q_HCD.reshape(k_KTD.shape[0], -1, *q_HCD.shape[1:])
-    return _weights(q_KGCD, k_KTD.to(_accumulator(q_HTD)).transpose(1, 2), scale).sum(dim=1)
+    q_KGCD = q_HCD.reshape(num_heads, -1, q_HCD.shape[1], head_size)
+    weigh = _Weigher(k_KTD, scale, rows=q_KGCD.shape[1] * q_KGCD.shape[2])
+    return weigh(q_KGCD, num_tokens).sum(dim=1)
 
 
 def _decode_padded(
@@ -203,7 +242,3 @@ def _decode_padded(
         enable_gqa=True,
     )
     return out_BH1D[:, :, 0].masked_fill_((lengths_B == 0)[:, None, None], 0)
-
-
-def _accumulator(tensor: torch.Tensor) -> torch.dtype:
-    return torch.float64 if tensor.dtype == torch.float64 else torch.float32

@@ -93,4 +93,4 @@ def nearest(kept_KSD: torch.Tensor, evicted_KED: torch.Tensor) -> tuple[torch.Te
 def _unit(row_KRD: torch.Tensor) -> torch.Tensor:
     row_KRD = row_KRD if row_KRD.dtype == torch.float64 else row_KRD.float()
     length_KR1 = torch.linalg.vector_norm(row_KRD, dim=2, keepdim=True)
-    return row_KRD / length_KR1.clamp(min=torch.finfo(row_KRD.dtype).tiny)
+    return torch.div(row_KRD, length_KR1.clamp(min=torch.finfo(row_KRD.dtype).tiny))
