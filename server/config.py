@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from lookm.config import DType, EngineConfig
+from lookm.config import AttentionName, DType, EngineConfig
 from server.media.config import MediaConfig
 
 UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     served_model_name: str | None = Field(None, description="Name that clients use for the model.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: DType = Field("auto", description="Weights and cache: auto, float32, bfloat16, float16.")
-    attention: Literal["auto", "reference"] = Field("auto", description="Attention backend.")
+    attention: AttentionName = Field("auto", description="auto, reference or cpu (C++).")
     threads: Count | None = Field(None, description="CPU threads of the engine.")
 
     kv_cache: str = Field("full", description="Cache policy where a request names none.")

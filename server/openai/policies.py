@@ -37,18 +37,18 @@ def completed(asked: CachePolicy) -> CachePolicy:
 
 def split_model(model: str, served: str) -> CachePolicy | None:
     """The policy in `served:policy`, None for `served` alone. Raises `ApiError`."""
-    name, colon, suffix = model[: len(served)], model[len(served) :][:1], model[len(served) + 1 :]
-    if name != served or (colon and colon != ":"):
-        raise ApiError(
-            "model_not_found", f"This server has one model: {served!r}, alone or with a cache "
-            f"policy, as in '{served}:look-m@{VARIANT_KEEP}'.", param="model",
-        )  # fmt: skip
-    if not colon:
+    if model == served:
         return None
+    if not model.startswith(f"{served}:"):
+        message = (
+            f"This server has one model: {served!r}, alone or with a cache policy, as in "
+            f"'{served}:look-m@{VARIANT_KEEP}'."
+        )
+        raise ApiError("model_not_found", message, param="model")
     try:
-        return read(suffix)
+        return read(model[len(served) + 1 :])
     except PolicyError as error:
-        raise ApiError("model_not_found", str(error), param="model") from None
+        raise ApiError("invalid_kv_cache", str(error), param="model") from None
 
 
 def choose(

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 
 from lookm.types import Request as EngineRequest
 from lookm.types import TokenEvent
-from server.errors import to_api_error
+from server.errors import ApiError, to_api_error
 from server.health import Live
 from server.openai import openapi, policies
 from server.openai.answers import ChatCompletion, Model, ModelList, TextCompletion, kept_ratio
@@ -78,7 +78,10 @@ async def models(live: Live) -> ModelList:
 @router.get("/models/{model:path}")
 async def model(model: str, live: Live) -> Model:
     """One model; any valid policy may follow its name."""
-    policies.split_model(model, live.model)
+    try:
+        policies.split_model(model, live.model)
+    except ApiError as error:
+        raise ApiError("model_not_found", error.message, param="model") from None
     return _model(live, model)
 
 

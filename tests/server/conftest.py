@@ -1,0 +1,74 @@
+"""One fake worker for all in-process tests, one real server process for those that need sockets."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from server.app import create_app
+from server.config import Settings
+from tests.server.asking import in_process
+
+READY = re.compile(r"is ready: (http://\S+)")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+async def app(anyio_backend: str) -> AsyncIterator[FastAPI]:
+    """The app on the fake worker."""
+    app = create_app(Settings(model="fake", threads=1))
+    async with app.router.lifespan_context(app):
+        await app.state.services.booting
+        yield app
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    await app.state.services.engine.wait_ready(30)
+    async with in_process(app) as client:
+        yield client
+
+
+class ServerProcess:
+    """`lookm serve` as users start it."""
+
+    def __init__(self, *flags: str) -> None:
+        command = (sys.executable, "-m", "server", "serve", "--port", "0", *flags)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        self.process = subprocess.Popen(command, env=dict(os.environ), **pipes)  # type: ignore[call-overload]
+        self.banner = ""
+        self.url = ""
+
+    def wait_ready(self) -> None:
+        """Read the banner up to the command that is ready to paste."""
+        for line in self.process.stdout:
+            self.banner += line
+            if found := READY.search(line):
+                self.url = found[1]
+            if line.startswith("  -d "):
+                return
+        raise AssertionError(f"the server did not start:\n{self.banner}")
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.communicate(timeout=30)
+
+
+@pytest.fixture(scope="session")
+def fake_server() -> Iterator[ServerProcess]:
+    """A server process with the fake engine; each step takes 2 ms."""
+    server = ServerProcess("--model", "fake:step_s=0.002", "--threads", "1")
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        server.close()

@@ -1,0 +1,97 @@
+"""The table of fields is complete: against OpenAI's client, and against what really happens."""
+
+import json
+from typing import Any
+
+import pytest
+from openai.types import completion_create_params as text_params
+from openai.types.chat import (
+    chat_completion_assistant_message_param as assistant,
+)
+from openai.types.chat import (
+    chat_completion_content_part_image_param as image_part,
+)
+from openai.types.chat import (
+    chat_completion_stream_options_param as stream_options,
+)
+from openai.types.chat import chat_completion_user_message_param as user
+from openai.types.chat import completion_create_params as chat_params
+
+from server.errors import ApiError
+from server.openai import schemas
+from server.openai.fields import Refused, field_table, markdown_table
+from server.openai.parse import parse
+
+DOCUMENTED = [
+    (chat_params.CompletionCreateParamsBase, schemas.ChatRequest),
+    (text_params.CompletionCreateParamsBase, schemas.CompletionRequest),
+    (assistant.ChatCompletionAssistantMessageParam, schemas.AssistantMessage),
+    (user.ChatCompletionUserMessageParam, schemas.UserMessage),
+    (image_part.ChatCompletionContentPartImageParam, schemas.ImagePart),
+    (image_part.ImageURL, schemas.ImageUrl),
+    (stream_options.ChatCompletionStreamOptionsParam, schemas.StreamOptions),
+]
+EXTENSIONS = {"kv_cache", "top_k", "ignore_eos"}
+BASE = {
+    schemas.ChatRequest: {"model": "m", "messages": [{"role": "user", "content": "x"}]},
+    schemas.CompletionRequest: {"model": "m", "prompt": "x"},
+}
+REFUSED = [
+    (model, name, marker)
+    for model in BASE
+    for name, info in model.model_fields.items()
+    for marker in info.metadata
+    if isinstance(marker, Refused)
+]
+
+
+@pytest.mark.parametrize(("documented", "model"), DOCUMENTED)
+def test_every_documented_field_is_in_the_table(documented: Any, model: Any) -> None:
+    rows = {row.name for row in field_table(model)}
+    assert set(documented.__annotations__) <= rows | {"stream"}
+
+
+def test_our_extensions_are_the_only_other_fields() -> None:
+    rows = {row.name for row in field_table(schemas.ChatRequest)}
+    documented = set(chat_params.CompletionCreateParamsBase.__annotations__) | {"stream"}
+    assert rows - documented == EXTENSIONS
+
+
+def test_every_accepted_or_refused_field_says_why() -> None:
+    for model in (*BASE, schemas.AssistantMessage, schemas.ImageUrl, schemas.TextPart):
+        for row in field_table(model):
+            assert row.treatment == "honoured" or row.note
+    assert "| `n` | refused | One answer a request" in markdown_table(schemas.ChatRequest)
+
+
+@pytest.mark.parametrize(("model", "name", "marker"), REFUSED)
+def test_refused_fields_name_themselves_and_pass_when_they_ask_nothing(
+    model: Any, name: str, marker: Refused
+) -> None:
+    for value in (None, *marker.neutral):
+        parse(model, json.dumps(BASE[model] | {name: value}).encode())
+    for value in (17, True, "something", [1], {"a": 1}):
+        with pytest.raises(ApiError) as caught:
+            parse(model, json.dumps(BASE[model] | {name: value}).encode())
+        assert caught.value.param == name
+        assert caught.value.code == "unsupported_parameter"
+
+
+ACCEPTED: dict[str, Any] = {
+    "metadata": {"a": "b"},
+    "store": True,
+    "service_tier": "auto",
+    "parallel_tool_calls": False,
+    "prompt_cache_options": {"mode": "explicit"},
+    "prediction": {"type": "content", "content": "x"},
+}
+
+
+def test_accepted_fields_are_accepted() -> None:
+    for row in field_table(schemas.ChatRequest):
+        if row.treatment == "accepted":
+            value = ACCEPTED.get(row.name, "text")
+            parse(
+                schemas.ChatRequest,
+                json.dumps(BASE[schemas.ChatRequest] | {row.name: value}).encode(),
+            )

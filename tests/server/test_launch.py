@@ -1,0 +1,93 @@
+"""Starting and stopping: the banner, the port, one clear line for what is wrong, exit status."""
+
+import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from lookm.types import ModelInfo
+from server.config import Settings
+from server.example import PICTURES
+from server.example import data_url as picture
+from server.launch import FAILED, MISUSED, StartError, banner, base_url, bind, check, launch
+from tests.server.asking import CHAT, chat
+from tests.server.conftest import ServerProcess
+
+
+def test_the_banner_says_where_what_and_how_much() -> None:
+    info = ModelInfo("llava-demo", 4096, 1024, 16, 2 * 2**30, 2, "bfloat16", "cpu")
+    text = banner(Settings(api_keys="k"), "llava-demo", info, "http://127.0.0.1:8000")
+    assert "is ready: http://127.0.0.1:8000" in text
+    assert "llava-demo (bfloat16, cpu), 4,096 tokens of context" in text
+    assert "2 GiB: conversations of 2,048 tokens: 1,024 at full, 5,120 at look-m@0.2" in text
+    assert '-H "Authorization: Bearer $LOOKM_API_KEY"' in text
+
+
+def test_the_pictures_of_the_example_are_small() -> None:
+    assert all(len(picture(scene)) < 600 for scene in PICTURES)
+
+
+def test_a_taken_port_is_told_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert launch(Settings(model="fake", port=port)) == FAILED
+    told = capfd.readouterr().err
+    assert told.count("\n") == 1
+    assert told.startswith(f"error: cannot listen on 127.0.0.1 port {port}: ")
+    assert "--port" in told
+
+
+def test_a_free_port_is_found_and_told() -> None:
+    with bind("127.0.0.1", 0) as listener:
+        assert base_url(listener) == f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_an_unknown_host_is_told() -> None:
+    with pytest.raises(StartError, match="cannot listen on"):
+        bind("nothing.invalid", 0)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kv_cache": "zip"},
+        {"model": "/no/such/model"},
+        {"model": "fake", "api_key_file": "/no/such/file"},
+    ],
+)
+def test_wrong_settings_are_found_before_anything_starts(settings: dict[str, str]) -> None:
+    with pytest.raises(StartError) as caught:
+        check(Settings(**settings))
+    assert caught.value.status == MISUSED
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_that_does_not_load_ends_the_process_with_its_message(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert launch(Settings(model="fake:fail=load", port=0)) == FAILED
+    told = capfd.readouterr()
+    assert "error: The fake model cannot be loaded" in told.err
+    assert "Traceback" not in told.err
+    assert "ready" not in told.out
+
+
+def test_sigterm_lets_running_requests_finish() -> None:
+    server = ServerProcess("--model", "fake:step_s=0.02", "--threads", "1")
+    try:
+        server.wait_ready()
+        with ThreadPoolExecutor(1) as sender, httpx.Client() as client:
+            request = chat(stream=True, max_tokens=20)
+            with client.stream("POST", server.url + CHAT, json=request) as response:
+                lines = response.iter_lines()
+                next(lines)
+                server.process.send_signal(signal.SIGTERM)
+                rest = sender.submit(lambda: list(lines)).result(30)
+        assert rest[-2] == "data: [DONE]"
+        assert any('"finish_reason":"length"' in line for line in rest)
+        assert server.process.wait(30) == 0
+    finally:
+        server.process.kill()
+        server.process.communicate()
