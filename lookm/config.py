@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+AttentionName = Literal["auto", "reference", "cpu"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class EngineConfig:
     max_context_tokens: int | None = None
     image_cache_bytes: int = 256 * 2**20
     threads: int | None = None
-    attention: Literal["auto", "reference"] = "auto"
+    attention: AttentionName = "auto"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ processes or threads: one owner drives it.
 import logging
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import torch
 
@@ -39,7 +40,8 @@ class Engine:
     def __init__(
         self, adapter: Adapter, processor: Processor, config: EngineConfig, plan: EnginePlan
     ) -> None:
-        self.plan = plan
+        attention = choose(config.attention, adapter.device, adapter.dtype)
+        self.plan = replace(plan, attention=attention.name)
         self.processor = processor
         self._adapter = adapter
         self._pool = PagePool(
@@ -51,7 +53,7 @@ class Engine:
         self._runner = Runner(
             adapter,
             self._pool,
-            choose(config.attention, adapter.device),
+            attention,
             FeatureCache(adapter.encode_image, config.image_cache_bytes),
         )
         self._sequences: dict[str, Sequence] = {}
@@ -69,8 +71,9 @@ class Engine:
         model, family = load_model(path, dtype=_dtype(config.dtype, path, device), device=device)
         adapter = Adapter(model, family)
         plan = make_plan(config, adapter, model_path=path)
-        logger.info("engine plan: %s", plan)
-        return cls(adapter, processor, config, plan)
+        engine = cls(adapter, processor, config, plan)
+        logger.info("engine plan: %s", engine.plan)
+        return engine
 
     @property
     def info(self) -> ModelInfo:

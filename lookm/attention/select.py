@@ -1,7 +1,9 @@
 """Which implementation of attention this process uses: decided once, at start.
 
-Knows the names. Never falls back in silence: what was chosen has a `name`, and the engine logs it.
+Knows the names. Never falls back in silence: what was chosen, and why, is logged here.
 """
+
+import logging
 
 import torch
 
@@ -9,15 +11,51 @@ from lookm.attention.api import Attention
 from lookm.attention.reference import ReferenceAttention
 from lookm.errors import ConfigError
 
-NAMES = ("auto", "reference")
+logger = logging.getLogger(__name__)
+
+NAMES = ("auto", "reference", "cpu")
 
 
-def choose(name: str, device: torch.device | str) -> Attention:
-    """The implementation called `name` for `device`; `"auto"` is the fastest that can run there.
+def choose(name: str, device: torch.device | str, dtype: torch.dtype | None = None) -> Attention:
+    """The implementation called `name`; `"auto"` is the fastest that can run here.
 
-    Raises `ConfigError` for other names.
+    `"cpu"` is the C++ kernel (float32 and bfloat16), compiled at its first use. Raises
+    `ConfigError` for a name that does not exist or cannot run here.
     """
-    del device  # the reference runs on any
-    if name in NAMES:
+    if name not in NAMES:
+        raise ConfigError(f"unknown attention {name!r}: choose one of {', '.join(NAMES)}.")
+    if name == "reference":
         return ReferenceAttention()
-    raise ConfigError(f"unknown attention {name!r}: choose one of {', '.join(NAMES)}.")
+    problem = _cpu_problem(torch.device(device), dtype)
+    if problem is None:
+        try:
+            return _cpu()
+        except (RuntimeError, OSError) as error:
+            problem = f"the C++ kernel cannot be built: {str(error).strip().splitlines()[0]}"
+    if name == "cpu":
+        raise ConfigError(f"attention 'cpu' cannot be used: {problem}.")
+    logger.warning("attention: reference (torch), because %s", problem)
+    return ReferenceAttention()
+
+
+def _cpu_problem(device: torch.device, dtype: torch.dtype | None) -> str | None:
+    """Why the C++ kernel cannot run, or None."""
+    from lookm.attention.kernels.build import missing_tools
+
+    if device.type != "cpu":
+        return f"the device is {device.type}"
+    if dtype not in (None, torch.float32, torch.bfloat16):
+        return f"the type is {dtype}"
+    missing = missing_tools()
+    return f"{' and '.join(missing)} is missing" if missing else None
+
+
+def _cpu() -> Attention:
+    from lookm.attention.kernels.build import cached_library, load_kernel
+    from lookm.attention.kernels.cpu import CpuAttention
+
+    if not cached_library().exists():
+        logger.info("attention: compiling the C++ kernel, once; this takes about half a minute")
+    kernel = load_kernel()
+    logger.info("attention: cpu (C++ kernel for decoding)")
+    return CpuAttention(kernel)

@@ -89,7 +89,8 @@ def random_prompt(num_images: int, seed: int, *, text_tokens: int = 5) -> Prompt
 
 def tiny_engine(model: Any = None, **config: Any) -> Engine:
     """An engine over a tiny model with a pool of 1 MiB unless the config says otherwise."""
-    settings = EngineConfig(**{"kv_cache_bytes": 2**20, "max_context_tokens": 512, **config})
+    defaults = {"kv_cache_bytes": 2**20, "max_context_tokens": 512, "attention": "reference"}
+    settings = EngineConfig(**{**defaults, **config})
     model = tiny_llava() if model is None else model
     adapter = Adapter(model, family_of(model.config))
     plan = make_plan(settings, adapter, model_path="tiny")
