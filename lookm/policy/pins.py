@@ -3,7 +3,7 @@
 Knows token positions and which of them are image tokens; knows no scores. Candidates are the tokens
 before the recent window. A tier is an integer per token, 0 first; within a tier the score decides.
 
-    tier   0 protected text | 1 sinks | 2 the policy's own window | 3 prior text | 4 the rest
+    0 protected text | 1 .. sinks: sinks, first token first | then: window | prior text | the rest
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,6 @@ from dataclasses import dataclass
 import torch
 
 from lookm.types import TextMode
-
-_PROTECTED, _SINK, _WINDOW, _PRIOR, _REST = range(5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +31,16 @@ class Pins:
 
 def tiers(pins: Pins, is_image_T: torch.Tensor) -> torch.Tensor:
     """`tier_T` int8, on the device of `is_image_T`."""
-    tier_T = torch.full_like(is_image_T, _REST, dtype=torch.int8)
+    window, prior, rest = range(pins.sinks + 1, pins.sinks + 4)
+    tier_T = torch.full_like(is_image_T, rest, dtype=torch.int8)
     if pins.text == "prior":
-        tier_T.masked_fill_(~is_image_T, _PRIOR)
+        tier_T.masked_fill_(~is_image_T, prior)
     if pins.window:
-        tier_T[-pins.window :] = _WINDOW
-    tier_T[: pins.sinks] = _SINK
+        tier_T[-pins.window :] = window
+    for position in range(min(pins.sinks, len(tier_T))):
+        tier_T[position] = position + 1
     if pins.text == "protect":
-        tier_T.masked_fill_(~is_image_T, _PROTECTED)
+        tier_T.masked_fill_(~is_image_T, 0)
     return tier_T
 
 
