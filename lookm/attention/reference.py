@@ -15,7 +15,7 @@ from lookm.types import Needs
 
 CHUNK_ROWS = 64  # query rows of the fused pass: their scores against one KV head stay in cache
 EXTEND_ROWS = 256
-MAX_PADDING = 2.0  # decode in one call while padding costs at most this many times the real rows
+MAX_PADDED_ELEMENTS = 1 << 19  # decode in one call while its gathered keys stay in cache
 
 
 class ReferenceAttention:
@@ -79,13 +79,14 @@ class ReferenceAttention:
     ) -> torch.Tensor:
         """Gather each sequence's pages, then SDPA. See `Attention.decode`.
 
-        One padded call for all while lengths are alike, a call a sequence where they differ much.
+        One padded call where the rows are few and calls would cost more, else a call a sequence.
         """
         lengths = lengths_B.tolist()
         longest = max(lengths, default=0)
         if longest == 0:
             return torch.zeros_like(q_BHD)
-        if longest * len(lengths) <= MAX_PADDING * sum(lengths):
+        row_elements = k_pages_PKND.shape[1] * k_pages_PKND.shape[3]
+        if longest * len(lengths) * row_elements <= MAX_PADDED_ELEMENTS:
             return _decode_padded(
                 q_BHD, k_pages_PKND, v_pages_PKND, table_BM, lengths_B, longest, scale
             )

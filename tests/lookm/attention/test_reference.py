@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lookm.attention import ReferenceAttention, choose, statistics
+from lookm.attention import ReferenceAttention, choose, reference, statistics
 from lookm.errors import ConfigError
 from lookm.types import Needs
 
@@ -122,9 +122,11 @@ def paged(lengths, heads, kv_heads, head_size, *, page_tokens=4, dtype=torch.flo
     return (q_BHD, k_pages, v_pages, table, torch.tensor(lengths)), rows
 
 
+@pytest.mark.parametrize("max_padded", [0, 1 << 19])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("lengths", [[1], [9, 9, 9], [3, 16, 17, 5], [0, 4, 0], [200, 1, 2, 0, 7]])
-def test_decode_equals_extend_over_each_sequences_own_rows(shape, lengths):
+def test_decode_equals_extend_over_each_sequences_own_rows(shape, lengths, max_padded, monkeypatch):
+    monkeypatch.setattr(reference, "MAX_PADDED_ELEMENTS", max_padded)
     arguments, rows = paged(lengths, *shape)
     before = [tensor.clone() for tensor in arguments]
     out_BHD = attention.decode(*arguments, scale=0.3)
