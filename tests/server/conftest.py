@@ -1,9 +1,5 @@
 """One fake worker for all in-process tests, one real server process for those that need sockets."""
 
-import os
-import re
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
@@ -13,8 +9,7 @@ from fastapi import FastAPI
 from server.app import create_app
 from server.config import Settings
 from tests.server.asking import in_process
-
-READY = re.compile(r"is ready: (http://\S+)")
+from tests.server.process import ServerProcess
 
 
 @pytest.fixture(scope="session")
@@ -36,31 +31,6 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     await app.state.services.engine.wait_ready(30)
     async with in_process(app) as client:
         yield client
-
-
-class ServerProcess:
-    """`lookm serve` as users start it."""
-
-    def __init__(self, *flags: str) -> None:
-        command = (sys.executable, "-m", "server", "serve", "--port", "0", *flags)
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        self.process = subprocess.Popen(command, env=dict(os.environ), **pipes)  # type: ignore[call-overload]
-        self.banner = ""
-        self.url = ""
-
-    def wait_ready(self) -> None:
-        """Read the banner up to the command that is ready to paste."""
-        for line in self.process.stdout:
-            self.banner += line
-            if found := READY.search(line):
-                self.url = found[1]
-            if line.startswith("  -d "):
-                return
-        raise AssertionError(f"the server did not start:\n{self.banner}")
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.communicate(timeout=30)
 
 
 @pytest.fixture(scope="session")

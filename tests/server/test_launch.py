@@ -13,7 +13,7 @@ from server.example import PICTURES
 from server.example import data_url as picture
 from server.launch import FAILED, MISUSED, StartError, banner, base_url, bind, check, launch
 from tests.server.asking import CHAT, chat
-from tests.server.conftest import ServerProcess
+from tests.server.process import ServerProcess
 
 
 def test_the_banner_says_where_what_and_how_much() -> None:

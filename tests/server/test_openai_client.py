@@ -10,8 +10,8 @@ import httpx
 import openai
 import pytest
 
-from tests.server.asking import CHAT, chat, image, png
-from tests.server.conftest import ServerProcess
+from tests.server.asking import CHAT, chat, data_url, image, png
+from tests.server.process import ServerProcess, wait_until
 
 QUESTION: list[Any] = [
     {"role": "user", "content": [image(), image(), {"type": "text", "text": "Which?"}]}
@@ -114,23 +114,21 @@ def test_clients_are_answered_together_and_not_one_after_the_other(
 
     with ThreadPoolExecutor(8) as clients:
         together = sum(clients.map(one, range(8)))
-    series = httpx.get(f"{fake_server.url}/metrics").text
     assert together < 8 * 8 * 40 * 0.002
-    assert "lookm_requests_running 0.0" in series
+    assert fake_server.series("lookm_requests_running") == 0
 
 
 def test_leaving_frees_what_was_held(fake_server: ServerProcess) -> None:
     def used() -> float:
-        lines = httpx.get(f"{fake_server.url}/metrics").text.splitlines()
-        (line,) = [each for each in lines if each.startswith("lookm_kv_cache_used_bytes ")]
-        return float(line.split()[1])
+        return fake_server.series("lookm_kv_cache_used_bytes")
 
     for stream in (True, False):
         body = chat("fake:slow", stream=stream, max_tokens=5000)
         with httpx.Client() as client:
             if stream:
                 with client.stream("POST", fake_server.url + CHAT, json=body) as response:
-                    next(response.iter_lines())
+                    lines = response.iter_lines()  # dropping it would close the connection
+                    next(lines)
                     assert used() > 0
             else:
                 with pytest.raises(httpx.ReadTimeout):
@@ -156,7 +154,6 @@ def test_healthz_answers_at_once_while_photos_are_decoded(fake_server: ServerPro
             took = client.get(f"{fake_server.url}/healthz").elapsed.total_seconds()
             slowest = max(slowest, took)
         assert status.result() == 200
-    print("slowest healthz", slowest)
     assert slowest < 0.25  # two busy cores here; the bound for users is 0.1
 
 
@@ -167,21 +164,14 @@ def test_a_body_that_is_too_large_gets_its_answer(fake_server: ServerProcess) ->
 
 
 def test_the_command_of_the_banner_works_when_pasted(fake_server: ServerProcess) -> None:
-    command = fake_server.banner[fake_server.banner.index("curl ") :]
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        ["bash", "-c", fake_server.curl], capture_output=True, text=True, check=True
+    )
     answer = json.loads(result.stdout)
     assert answer["usage"]["kv_cache"]["method"] == "look-m"
     assert answer["usage"]["kv_cache"]["image_tokens"] == 128
 
 
-def wait_until(condition: Any) -> None:
-    """Poll over HTTP; each poll takes about a millisecond, and the test's time limit ends it."""
-    while not condition():
-        pass
-
-
 def _url(data: bytes, number: int) -> str:
     """A data URL that no cache of URLs has seen: the number goes behind the image's end."""
-    from tests.server.asking import data_url
-
     return data_url(data + bytes([number]))

@@ -1,0 +1,59 @@
+"""A real server process, started as users start it."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+
+import httpx
+
+READY = re.compile(r"is ready: (http://\S+)")
+
+
+class ServerProcess:
+    """`lookm serve` on a free port. `banner` is what it printed until it was ready."""
+
+    def __init__(self, *flags: str) -> None:
+        command = (sys.executable, "-m", "server", "serve", "--port", "0", *flags)
+        self.process = subprocess.Popen(
+            command,
+            env=dict(os.environ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.banner = ""
+        self.url = ""
+
+    def wait_ready(self) -> None:
+        """Read the banner up to the end of the command that is ready to paste."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.banner += line
+            if found := READY.search(line):
+                self.url = found[1]
+            if line.startswith("  -d "):
+                return
+        raise AssertionError(f"the server did not start:\n{self.banner}")
+
+    @property
+    def curl(self) -> str:
+        """The command of the banner."""
+        return self.banner[self.banner.index("curl ") :]
+
+    def series(self, name: str) -> float:
+        """One sample of `/metrics`, by its name and labels as they are written."""
+        lines = httpx.get(f"{self.url}/metrics").text.splitlines()
+        (value,) = [line.split()[1] for line in lines if line.startswith(f"{name} ")]
+        return float(value)
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.communicate(timeout=30)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Ask again and again; every `condition` here costs an HTTP request, so this does not spin."""
+    while not condition():
+        pass
