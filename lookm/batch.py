@@ -11,13 +11,12 @@ Knows nothing about who runs when (`scheduler`) or how a step is computed (`runn
 import time
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 
 from lookm.cache import SequenceCache
 from lookm.cache.table import Int64
 from lookm.detokenize import Detokenizer
-from lookm.models.adapter import EmbeddedPrompt
+from lookm.models.embedded import EmbeddedPrompt
 from lookm.policy import Recipe
 from lookm.sampling import Sampler
 from lookm.types import CacheReport, Request, Timing
@@ -54,17 +53,19 @@ class Clock:
 class Sequence:
     """A request on its way through the engine.
 
-    `bound` is the rows its prompt keeps in each layer. `embedded` lives from the first to the last
-    prefill step; generated token i has RoPE position `next_pos + i`.
+    `bound_L` is the rows its prompt keeps in each layer; `one_go` says that its tokens see later
+    ones, so that the prompt cannot be cut. `embedded` lives from the first to the last prefill
+    step; generated token i has RoPE position `next_pos + i`.
     """
 
     request: Request
     recipe: Recipe
-    bound: int
+    bound_L: Int64
     cache: SequenceCache
     sampler: Sampler
     detokenizer: Detokenizer
     tokens: list[int]
+    one_go: bool = False
     seen: int = 0
     embedded: EmbeddedPrompt | None = None
     next_pos: int = 0
@@ -86,8 +87,13 @@ class Sequence:
 
     @property
     def compresses(self) -> bool:
-        """Whether a look at the prompt will drop anything; such a prompt is prefilled in one go."""
-        return self.bound < self.num_prompt
+        """Whether a look at the prompt will drop anything."""
+        return bool((self.bound_L < self.num_prompt).any())
+
+    @property
+    def whole(self) -> bool:
+        """Whether the prompt is prefilled in one go, never in chunks."""
+        return self.one_go or self.compresses
 
     @property
     def decoding(self) -> bool:
@@ -101,7 +107,8 @@ class Sequence:
     def rows_when_caught_up(self) -> Int64:
         """Rows per layer once every present token is in the cache: what admission reserves."""
         replayed = len(self.tokens) - self.num_prompt
-        return np.full_like(self.cache.kept_L, self.bound + replayed)
+        rows_L: Int64 = self.bound_L + replayed
+        return rows_L
 
     def rewind(self) -> None:
         """Forget everything computed; the tokens stay and will be computed again."""

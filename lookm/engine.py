@@ -17,15 +17,18 @@ import torch
 from lookm.attention import choose
 from lookm.batch import Batch, Sequence
 from lookm.cache import PagePool, SequenceCache, pages_for
+from lookm.cache.table import Int64
 from lookm.config import EngineConfig, EnginePlan
 from lookm.detokenize import Detokenizer
 from lookm.errors import PromptTooLongError, RequestError
+from lookm.look import kept_rows
 from lookm.memory import make_plan
 from lookm.models.adapter import Adapter
 from lookm.models.features import FeatureCache
+from lookm.models.images import arranged
 from lookm.models.loading import load_config, load_model, resolve_path
 from lookm.models.processor import Processor
-from lookm.policy import kept_bound, resolve
+from lookm.policy import resolve
 from lookm.runner import Runner
 from lookm.sampling import Sampler
 from lookm.scheduler import Scheduler
@@ -99,18 +102,22 @@ class Engine:
         if request.id in self._sequences:
             raise RequestError(f"request id {request.id!r} is already in use")
         recipe = resolve(request.policy)
+        request = replace(request, images=arranged(request.images, self._adapter.family))
         is_image_T = torch.tensor(request.prompt_ids) == self._adapter.image_token_id
         self._check(request, int(is_image_T.sum()))
-        bound = kept_bound(recipe, is_image_T)
-        self._check_fits(request, bound)
+        one_go = self._adapter.family.whole_prompt(has_images=bool(request.images))
+        windows_L = self._adapter.dimensions.windows_L
+        bound_L = kept_rows(recipe, is_image_T, windows_L, causal=not one_go)
+        self._check_fits(request, bound_L)
         sequence = Sequence(
             request=request,
             recipe=recipe,
-            bound=bound,
+            bound_L=bound_L,
             cache=SequenceCache(self._pool, self.plan.num_layers),
             sampler=Sampler(request.sampling),
             detokenizer=Detokenizer(self.processor.decode, request.sampling.stop),
             tokens=list(request.prompt_ids),
+            one_go=one_go,
         )
         self._scheduler.add(sequence)
         self._sequences[request.id] = sequence
@@ -222,7 +229,7 @@ class Engine:
         if request.sampling.max_tokens < 1:
             raise RequestError("max_tokens must be at least 1", param="max_tokens")
 
-    def _check_fits(self, request: Request, bound: int) -> None:
+    def _check_fits(self, request: Request, bound_L: Int64) -> None:
         """Refuse what could not run even alone."""
         num_prompt, asked = len(request.prompt_ids), request.sampling.max_tokens
         context = self.plan.max_context_tokens
@@ -232,7 +239,7 @@ class Engine:
                 f"exceed the {context} tokens this model can hold",
                 param="messages" if num_prompt >= context else "max_tokens",
             )
-        pages = pages_for(bound + asked, self.plan.page_tokens) * self.plan.num_layers
+        pages = sum(pages_for(int(kept) + asked, self.plan.page_tokens) for kept in bound_L)
         if pages > self.plan.num_pages:
             raise PromptTooLongError(
                 f"the request needs {pages * self.plan.page_bytes} bytes of KV cache, the pool has "

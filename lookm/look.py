@@ -6,15 +6,21 @@ Knows nothing about pages, batches or models.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from lookm import policy as policies
-from lookm.attention import Attention, statistics
-from lookm.errors import RequestError
-from lookm.policy import Compressed, Recipe, View
+from lookm.attention import Attention, masked, statistics
+from lookm.errors import PolicyError, RequestError
+from lookm.policy import Compressed, Recipe, View, scores
 from lookm.types import CachePolicy, Needs
+
+# They divide by T - j, the number of queries that see key j in a causal prompt.
+CAUSAL_SCORES = frozenset({scores.column_mean, scores.roco})
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -31,6 +37,34 @@ class Look:
     compress_s: float
 
 
+def kept_rows(
+    recipe: Recipe,
+    is_image_T: torch.Tensor,
+    windows_L: Sequence[int | None],
+    *,
+    causal: bool,
+) -> npt.NDArray[np.int64]:
+    """How many rows each layer keeps of this prompt; exact, before the prefill.
+
+    Layers with a window are left whole: what they forget, they forget by themselves. Raises
+    `PolicyError` where `recipe` has no meaning for this prompt on this model.
+    """
+    num_tokens = is_image_T.shape[0]
+    kept = policies.kept_bound(recipe, is_image_T)
+    method = recipe.policy.method
+    if kept < num_tokens and not causal and recipe.score in CAUSAL_SCORES:
+        raise PolicyError(
+            f"{method!r} counts how many queries see a key, as if each token saw only those before "
+            "it; on this model tokens of this prompt also see later ones: use 'h2o' or 'look-m'."
+        )
+    if kept < num_tokens and None not in windows_L:
+        raise PolicyError(
+            f"{method!r} has nothing to drop: every layer of this model sees a window of recent "
+            "tokens only, and such layers are left whole: use 'full'."
+        )
+    return np.array([num_tokens if window else kept for window in windows_L], dtype=np.int64)
+
+
 def look(
     q_HTD: torch.Tensor,
     k_KTD: torch.Tensor,
@@ -40,14 +74,21 @@ def look(
     recipe: Recipe,
     scale: float,
     attention: Attention,
+    mask_TT: torch.Tensor | None = None,
     layer: int = 0,
     num_layers: int = 1,
 ) -> Look:
     """Prefill one layer of a whole prompt and compress what it would cache.
 
-    The output attends to the uncompressed prompt. On CUDA `compress_s` is the time to enqueue.
+    The output attends to the uncompressed prompt, causally or where `mask_TT` allows. On CUDA
+    `compress_s` is the time to enqueue.
     """
-    out_THD, found = attention.prefill(q_HTD, k_KTD, v_KTD, scale=scale, needs=recipe.needs)
+    if mask_TT is None:
+        out_THD, found = attention.prefill(q_HTD, k_KTD, v_KTD, scale=scale, needs=recipe.needs)
+    else:
+        out_THD, found = masked.prefill(
+            q_HTD, k_KTD, v_KTD, scale=scale, mask_TT=mask_TT, needs=recipe.needs
+        )
     started_s = time.monotonic()
     view = View(
         key_KTD=k_KTD,

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import torch
 
-from lookm.attention import Attention
+from lookm.attention import Attention, masked
 from lookm.batch import Batch, Segment, Sequence
 from lookm.cache import DecodeTables, PagePool, pages_for
 from lookm.look import look
-from lookm.models.adapter import Adapter, EmbeddedPrompt
+from lookm.models.adapter import Adapter
+from lookm.models.embedded import EmbeddedPrompt, PackedRows
 from lookm.models.features import FeatureCache
 from lookm.sampling import sample
 from lookm.types import CacheReport, Needs
@@ -38,8 +39,7 @@ class Runner:
     def run(self, batch: Batch) -> list[int]:
         """Compute one step; returns a new token for each of `batch.sampled`."""
         step = _Step(batch, self._pool, self._attention)
-        embeds, positions = self._embed(batch)
-        hidden_TE = self._adapter.forward(embeds, positions, step)
+        hidden_TE = self._adapter.forward(self._embed(batch), step)
         self._advance(batch, step)
         if not batch.sampled:
             return []
@@ -47,29 +47,28 @@ class Runner:
         logits_BV = self._adapter.logits(hidden_TE[rows])
         return sample(logits_BV, [sequence.sampler for sequence in batch.sampled])
 
-    def _embed(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """The packed row: embeddings `[T, E]` and positions `[R, T]`."""
-        embeds, positions = [], []
+    def _embed(self, batch: Batch) -> PackedRows:
+        """The rows of the step: one per decoding sequence, then each segment's."""
+        parts = []
         if batch.decodes:
-            embeds.append(self._adapter.embed_tokens([seq.tokens[-1] for seq in batch.decodes]))
-            positions.append(self._positions([seq.pos_of(seq.seen) for seq in batch.decodes]))
+            tokens = [sequence.tokens[-1] for sequence in batch.decodes]
+            parts.append(self._rows(tokens, [seq.pos_of(seq.seen) for seq in batch.decodes]))
         for segment in batch.segments:
             sequence, end_of_prompt = segment.sequence, segment.sequence.num_prompt
             if segment.start < end_of_prompt:
-                part = slice(segment.start, min(segment.end, end_of_prompt))
-                embedded = self._prompt(sequence)
-                embeds.append(embedded.embeds_TE[part])
-                positions.append(embedded.pos_RT[:, part])
+                end = min(segment.end, end_of_prompt)
+                parts.append(self._prompt(sequence).part(segment.start, end))
             if segment.end > end_of_prompt:  # after a preemption: tokens generated before it
                 replayed = range(max(segment.start, end_of_prompt), segment.end)
-                embeds.append(self._adapter.embed_tokens([sequence.tokens[i] for i in replayed]))
-                positions.append(self._positions([sequence.pos_of(i) for i in replayed]))
-        return torch.cat(embeds), torch.cat(positions, dim=1)
+                tokens = [sequence.tokens[i] for i in replayed]
+                parts.append(self._rows(tokens, [sequence.pos_of(i) for i in replayed]))
+        return PackedRows.cat(parts)
 
-    def _positions(self, positions: list[int]) -> torch.Tensor:
-        """Positions of text tokens, the same in every row of `[R, T]`."""
+    def _rows(self, tokens: list[int], positions: list[int]) -> PackedRows:
+        """Generated tokens: text, whose position is the same in every row of `[R, T]`."""
         pos_T = torch.tensor(positions, device=self._adapter.device)
-        return pos_T.expand(self._adapter.position_rows, -1)
+        pos_RT = pos_T.expand(self._adapter.position_rows, -1)
+        return PackedRows(self._adapter.embed_tokens(tokens), pos_RT)
 
     def _prompt(self, sequence: Sequence) -> EmbeddedPrompt:
         """The prompt with image features merged in; made when the sequence first runs."""
@@ -79,7 +78,9 @@ class Runner:
             spent_s = time.monotonic() - started_s
             self.encode_s += spent_s
             sequence.clock.encode_s += spent_s
-            sequence.embedded = self._adapter.embed_prompt(sequence.request.prompt_ids, features)
+            sequence.embedded = self._adapter.embed_prompt(
+                sequence.request.prompt_ids, sequence.request.images, features
+            )
             sequence.next_pos = sequence.embedded.next_pos
         return sequence.embedded
 
@@ -118,7 +119,7 @@ class Runner:
 
 
 class _Step:
-    """One forward pass as its layers see it (`adapter.StepContext`)."""
+    """One forward pass as its layers see it (`interface.StepContext`)."""
 
     def __init__(self, batch: Batch, pool: PagePool, attention: Attention) -> None:
         self._batch = batch
@@ -140,9 +141,10 @@ class _Step:
         k_KTD: torch.Tensor,
         v_KTD: torch.Tensor,
         scale: float,
+        window: int | None,
     ) -> torch.Tensor:
         """Decode rows against their pages, then each segment; `[T, H, D]`."""
-        rows = _Rows(layer, q_HTD, k_KTD, v_KTD, scale)
+        rows = _Rows(layer, q_HTD, k_KTD, v_KTD, scale, window)
         num_decodes = len(self._batch.decodes)
         outs = [self._decode(rows.part(0, num_decodes))] if num_decodes else []
         start = num_decodes
@@ -161,38 +163,57 @@ class _Step:
             rows.k_KTD.transpose(0, 1),
             rows.v_KTD.transpose(0, 1),
         )
-        return self._attention.decode(
+        where = (
             rows.q_HTD.transpose(0, 1),
             self._pool.k_PKND,
             self._pool.v_PKND,
             tables.table_LBM[layer],
             tables.kept_LB[layer] + 1,
-            scale=rows.scale,
         )
+        if rows.window is None:
+            return self._attention.decode(*where, scale=rows.scale)
+        return masked.decode(*where, scale=rows.scale, window=rows.window)
 
     def _segment(self, segment: Segment, rows: "_Rows") -> torch.Tensor:
+        """Prefill rows. Layers with a window are left whole: their rows stay consecutive tokens."""
         cache = segment.sequence.cache
-        if segment.looks:
+        if segment.looks and rows.window is None:
             return self._look(segment, rows)
-        if segment.start > 0:
-            cache.append(rows.layer, rows.k_KTD, rows.v_KTD)
-            k_KSD, v_KSD = cache.gather(rows.layer)
-            return self._attention.extend(rows.q_HTD, k_KSD, v_KSD, scale=rows.scale)
-        out_THD, _ = self._attention.prefill(
-            rows.q_HTD, rows.k_KTD, rows.v_KTD, scale=rows.scale, needs=Needs()
-        )
         cache.append(rows.layer, rows.k_KTD, rows.v_KTD)
-        return out_THD
+        if segment.start > 0:
+            k_KSD, v_KSD = cache.gather(rows.layer)
+            return self._extend(rows, k_KSD, v_KSD)
+        mask_TT = self._mask(segment.sequence, rows)
+        if mask_TT is None and rows.window is None:
+            return self._attention.prefill(
+                rows.q_HTD, rows.k_KTD, rows.v_KTD, scale=rows.scale, needs=Needs()
+            )[0]
+        if mask_TT is None:
+            return self._extend(rows, rows.k_KTD, rows.v_KTD)
+        return masked.prefill(
+            rows.q_HTD,
+            rows.k_KTD,
+            rows.v_KTD,
+            scale=rows.scale,
+            mask_TT=mask_TT,
+            needs=Needs(),
+        )[0]
+
+    def _extend(self, rows: "_Rows", k_KSD: torch.Tensor, v_KSD: torch.Tensor) -> torch.Tensor:
+        if rows.window is None:
+            return self._attention.extend(rows.q_HTD, k_KSD, v_KSD, scale=rows.scale)
+        return masked.extend(rows.q_HTD, k_KSD, v_KSD, scale=rows.scale, window=rows.window)
 
     def _look(self, segment: Segment, rows: "_Rows") -> torch.Tensor:
         """Prefill a whole prompt, and store only what its policy keeps of it."""
         sequence = segment.sequence
-        is_image_T = self._is_image(sequence)
+        assert sequence.embedded is not None
         seen = look(
             rows.q_HTD,
             rows.k_KTD,
             rows.v_KTD,
-            is_image_T=is_image_T,
+            is_image_T=sequence.embedded.is_image_T,
+            mask_TT=self._mask(sequence, rows),
             recipe=sequence.recipe,
             scale=rows.scale,
             attention=self._attention,
@@ -205,9 +226,10 @@ class _Step:
         self.merged[sequence] += seen.compressed.num_merged
         return seen.out_THD
 
-    def _is_image(self, sequence: Sequence) -> torch.Tensor:
-        assert sequence.embedded is not None
-        return sequence.embedded.is_image_T
+    def _mask(self, sequence: Sequence, rows: "_Rows") -> torch.Tensor | None:
+        """Who sees whom in this layer, where the prompt is not causal."""
+        mask = sequence.embedded.mask if sequence.embedded else None
+        return mask.of(rows.window) if mask else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,6 +241,7 @@ class _Rows:
     k_KTD: torch.Tensor
     v_KTD: torch.Tensor
     scale: float
+    window: int | None
 
     def part(self, start: int, end: int) -> "_Rows":
         return _Rows(
@@ -227,4 +250,5 @@ class _Rows:
             self.k_KTD[:, start:end],
             self.v_KTD[:, start:end],
             self.scale,
+            self.window,
         )

@@ -68,9 +68,10 @@ class Scheduler:
         self._pool.check([pages for seq in everyone for pages in seq.cache.pages])
         for sequence in everyone:
             held = [len(pages) * self._pool.page_tokens for pages in sequence.cache.pages]
-            for kept, rows in zip(sequence.cache.kept_L, held, strict=True):
+            bounds = sequence.bound_L + sequence.num_generated
+            for kept, rows, bound in zip(sequence.cache.kept_L, held, bounds, strict=True):
                 assert kept <= rows, "more rows than pages"
-                assert kept <= sequence.bound + sequence.num_generated, "more rows than the bound"
+                assert kept <= bound, "more rows than the bound"
         assert not any(sequence.cache.num_pages for sequence in self.waiting)
 
     def _grow_decodes(self) -> list[Sequence]:
@@ -100,16 +101,13 @@ class Scheduler:
         return self._pool.num_free >= need + layers * _count_decoding(self.running)
 
     def _too_long_for_now(self, sequence: Sequence, budget: int, segments: list[Segment]) -> bool:
-        """A prompt that is looked at runs whole: past the budget, only as a step's one prefill."""
-        return sequence.compresses and sequence.num_prompt > budget and bool(segments)
+        """A prompt that runs whole runs past the budget only as a step's one prefill."""
+        return sequence.whole and sequence.num_prompt > budget and bool(segments)
 
     def _prefill(self, sequence: Sequence, budget: int, segments: list[Segment]) -> int:
         """Add the sequence's next segment; return what is left of the token budget."""
         start, total = sequence.seen, len(sequence.tokens)
-        if sequence.compresses and start == 0:
-            end = sequence.num_prompt
-        else:
-            end = min(total, start + budget)
+        end = sequence.num_prompt if sequence.whole and start == 0 else min(total, start + budget)
         if end <= start:
             return budget
         segments.append(Segment(sequence, start, end))

@@ -3,58 +3,36 @@
 The only code that talks to a transformers model. It relies on three of its interfaces and rewrites
 nothing: the attention registry (our function runs in place of SDPA, on the text model only), extra
 forward keyword arguments (they carry the step's context to every layer), and `mm_encoder_outputs`
-(image features made one image at a time). Knows nothing about pages, policies or scheduling.
+(image features made one image at a time). Families differ in the facts of `families`, nowhere
+else. Knows nothing about pages, policies or scheduling.
 """
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from lookm.errors import RequestError
+from lookm.models.embedded import EmbeddedPrompt, PackedRows, PromptMask
 from lookm.models.families import Family
-from lookm.models.loading import ATTENTION
+from lookm.models.interface import ATTENTION, Probe, StepContext, attend
 from lookm.types import ImageInput
 
-
-class StepContext(Protocol):
-    """What a forward pass asks at each layer. Implemented by the runner, one per step."""
-
-    def attend(
-        self,
-        layer: int,
-        q_HTD: torch.Tensor,
-        k_KTD: torch.Tensor,
-        v_KTD: torch.Tensor,
-        scale: float,
-    ) -> torch.Tensor:
-        """Store k and v as the step says, and return the attention output `[T, H, D]`."""
-        ...
+__all__ = ["Adapter", "Dimensions", "EmbeddedPrompt", "PackedRows", "StepContext"]
 
 
 @dataclass(frozen=True, slots=True)
 class Dimensions:
-    """The shape of a text model's attention."""
+    """The shape of a text model's attention. `windows_L`: None where a layer sees all tokens."""
 
     num_layers: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
     max_context_tokens: int
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class EmbeddedPrompt:
-    """A prompt ready for the text model.
-
-    `embeds_TE` has image features in place; `pos_RT` are RoPE positions (R = 1, or 3 for M-RoPE);
-    `is_image_T` marks image tokens; generated token i sits at position `next_pos + i`.
-    """
-
-    embeds_TE: torch.Tensor
-    pos_RT: torch.Tensor
-    is_image_T: torch.Tensor
-    next_pos: int
+    windows_L: tuple[int | None, ...]
 
 
 class Adapter:
@@ -63,64 +41,72 @@ class Adapter:
     def __init__(self, model: Any, family: Family) -> None:
         from transformers import AttentionInterface
 
-        AttentionInterface.register(ATTENTION, _attend)
+        AttentionInterface.register(ATTENTION, attend)
         model.set_attn_implementation({"text_config": ATTENTION})
         self._model = model
-        self._language_model = model.model.language_model
+        self._language_model = getattr(model.model, family.text_model)
         self.family = family
-        text = model.config.get_text_config()
-        self.dimensions = Dimensions(
-            num_layers=text.num_hidden_layers,
-            num_heads=text.num_attention_heads,
-            num_kv_heads=text.num_key_value_heads,
-            head_dim=getattr(text, "head_dim", None)
-            or text.hidden_size // text.num_attention_heads,
-            max_context_tokens=text.max_position_embeddings,
-        )
-        self.position_rows = 1
+        self._text_config = model.config.get_text_config()
+        self.position_rows = family.position_rows
         self.image_token_id = int(model.config.image_token_id)
         self.dtype: torch.dtype = model.dtype
         self.device: torch.device = model.device
         self.eos_ids = _eos_ids(model)
+        self._softcap: float | None = (
+            getattr(self._text_config, "final_logit_softcapping", None)
+            if family.softcaps_logits
+            else None
+        )
+        self.dimensions = self._probe()
 
     @torch.inference_mode()
     def encode_image(self, image: ImageInput) -> torch.Tensor:
-        """Vision features of one image in the text model's space, `[num_tokens, E]`."""
-        tensors = {
-            name: torch.tensor(array, device=self.device) for name, array in image.tensors.items()
-        }
-        tensors = {
-            name: tensor.to(self.dtype) if tensor.is_floating_point() else tensor
-            for name, tensor in tensors.items()
-        }
-        features = self._model.get_image_features(**tensors, return_dict=True).pooler_output
-        features_NE = torch.cat(list(features), dim=0)
-        if features_NE.shape[0] != image.num_tokens:
+        """Vision features of one image, `[F, N, E]` for its N tokens: F = 1, or more for deepstack.
+
+        Level 0 takes the place of the image's embeddings; level i is added after text layer i - 1.
+        """
+        names = [name for name in self.family.image_tensors if name in image.tensors]
+        tensors = {name: self._tensor(image, name) for name in names}
+        output = self._model.get_image_features(**tensors, return_dict=True)
+        levels = [output.pooler_output]
+        if self.family.deepstack:
+            levels += output.deepstack_features
+        features_FNE = torch.stack([torch.cat(list(level), dim=0) for level in levels])
+        if features_FNE.shape[1] != image.num_tokens:
             raise RequestError(
-                f"an image gave {features_NE.shape[0]} features for {image.num_tokens} tokens",
+                f"an image gave {features_FNE.shape[1]} features for {image.num_tokens} tokens",
                 param="messages",
             )
-        return features_NE
+        return features_FNE
 
     @torch.inference_mode()
     def embed_prompt(
-        self, prompt_ids: tuple[int, ...], features: list[torch.Tensor]
+        self,
+        prompt_ids: tuple[int, ...],
+        images: Sequence[ImageInput] = (),
+        features: Sequence[torch.Tensor] = (),
     ) -> EmbeddedPrompt:
         """Merge image features into the token embeddings, as the model itself would."""
         ids_1T = torch.tensor([prompt_ids], device=self.device)
-        captured = self._capture(ids_1T, features)
+        is_image_1T = ids_1T == self.image_token_id
+        whole = self.family.whole_prompt(has_images=bool(images))
+        with self._own_masks() if whole else contextlib.nullcontext():
+            captured = self._capture(ids_1T, self._arguments(is_image_1T, images, features))
         num_tokens = ids_1T.shape[1]
         pos = captured.get("position_ids")
         pos_RT = (
-            torch.arange(num_tokens, device=self.device)[None]
+            torch.arange(num_tokens, device=self.device).expand(self.position_rows, -1)
             if pos is None
             else pos.flatten(0, -2)
         )
+        deepstack = captured.get("deepstack_visual_embeds")
         return EmbeddedPrompt(
             embeds_TE=captured["inputs_embeds"][0],
             pos_RT=pos_RT,
-            is_image_T=ids_1T[0] == self.image_token_id,
+            is_image_T=is_image_1T[0],
             next_pos=int(pos_RT.max()) + 1,
+            deepstack_FVE=None if deepstack is None else torch.stack(list(deepstack)),
+            mask=_prompt_mask(captured["attention_mask"]) if whole else None,
         )
 
     @torch.inference_mode()
@@ -132,40 +118,100 @@ class Adapter:
         return embeds
 
     @torch.inference_mode()
-    def forward(
-        self, embeds_TE: torch.Tensor, pos_RT: torch.Tensor, context: StepContext
-    ) -> torch.Tensor:
+    def forward(self, rows: PackedRows, context: StepContext) -> torch.Tensor:
         """One pass over a packed row of T tokens; returns the last hidden states `[T, E]`."""
-        rows = pos_RT.shape[0]
-        pos = pos_RT if rows == 1 else pos_RT[:, None]  # [1, T], or [3, 1, T] for M-RoPE
+        pos = rows.pos_RT if len(rows.pos_RT) == 1 else rows.pos_RT[:, None]  # [1, T] or [3, 1, T]
+        visual = {}
+        if rows.is_visual_T is not None and rows.deepstack_FVE is not None:
+            visual = {
+                "visual_pos_masks": rows.is_visual_T[None],
+                "deepstack_visual_embeds": list(rows.deepstack_FVE),
+            }
         hidden: torch.Tensor = self._language_model(
-            inputs_embeds=embeds_TE[None],
+            inputs_embeds=rows.embeds_TE[None],
             position_ids=pos,
             use_cache=False,
             kv_context=context,
+            **visual,
         ).last_hidden_state
         return hidden[0]
 
     @torch.inference_mode()
     def logits(self, hidden_BE: torch.Tensor) -> torch.Tensor:
         """Float32 logits `[B, V]`."""
-        return self._model.lm_head(hidden_BE).float()  # type: ignore[no-any-return]
+        logits_BV: torch.Tensor = self._model.lm_head(hidden_BE).float()
+        if self._softcap is not None:
+            logits_BV = (logits_BV / self._softcap).tanh_().mul_(self._softcap)
+        return logits_BV
 
-    def _capture(self, ids_1T: torch.Tensor, features: list[torch.Tensor]) -> dict[str, Any]:
+    def _probe(self) -> Dimensions:
+        """Run one token to learn what each layer caches. Raises `ModelError`."""
+        probe, num_layers = Probe(), self._text_config.num_hidden_layers
+        pos_R1 = torch.zeros(self.position_rows, 1, dtype=torch.long, device=self.device)
+        self.forward(PackedRows(self.embed_tokens([0]), pos_R1), probe)
+        num_heads, num_kv_heads, head_dim = probe.shape(num_layers)
+        return Dimensions(
+            num_layers=num_layers,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            head_dim=head_dim,
+            max_context_tokens=int(self._text_config.max_position_embeddings),
+            windows_L=tuple(probe.windows),
+        )
+
+    def _tensor(self, image: ImageInput, name: str) -> torch.Tensor:
+        tensor = torch.tensor(image.tensors[name], device=self.device)
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+
+    def _arguments(
+        self,
+        is_image_1T: torch.Tensor,
+        images: Sequence[ImageInput],
+        features: Sequence[torch.Tensor],
+    ) -> dict[str, Any]:
+        """What the model wants to know of a prompt besides its ids."""
+        arguments: dict[str, Any] = {}
+        if self.family.type_argument:
+            arguments[self.family.type_argument] = is_image_1T.long() * self.family.image_type
+        if images:
+            arguments["mm_encoder_outputs"] = {"image": self._encoded(features)}
+            for name in self.family.grid_tensors:
+                arguments[name] = torch.cat([self._tensor(image, name) for image in images])
+        return arguments
+
+    def _encoded(self, features: Sequence[torch.Tensor]) -> "_ImageFeatures":
+        merged = [features_FNE[0] for features_FNE in features]
+        return _ImageFeatures(
+            pooler_output=torch.cat(merged)[None] if self.family.stacked_features else merged,
+            deepstack_features=[
+                [features_FNE[level] for features_FNE in features]
+                for level in range(1, features[0].shape[0])
+            ],
+        )
+
+    def _capture(self, ids_1T: torch.Tensor, arguments: dict[str, Any]) -> dict[str, Any]:
         """Run the multimodal model up to its language model and return what it would be given."""
 
         def stop(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
             raise _CapturedError(kwargs)
 
-        encoded = {"image": _ImageFeatures(features)} if features else None
         hook = self._language_model.register_forward_pre_hook(stop, with_kwargs=True)
         try:
-            self._model(input_ids=ids_1T, mm_encoder_outputs=encoded, use_cache=False)
+            self._model(input_ids=ids_1T, use_cache=False, **arguments)
         except _CapturedError as captured:
             return captured.kwargs
         finally:
             hook.remove()
         raise AssertionError("the model did not call its language model")
+
+    @contextlib.contextmanager
+    def _own_masks(self) -> Iterator[None]:
+        """Let the model build its masks, as it does for SDPA and does not for our attention."""
+        self._text_config._attn_implementation = "sdpa"
+        try:
+            yield
+        finally:
+            self._text_config._attn_implementation = ATTENTION
 
 
 class _CapturedError(Exception):
@@ -178,27 +224,26 @@ class _CapturedError(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _ImageFeatures:
-    """What transformers' `mm_encoder_outputs` reads: a list of `[n, E]`, one per image."""
+    """What transformers' `mm_encoder_outputs` reads.
 
-    pooler_output: list[torch.Tensor]
+    `pooler_output`: `[n, E]` per image, or all stacked; `deepstack_features`: per level, per image.
+    """
+
+    pooler_output: list[torch.Tensor] | torch.Tensor
+    deepstack_features: list[list[torch.Tensor]]
 
 
-def _attend(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    *,
-    scaling: float,
-    kv_context: StepContext | None = None,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """transformers' attention interface: `[1, H, T, D]` in, `[1, T, H, D]` out."""
-    assert kv_context is not None, "this model object belongs to an engine; do not call it directly"
-    assert attention_mask is None, "the step context is the mask"
-    out_THD = kv_context.attend(module.layer_idx, query[0], key[0], value[0], scaling)
-    return out_THD[None], None
+def _prompt_mask(mask: Any) -> PromptMask:
+    """From what the language model would be given: one 4-D mask, or one by layer type."""
+    by_type = mask if isinstance(mask, dict) else {"full_attention": mask}
+    full_TT = _allowed(by_type["full_attention"])
+    windowed = by_type.get("sliding_attention")
+    return PromptMask(full_TT, full_TT if windowed is None else _allowed(windowed))
+
+
+def _allowed(mask_11TT: torch.Tensor) -> torch.Tensor:
+    mask_TT = mask_11TT[0, 0]
+    return mask_TT if mask_TT.dtype == torch.bool else mask_TT >= 0
 
 
 def _eos_ids(model: Any) -> frozenset[int]:

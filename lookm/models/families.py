@@ -1,31 +1,142 @@
 """Which model families are supported, and the facts in which they differ: one row each.
 
 A row is added by: naming the config's `model_type`, saying which processor outputs belong to one
-image, and running the contract test over it. Everything else is generic (`adapter`).
+image, and running the contract test over it (`tests/lookm/test_families.py`). What the code does
+with these facts is generic (`adapter`, `processor`); it never asks for a family's name.
+
+Not here because the model itself tells (`adapter` asks it once, at start): sliding-window layers,
+head counts, and attention this engine cannot compute.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 from lookm.errors import ModelError
+
+Prefill = Literal["causal", "image blocks", "prefix"]
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What the adapter must know about a family beyond transformers' common interface.
+    """What is not common to all of transformers' image-and-text models.
 
-    `image_tensors`: outputs of the image processor that `get_image_features` takes, per image.
+    Images
+    - `image_tensors`: outputs of the image processor that `get_image_features` takes, where there.
+    - `grid_tensors`: those of them that placing an image in a prompt takes as well.
+    - `two_layouts`: an image among others is laid out otherwise than one alone, so features,
+      tokens and cache keys of the two differ.
+    - `stacked_features`: features are merged as one tensor, not as a list of one per image.
+    - `deepstack`: the vision tower also gives features for the first layers of the text model.
+
+    Text model
+    - `text_model`: its attribute. `position_rows`: RoPE rows (3 for M-RoPE).
+    - `softcaps_logits`: its config's `final_logit_softcapping` is applied.
+    - `prefill`: who sees whom in a prompt. "causal"; "image blocks": tokens of one image see each
+      other; "prefix": every prompt token sees every other.
+    - `type_argument`: the argument that tells image tokens (`image_type`) from the rest (0).
+
+    Processor
+    - `packages`: what its processor needs beyond the ones this project depends on.
+    - `template`: the chat template, where checkpoints have none.
     """
 
     model_type: str
     title: str
     image_tensors: tuple[str, ...] = ("pixel_values",)
+    grid_tensors: tuple[str, ...] = ()
+    two_layouts: bool = False
+    stacked_features: bool = False
+    deepstack: bool = False
+    text_model: str = "language_model"
+    position_rows: int = 1
+    softcaps_logits: bool = False
+    prefill: Prefill = "causal"
+    type_argument: str | None = None
+    image_type: int = 1
+    packages: tuple[str, ...] = ()
+    template: str | None = None
+
+    def whole_prompt(self, *, has_images: bool) -> bool:
+        """Whether such a prompt has tokens that see later ones, and so is prefilled in one go."""
+        return self.prefill == "prefix" or (self.prefill == "image blocks" and has_images)
 
 
-FAMILIES: dict[str, Family] = {
-    family.model_type: family
-    for family in (Family("llava", "LLaVA 1.5, and any vision tower and decoder in LLaVA's form"),)
-}
+# PaliGemma was trained on images, then <bos>, then one line of text; it knows no turns.
+_PREFIX_TEMPLATE = (
+    "{%- for message in messages if message.content is not string -%}"
+    "{%- for part in message.content if part.type == 'image' -%}<image>{%- endfor -%}"
+    "{%- endfor -%}{{ bos_token }}"
+    "{%- for message in messages -%}"
+    "{%- if message.content is string -%}{{ message.content }}"
+    "{%- else -%}{%- for part in message.content if part.type == 'text' -%}{{ part.text }}"
+    "{%- endfor -%}{%- endif -%}"
+    "{%- endfor -%}{{ '\n' }}"
+)
+
+_SIZED = ("pixel_values", "image_sizes")
+_GRIDS = ("pixel_values", "image_grid_thw")
+_MASKED = ("pixel_values", "pixel_attention_mask")
+_VIDEO = ("torchvision",)  # their processors insist on a video processor, which needs it
+
+_ROWS = (
+    Family("llava", "LLaVA 1.5, Pixtral and others in LLaVA's form", image_tensors=_SIZED),
+    Family("llava_next", "LLaVA-NeXT (LLaVA 1.6)", image_tensors=_SIZED),
+    Family(
+        "llava_onevision",
+        "LLaVA-OneVision",
+        image_tensors=(*_SIZED, "batch_num_images"),
+        two_layouts=True,
+        packages=_VIDEO,
+    ),
+    *(
+        Family(
+            model_type,
+            title,
+            image_tensors=_GRIDS,
+            grid_tensors=("image_grid_thw",),
+            deepstack=deepstack,
+            position_rows=3,
+            type_argument="mm_token_type_ids",
+            packages=_VIDEO,
+        )
+        for model_type, title, deepstack in (
+            ("qwen2_vl", "Qwen2-VL", False),
+            ("qwen2_5_vl", "Qwen2.5-VL", False),
+            ("qwen3_vl", "Qwen3-VL", True),
+        )
+    ),
+    Family("internvl", "InternVL", stacked_features=True, packages=_VIDEO),
+    Family("idefics3", "Idefics3", image_tensors=_MASKED, text_model="text_model"),
+    Family(
+        "smolvlm",
+        "SmolVLM",
+        image_tensors=_MASKED,
+        text_model="text_model",
+        packages=(*_VIDEO, "num2words"),
+    ),
+    Family(
+        "gemma3",
+        "Gemma 3",
+        stacked_features=True,
+        prefill="image blocks",
+        type_argument="token_type_ids",
+    ),
+    Family("mistral3", "Mistral Small 3.1", image_tensors=_SIZED),
+    Family(
+        "paligemma",
+        "PaliGemma",
+        stacked_features=True,
+        softcaps_logits=True,
+        prefill="prefix",
+        type_argument="token_type_ids",
+        image_type=0,
+        template=_PREFIX_TEMPLATE,
+    ),
+)
+
+FAMILIES: Mapping[str, Family] = MappingProxyType({row.model_type: row for row in _ROWS})
 
 
 def family_of(config: Any) -> Family:
@@ -38,3 +149,35 @@ def family_of(config: Any) -> Family:
             param="model",
         )
     return family
+
+
+def families_table() -> str:
+    """The supported families and what is special about each, as a Markdown table."""
+    rows = ["| Family | `model_type` | What is special | Processor needs |", "|---|---|---|---|"]
+    for family in FAMILIES.values():
+        special = "; ".join(_specials(family)) or "-"
+        needs = ", ".join(f"`{package}`" for package in family.packages) or "-"
+        rows.append(f"| {family.title} | `{family.model_type}` | {special} | {needs} |")
+    return "\n".join(rows) + "\n"
+
+
+def _specials(family: Family) -> list[str]:
+    facts = [
+        (family.position_rows > 1, "M-RoPE"),
+        (family.deepstack, "deepstack features in the first text layers"),
+        (family.two_layouts, "an image alone and an image among others are laid out differently"),
+        (
+            family.prefill == "image blocks",
+            "tokens of an image see each other: prompts with images are prefilled in one go",
+        ),
+        (
+            family.prefill == "prefix",
+            "the whole prompt sees itself: prefilled in one go, one turn of text after the images",
+        ),
+        (
+            family.prefill != "causal",
+            "policies whose score counts causal queries (`mean-h2o`, `roco`) are refused there",
+        ),
+        (family.softcaps_logits, "softcapped logits"),
+    ]
+    return [text for holds, text in facts if holds]

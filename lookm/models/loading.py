@@ -1,6 +1,7 @@
 """From a model's name to its weights and processor on disk or in the hub's cache."""
 
 import contextlib
+import importlib
 import logging
 import warnings
 from collections.abc import Iterator
@@ -13,7 +14,11 @@ from lookm.errors import ModelError
 from lookm.models import demo
 from lookm.models.families import Family, family_of
 
-ATTENTION = "lookm"
+# The wheels of PyPI are built for CUDA and do not load beside a CPU build of torch.
+_INSTALL = {
+    "torchvision": "pip install torchvision, or beside a CPU-only torch: pip install torchvision "
+    "--index-url https://download.pytorch.org/whl/cpu"
+}
 
 
 def resolve_path(model: str) -> str:
@@ -49,7 +54,14 @@ def load_model(path: str, *, dtype: torch.dtype, device: str) -> tuple[Any, Fami
     """Weights in eval mode, text attention routed to our step context, vision on SDPA."""
     from transformers import AutoModelForImageTextToText
 
-    family = family_of(load_config(path))
+    config = load_config(path)
+    family = family_of(config)
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        raise ModelError(
+            f"{path!r} softcaps its attention logits (Gemma 2), which is not supported; "
+            "PaliGemma 1 and Gemma 3 are",
+            param="model",
+        )
     with _quiet(), _as_model_error(path):
         model = AutoModelForImageTextToText.from_pretrained(
             path, dtype=dtype, attn_implementation="sdpa"
@@ -57,12 +69,27 @@ def load_model(path: str, *, dtype: torch.dtype, device: str) -> tuple[Any, Fami
     return model.to(device).eval(), family
 
 
-def load_processor(path: str) -> Any:
+def load_processor(path: str, family: Family) -> Any:
     """The checkpoint's transformers processor (tokenizer, image processor, chat template)."""
     from transformers import AutoProcessor
 
+    for package in family.packages:
+        require(package, family)
     with _quiet(), _as_model_error(path):
         return AutoProcessor.from_pretrained(path)
+
+
+def require(package: str, family: Family) -> None:
+    """Raises `ModelError` with the command to run unless `package` is there and works."""
+    try:
+        importlib.import_module(package)
+    except (ImportError, RuntimeError, OSError) as error:
+        command = _INSTALL.get(package, f"pip install {package}")
+        state = "is not installed" if isinstance(error, ModuleNotFoundError) else "does not load"
+        raise ModelError(
+            f"the processor of {family.title} needs {package}, which {state} here: {command}",
+            param="model",
+        ) from error
 
 
 @contextlib.contextmanager

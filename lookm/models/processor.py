@@ -37,7 +37,8 @@ class Processor:
     def load(cls, model: str) -> "Processor":
         """By bundled name, directory or hub name. Raises `ModelError`."""
         path = resolve_path(model)
-        return cls(load_processor(path), load_config(path), name=served_name(model))
+        config = load_config(path)
+        return cls(load_processor(path, family_of(config)), config, name=served_name(model))
 
     def image(self, image: "Image.Image", digest: str) -> ImageInput:
         """Preprocess one RGB image: resize, normalise, count its tokens. CPU work."""

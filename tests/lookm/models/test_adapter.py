@@ -39,7 +39,7 @@ def test_images_encoded_one_by_one_equal_the_models_own_merge():
         )
     ours = adapter()
     features = [ours.encode_image(image) for image in inputs(prompt)]
-    embedded = ours.embed_prompt(prompt.ids, features)
+    embedded = ours.embed_prompt(prompt.ids, inputs(prompt), features)
     assert torch.allclose(embedded.embeds_TE, captured["inputs_embeds"][0], atol=1e-6)
     assert embedded.is_image_T.tolist() == [i == IMAGE for i in prompt.ids]
     assert embedded.pos_RT.tolist() == [list(range(len(prompt.ids)))]
@@ -48,7 +48,7 @@ def test_images_encoded_one_by_one_equal_the_models_own_merge():
 
 def test_embedding_a_prompt_leaves_no_hook_behind():
     ours = adapter()
-    ours.embed_prompt((1, 5, 6), [])
+    ours.embed_prompt((1, 5, 6))
     assert not ours._language_model._forward_pre_hooks
 
 

@@ -1,0 +1,93 @@
+"""How this engine gets between transformers and its attention: the function every layer calls.
+
+transformers' attention registry runs `attend` in place of SDPA, and carries any extra keyword of
+the forward call to it; that is how a step's context arrives. Knows no family and no page.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from lookm.errors import ModelError
+
+ATTENTION = "lookm"
+
+
+class StepContext(Protocol):
+    """What a forward pass asks at each layer. Implemented by the runner, one per step."""
+
+    def attend(
+        self,
+        layer: int,
+        q_HTD: torch.Tensor,
+        k_KTD: torch.Tensor,
+        v_KTD: torch.Tensor,
+        scale: float,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Store k and v as the step says, and return the attention output `[T, H, D]`.
+
+        `window`: a token sees itself and the `window - 1` before it; None where it sees all.
+        """
+        ...
+
+
+def attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    scaling: float,
+    kv_context: StepContext | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention interface: `[1, H, T, D]` in, `[1, T, H, D]` out."""
+    assert kv_context is not None, "this model object belongs to an engine; do not call it directly"
+    assert attention_mask is None, "the step context is the mask"
+    if softcap is not None or s_aux is not None:  # seen by the probe, at start
+        what = "softcapped attention logits" if s_aux is None else "attention sinks"
+        raise ModelError(f"this model's attention has {what}, which is not supported")
+    out_THD = kv_context.attend(
+        module.layer_idx, query[0], key[0], value[0], scaling, sliding_window
+    )
+    return out_THD[None], None
+
+
+@dataclass(slots=True)
+class Probe:
+    """Runs one token to see how a text model attends: what it does, not what its config says."""
+
+    windows: list[int | None] = field(default_factory=list)
+    shapes: set[tuple[int, int, int]] = field(default_factory=set)
+
+    def attend(
+        self,
+        layer: int,
+        q_HTD: torch.Tensor,
+        k_KTD: torch.Tensor,
+        v_KTD: torch.Tensor,
+        scale: float,
+        window: int | None,
+    ) -> torch.Tensor:
+        """A token that sees itself alone gets its own value."""
+        del scale
+        if layer != len(self.windows) or k_KTD.shape != v_KTD.shape:
+            raise ModelError(f"layer {layer} of this model does not cache plain keys and values")
+        self.windows.append(window)
+        self.shapes.add((q_HTD.shape[0], k_KTD.shape[0], k_KTD.shape[2]))
+        return v_KTD.repeat_interleave(q_HTD.shape[0] // k_KTD.shape[0], dim=0).transpose(0, 1)
+
+    def shape(self, num_layers: int) -> tuple[int, int, int]:
+        """Query heads, KV heads and head size. Raises `ModelError` unless all layers share them."""
+        if len(self.windows) != num_layers or len(self.shapes) != 1:
+            raise ModelError(
+                f"{len(self.windows)} of this model's {num_layers} layers cache keys and values, "
+                f"in {len(self.shapes)} shapes; supported are models in which all do, in one"
+            )
+        return next(iter(self.shapes))
