@@ -19,7 +19,7 @@ from server.config import Settings
 from server.errors import ApiError, to_api_error
 from server.media import MediaError, MediaLoader
 from server.middleware import BodyLimit, Journal, Keys, error_response
-from server.openai import openapi, routes
+from server.openai import openapi, routes, tokenize
 from server.openai.seams import Media, Processor
 from server.services import ManagedEngine, Services
 from server.version import version
@@ -90,6 +90,7 @@ def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = rea
     app.add_exception_handler(ClientDisconnect, _client_left)
     app.include_router(health.router)
     app.include_router(routes.router)
+    app.include_router(tokenize.router)
     app.openapi = openapi.describe(app)  # type: ignore[method-assign]
     return app
 

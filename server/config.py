@@ -82,6 +82,7 @@ class Settings(BaseSettings):
         None, description="KV pool: 2GiB, 512MiB; else free memory."
     )
     image_cache_memory: Size = Field(256 * 2**20, description="Vision features kept for reuse.")
+    image_input_memory: Size = Field(256 * 2**20, description="Images that may be named again.")
     max_context_tokens: Count | None = Field(
         None, description="Longest prompt and answer together."
     )

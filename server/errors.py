@@ -38,6 +38,7 @@ CODES: Mapping[str, ErrorKind] = {
     "invalid_image": ErrorKind(400),
     "invalid_api_key": ErrorKind(401, "authentication_error"),
     "model_not_found": ErrorKind(404),
+    "image_not_found": ErrorKind(404),
     "not_found": ErrorKind(404),
     "method_not_allowed": ErrorKind(405),
     "body_too_large": ErrorKind(413),

@@ -19,8 +19,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from lookm.policy import PRESETS
-from lookm.types import EngineStats, TokenEvent
+from lookm.types import EngineStats, ModelInfo, TokenEvent
 from server.errors import CODES
+from server.vllm_names import with_vllm_names
 
 # vLLM's buckets, so that its dashboards read ours.
 LATENCY_S = (
@@ -129,10 +130,11 @@ Observer = Callable[[Sequence[TokenEvent], EngineStats], None]
 class EngineView(Protocol):
     """What is read from the engine when the series are scraped."""
 
+    info: ModelInfo | None
+    restarts: int
+
     @property
     def totals(self) -> EngineStats: ...
-
-    restarts: int
 
 
 class Metrics:
@@ -141,6 +143,7 @@ class Metrics:
     def __init__(self, engine: EngineView) -> None:
         self.registry = CollectorRegistry()
         self._engine = engine
+        self._vllm_model: str | None = None
         self._rate = DecodeRate()
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
@@ -164,6 +167,10 @@ class Metrics:
         """Set `lookm_build_info`, once the model is known."""
         self._gauges["lookm_build_info"].labels(**labels).set(1)
 
+    def add_vllm_names(self, model: str) -> None:
+        """Expose the core series under vLLM's names, too."""
+        self._vllm_model = model
+
     @contextlib.contextmanager
     def time(self, name: str) -> Iterator[None]:
         """Observe how long the body took, if it succeeded."""
@@ -181,7 +188,14 @@ class Metrics:
         """All series in Prometheus' text format, without the creation times nobody plots."""
         self._rate.sample(time.monotonic(), self._engine.totals)
         self._gauges["lookm_decode_tokens_per_second"].set(self._rate.tokens_per_s())
-        return generate_latest(_WithoutCreated(self.registry))
+        return generate_latest(_Families(self._families()))
+
+    def _families(self) -> Iterator[Metric]:
+        families = _without_created(self.registry.collect())
+        info = self._engine.info
+        if self._vllm_model is not None and info is not None:
+            return with_vllm_names(families, self._vllm_model, info)
+        return families
 
     def _register(self, series: Series) -> None:
         name, about = series.name, (series.name, series.help, series.labels)
@@ -237,17 +251,21 @@ class _EngineCollector(Collector):
                 yield kind(series.name, series.help, value=series.stat(self._engine))
 
 
-class _WithoutCreated(CollectorRegistry):
-    """Another registry, without its `_created` samples."""
+class _Families(CollectorRegistry):
+    """Families that are at hand, in the form that `generate_latest` takes."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, families: Iterator[Metric]) -> None:
         super().__init__()
-        self._registry = registry
+        self._families = families
 
     def collect(self) -> Iterator[Metric]:
-        for metric in self._registry.collect():
-            metric.samples = [s for s in metric.samples if not s.name.endswith("_created")]
-            yield metric
+        return self._families
+
+
+def _without_created(families: Iterable[Metric]) -> Iterator[Metric]:
+    for family in families:
+        family.samples = [s for s in family.samples if not s.name.endswith("_created")]
+        yield family
 
 
 def _bounded(labels: dict[str, str]) -> dict[str, str]:

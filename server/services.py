@@ -19,7 +19,8 @@ from server.errors import ApiError
 from server.metrics import EngineView, Metrics, Observer
 from server.openai import policies
 from server.openai.seams import Engine, Media, Processor
-from server.openai.translate import Limits, Translator
+from server.openai.shelf import ImageShelf
+from server.openai.translate import Translator
 from server.version import version
 
 
@@ -90,6 +91,11 @@ class Services:
             raise ApiError("engine_unavailable", "The model is loading. Try again in a moment.")
         return self._translator
 
+    def deadline_s(self) -> float | None:
+        """When a request that arrives now must be done, by the event loop's clock."""
+        timeout_s = self.settings.request_timeout_s
+        return timeout_s and asyncio.get_running_loop().time() + timeout_s
+
     def start(self) -> None:
         """Begin loading; `booting` ends when all is ready, or with what went wrong."""
         self.booting = asyncio.create_task(self._boot(), name="boot")
@@ -114,14 +120,18 @@ class Services:
         self.metrics.describe_build(
             version=version(), model=self.model, dtype=info.dtype, device=info.device
         )
+        if self.settings.metrics_vllm_names:
+            self.metrics.add_vllm_names(self.model)
         self._translator = Translator(
             served_model=self.model,
+            info=info,
             default_policy=self.default_policy,
-            limits=Limits(info.max_context_tokens, self.settings.max_images),
+            max_images=self.settings.max_images,
             processor=processor,
             media=self.media,
             pool=self._pool,
             metrics=self.metrics,
+            shelf=ImageShelf(self.settings.image_input_memory),
         )
 
 

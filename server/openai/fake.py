@@ -34,7 +34,7 @@ MISHAPS = {
 class FakeProcessor:
     """See the module; the methods are `lookm.models.processor.Processor`'s."""
 
-    max_context_tokens = fake.MAX_CONTEXT_TOKENS
+    image_token_id = IMAGE_TOKEN_ID
 
     def image(self, image: "Image.Image", digest: str) -> ImageInput:
         """The size of the image, as if it were its pixels."""

@@ -11,10 +11,10 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from server.openai.schemas import ChatRequest, CompletionRequest
+from server.openai.schemas import ChatRequest, CompletionRequest, TokenizeRequest
 
 REF = "#/components/schemas/{model}"
-REQUESTS: tuple[type[BaseModel], ...] = (ChatRequest, CompletionRequest)
+REQUESTS: tuple[type[BaseModel], ...] = (ChatRequest, CompletionRequest, TokenizeRequest)
 
 RED_DOT = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAF0lEQVR42mP4z8BAEmIY1TCq"
@@ -70,6 +70,12 @@ def chat_example(model: str) -> dict[str, Any]:
         "max_tokens": 32,
         "kv_cache": "look-m@0.2",
     }
+
+
+def tokenize_example(model: str) -> dict[str, Any]:
+    """The same, to be counted."""
+    chat = chat_example(model)
+    return {name: chat[name] for name in ("model", "messages", "kv_cache")}
 
 
 def text_example(model: str) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 Knows how policies are written; `lookm.policy` decides what is valid.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+import torch
 
 from lookm import policy
 from lookm.errors import PolicyError
@@ -62,8 +64,18 @@ def choose(
     return in_body or in_model or default
 
 
+def kept_bound(asked: CachePolicy, ids: Sequence[int], image_token_id: int) -> int:
+    """The most tokens that any layer keeps of a prompt. Admission counts with this number, too."""
+    return policy.kept_bound(policy.resolve(asked), torch.tensor(ids) == image_token_id)
+
+
+def preset(method: str) -> CachePolicy:
+    """The policy under which `/v1/models` lists a method."""
+    return read(method if method == "full" else f"{method}@{VARIANT_KEEP}")
+
+
 def variants(served: str) -> Iterator[str]:
     """The model names that `/v1/models` lists."""
     yield served
     for method in policy.PRESETS:
-        yield f"{served}:full" if method == "full" else f"{served}:{method}@{VARIANT_KEEP}"
+        yield f"{served}:{policy.to_string(preset(method))}"

@@ -3,7 +3,6 @@
 Knows which parts a request passes through, in which order. Everything else is in those parts.
 """
 
-import asyncio
 import contextlib
 import uuid
 from collections.abc import Callable, Coroutine
@@ -119,8 +118,7 @@ class Answering:
 
     async def _events(self, prepare: Prepare) -> Events:
         """Everything that happens for this request; closing it at any point undoes it."""
-        timeout_s = self.live.settings.request_timeout_s
-        deadline_s = timeout_s and asyncio.get_running_loop().time() + timeout_s
+        deadline_s = self.live.deadline_s()
         try:
             with self.live.gate.entered():
                 request = await within(deadline_s, prepare())
@@ -156,5 +154,5 @@ def _model(live: Services, name: str) -> Model:
         object="model",
         created=live.started_at,
         owned_by="lookm",
-        max_model_len=live.translator.limits.max_context_tokens,
+        max_model_len=live.translator.info.max_context_tokens,
     )

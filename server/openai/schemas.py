@@ -41,7 +41,11 @@ class TextPart(Strict):
 class ImageUrl(Strict):
     """Where an image is."""
 
-    url: Annotated[str, Field(min_length=1), Honoured("data:, https: or http:")]
+    url: Annotated[
+        str,
+        Field(min_length=1),
+        Honoured("data:, https:, http:, or sha256: of an image sent before"),
+    ]
     detail: Annotated[
         Literal["auto", "low", "high", "original"] | None,
         Accepted("the model sees every image at its own resolution"),
@@ -185,6 +189,17 @@ class ChatRequest(Generation):
     verbosity: Annotated[object, Refused("Say in the prompt how long to be.", ("medium",))] = None
     web_search_options: Annotated[object, Refused("There is no web search.")] = None
     moderation: Annotated[object, Refused("There is no moderation model.")] = None
+
+
+class TokenizeRequest(Strict):
+    """The body of `POST /tokenize`: a chat that is counted and not answered."""
+
+    model: Annotated[str, Honoured("as for chats")]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=4096), Honoured()]
+    kv_cache: Annotated[
+        Annotated[str, STRING] | Annotated[KvCache, OBJECT] | None,
+        Honoured("a policy to estimate beside the presets"),
+    ] = None
 
 
 class CompletionRequest(Generation):

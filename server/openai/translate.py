@@ -10,13 +10,21 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from lookm.errors import LookmError, PromptTooLongError
-from lookm.types import CachePolicy, ImageInput, Request, Sampling
+from lookm.errors import LookmError, PromptTooLongError, RequestError
+from lookm.types import CachePolicy, ImageInput, ModelInfo, Request, Sampling
 from server.errors import ApiError, to_api_error
 from server.metrics import Metrics
 from server.openai import policies
-from server.openai.schemas import ChatRequest, CompletionRequest, Generation, ImagePart, Message
+from server.openai.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    Generation,
+    ImagePart,
+    Message,
+    TokenizeRequest,
+)
 from server.openai.seams import Media, Picture, Processor
+from server.openai.shelf import SCHEME, ImageShelf
 
 T = TypeVar("T")
 
@@ -40,11 +48,12 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What one request may ask for."""
+class Room:
+    """How many tokens an answer may have, and how many it gets where the request does not say."""
 
-    max_context_tokens: int
-    max_images: int
+    num_prompt: int
+    most: int
+    default: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +61,16 @@ class Translator:
     """Everything a request needs before the engine sees it."""
 
     served_model: str
+    info: ModelInfo
     default_policy: CachePolicy
-    limits: Limits
+    max_images: int
     processor: Processor
     media: Media
     pool: Executor
     metrics: Metrics
+    shelf: ImageShelf
 
-    def policy(self, body: Generation) -> CachePolicy:
+    def policy(self, body: Generation | TokenizeRequest) -> CachePolicy:
         """The cache policy of a request. Raises `ApiError` or `PolicyError`."""
         in_model = policies.split_model(body.model, self.served_model)
         return policies.choose(body.kv_cache, in_model, self.default_policy)
@@ -81,8 +92,8 @@ class Translator:
     async def chat_prompt(self, messages: Sequence[Message]) -> Prompt:
         """Load the images, render the chat template."""
         refs = image_refs(messages)
-        if len(refs) > self.limits.max_images:
-            message = f"The request has {len(refs)} images; {self.limits.max_images} are allowed."
+        if len(refs) > self.max_images:
+            message = f"The request has {len(refs)} images; {self.max_images} are allowed."
             raise ApiError("invalid_value", message, param="messages")
         images = await self._images(refs)
         template = [template_message(message) for message in messages]
@@ -90,24 +101,29 @@ class Translator:
 
     async def _images(self, refs: Sequence[ImageRef]) -> tuple[ImageInput, ...]:
         """One image per reference; a URL given twice is loaded once. One failure ends them all."""
-        first = {ref.url: ref for ref in reversed(refs)}
-        params = [ref.param for ref in first.values()]
-        pictures = await self.media.load_all(list(first), params)
-        inputs = await asyncio.gather(*map(self._preprocess, pictures, params))
-        by_url = dict(zip(first, inputs, strict=True))
+        first = {ref.url: ref.param for ref in reversed(refs)}
+        by_url = {u: self.shelf.named(u, p) for u, p in first.items() if u.startswith(SCHEME)}
+        sent = {url: param for url, param in first.items() if url not in by_url}
+        pictures = await self.media.load_all(list(sent), list(sent.values()))
+        inputs = await asyncio.gather(*map(self._preprocess, pictures, sent.values()))
+        by_url.update(zip(sent, inputs, strict=True))
         return tuple(by_url[ref.url] for ref in refs)
 
     async def _preprocess(self, picture: Picture, param: str) -> ImageInput:
         if picture.fetch_s:
             self.metrics.observe("lookm_media_fetch_seconds", picture.fetch_s)
         self.metrics.observe("lookm_media_decode_seconds", picture.decode_s)
+        if (known := self.shelf.get(picture.digest)) is not None:
+            return known
         try:
             with self.metrics.time("lookm_media_preprocess_seconds"):
-                return await self._in_pool(
+                image = await self._in_pool(
                     lambda: self.processor.image(picture.image, picture.digest)
                 )
         except LookmError as error:
             raise to_api_error(error, param=param) from error
+        self.shelf.put(image)
+        return image
 
     def _request(
         self, body: Generation, request_id: str, policy: CachePolicy, prompt: Prompt
@@ -117,8 +133,29 @@ class Translator:
             prompt_ids=prompt.ids,
             images=prompt.images,
             policy=policy,
-            sampling=sampling(body, len(prompt.ids), self.limits.max_context_tokens),
+            sampling=sampling(body, self._room(body, policy, prompt)),
         )
+
+    def _room(self, body: Generation, policy: CachePolicy, prompt: Prompt) -> Room:
+        """How long the answer may be: the rest of the context, and by default of the pool."""
+        num_prompt, context = len(prompt.ids), self.info.max_context_tokens
+        param = "prompt" if isinstance(body, CompletionRequest) else "messages"
+        if not num_prompt:
+            raise RequestError("The prompt is empty.", param=param)
+        if num_prompt >= context:
+            raise PromptTooLongError(
+                f"The prompt has {num_prompt} tokens and the model's context is {context}: "
+                "shorten it or send fewer images.",
+                param=param,
+            )
+        in_pool = self.info.capacity_bytes // self.info.kv_bytes_per_token
+        in_pool -= self.kept_bound(policy, prompt)
+        left = context - num_prompt
+        return Room(num_prompt, left, max(1, min(left, in_pool - self.info.page_tokens)))
+
+    def kept_bound(self, policy: CachePolicy, prompt: Prompt) -> int:
+        """The most tokens of the prompt that any layer keeps."""
+        return policies.kept_bound(policy, prompt.ids, self.processor.image_token_id)
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
@@ -135,20 +172,14 @@ def check_options(body: Generation) -> None:
         raise ApiError("invalid_value", message, param="max_completion_tokens")
 
 
-def sampling(body: Generation, prompt_tokens: int, max_context_tokens: int) -> Sampling:
+def sampling(body: Generation, room: Room) -> Sampling:
     """OpenAI's defaults: temperature 1, top_p 1, and as many tokens as fit."""
-    room = max_context_tokens - prompt_tokens
-    if room < 1:
-        raise PromptTooLongError(
-            f"The prompt has {prompt_tokens} tokens and the model's context is "
-            f"{max_context_tokens}: shorten the messages or send fewer images."
-        )
     newer = getattr(body, "max_completion_tokens", None)
-    max_tokens = body.max_tokens or newer or room
-    if max_tokens > room:
+    max_tokens = body.max_tokens or newer or room.default
+    if max_tokens > room.most:
         raise PromptTooLongError(
-            f"The prompt has {prompt_tokens} tokens and {max_tokens} more were asked for, but the "
-            f"model's context is {max_context_tokens}: ask for at most {room}.",
+            f"The prompt has {room.num_prompt} tokens and {max_tokens} more were asked for, but "
+            f"the model's context has room for {room.most}: ask for fewer.",
             param="max_tokens" if body.max_tokens else "max_completion_tokens",
         )
     stop = body.stop or ()

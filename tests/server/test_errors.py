@@ -89,6 +89,8 @@ BAD: list[tuple[str, dict[str, Any], int, str, str | None]] = [
      URL),
     ("20,000 pixels squared", messages(image(data_url(huge_png()))), 400, "image_too_large", URL),
     ("bad base64", messages(image("data:image/png;base64,@@@")), 400, "invalid_image_url", URL),
+    ("unknown digest", messages(image("sha256:" + "0" * 64)), 404, "image_not_found", URL),
+    ("bad digest", messages(image("sha256:0")), 400, "invalid_image_url", URL),
     ("file path", messages(image("/etc/passwd")), 400, "invalid_image_url", URL),
     ("file URL", messages(image("file:///etc/passwd")), 400, "invalid_image_url", URL),
     ("loopback", messages(image("http://127.0.0.1:8080/a.png")), 400, "invalid_image_url", URL),
@@ -288,7 +290,7 @@ async def test_the_deadline_also_ends_a_stream_that_has_begun() -> None:
         yield word_events(request, ["one", " two"])[0]
         await asyncio.Event().wait()
 
-    settings = Settings(model="fake", request_timeout_s=0.05)
+    settings = Settings(model="fake", request_timeout_s=0.4)
     async with serving(settings, stalls) as (client, engine, _):
         response = await client.post(CHAT, json=chat(stream=True))
         *_, last = events(response.text)

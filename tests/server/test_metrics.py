@@ -12,7 +12,8 @@ from lookm.types import CachePolicy, CacheReport, EngineStats, Timing, TokenEven
 from server.errors import CODES
 from server.metrics import RATE_WINDOW_S, SERIES, DecodeRate, Metrics
 from server.openai.meter import Meter
-from tests.server.asking import CHAT, chat, image
+from server.vllm_names import ALIASES
+from tests.server.asking import CHAT, INFO, chat, image
 
 pytestmark = pytest.mark.anyio
 
@@ -63,7 +64,7 @@ def values(exposition: str) -> dict[str, float]:
 
 
 def metrics_of(stats: EngineStats) -> Metrics:
-    return Metrics(SimpleNamespace(totals=stats, restarts=0))
+    return Metrics(SimpleNamespace(totals=stats, restarts=0, info=INFO))
 
 
 def test_every_promised_series_is_declared_once_and_exposed() -> None:
@@ -111,6 +112,27 @@ def test_a_request_is_measured_by_its_events() -> None:
     assert seen["lookm_vision_encode_seconds_sum"] == 2
     assert seen["lookm_request_success_total{finish_reason=stop}"] == 1
     assert seen["lookm_request_success_total{finish_reason=abort}"] == 0
+
+
+def test_vllm_names_carry_the_same_numbers() -> None:
+    metrics = metrics_of(STATS)
+    metrics.increase("lookm_generation_tokens_total", 3, method="full")
+    metrics.increase("lookm_generation_tokens_total", 4, method="look-m")
+    metrics.increase("lookm_request_success_total", finish_reason="stop")
+    metrics.observe("lookm_time_to_first_token_seconds", 0.03)
+    assert "vllm:" not in metrics.expose().decode()
+    metrics.add_vllm_names("llava")
+    seen = values(metrics.expose().decode())
+    who = "engine=0,model_name=llava"
+    assert seen[f"vllm:num_requests_waiting{{{who}}}"] == 3
+    assert seen[f"vllm:kv_cache_usage_perc{{{who}}}"] == 0.25
+    assert seen[f"vllm:generation_tokens_total{{{who}}}"] == 7
+    assert seen["vllm:request_success_total{engine=0,finished_reason=stop,model_name=llava}"] == 1
+    assert seen["vllm:time_to_first_token_seconds_bucket{engine=0,le=0.04,model_name=llava}"] == 1
+    blocks = "block_size=16,engine=0,model_name=llava,num_gpu_blocks=4096"
+    assert seen[f"vllm:cache_config_info{{{blocks}}}"] == 1
+    families = {s.name.removesuffix("_total") for s in SERIES}
+    assert set(ALIASES) <= families
 
 
 def test_labels_are_bounded() -> None:

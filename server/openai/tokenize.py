@@ -1,0 +1,82 @@
+"""`POST /tokenize`: what a chat would take, before it is sent to be answered.
+
+Counts the tokens of the prompt and of its images, and what each cache policy would hold of it.
+Knows the arithmetic of pages; nothing is asked of the engine.
+"""
+
+from collections.abc import Iterator
+
+from fastapi import APIRouter, Request, Response
+
+from lookm import policy
+from lookm.types import CachePolicy
+from server.health import Live
+from server.openai import openapi, policies
+from server.openai.answers import Answer
+from server.openai.openapi import ErrorEnvelope, described
+from server.openai.parse import parse
+from server.openai.schemas import TokenizeRequest
+from server.openai.stream import unless_gone, within
+from server.openai.translate import Prompt, Translator
+from server.services import Services
+
+router = APIRouter(tags=["openai"], responses={"default": {"model": ErrorEnvelope}})
+
+
+class Estimate(Answer):
+    """What one policy would hold of the prompt; each layer at most this."""
+
+    policy: str
+    kept_tokens: int
+    bytes: int
+
+
+class Tokenized(Answer):
+    """The answer. `images` has the tokens of each image, in order."""
+
+    count: int
+    max_model_len: int
+    image_tokens: int
+    images: list[int]
+    kv_cache: list[Estimate]
+
+
+@router.post(
+    "/tokenize",
+    openapi_extra=described(TokenizeRequest, openapi.tokenize_example("llava-demo")),
+    responses={200: {"model": Tokenized}},
+)
+async def tokenize(request: Request, live: Live) -> Response:
+    """Count a conversation with images, and estimate its cache under every preset."""
+    body = parse(TokenizeRequest, await request.body())
+    counted = await unless_gone(request.receive, _count(live, body))
+    return Response(counted.to_json(), media_type="application/json")
+
+
+async def _count(live: Services, body: TokenizeRequest) -> Tokenized:
+    translator = live.translator
+    asked = translator.policy(body)
+    with live.gate.entered():
+        prompt = await within(live.deadline_s(), translator.chat_prompt(body.messages))
+    images = [image.num_tokens for image in prompt.images]
+    return Tokenized(
+        count=len(prompt.ids),
+        max_model_len=translator.info.max_context_tokens,
+        image_tokens=sum(images),
+        images=images,
+        kv_cache=list(estimates(translator, asked, prompt)),
+    )
+
+
+def estimates(translator: Translator, asked: CachePolicy, prompt: Prompt) -> Iterator[Estimate]:
+    """The policy of the request, then every preset that `/v1/models` lists."""
+    listed = [policies.preset(method) for method in policy.PRESETS]
+    info = translator.info
+    for each in dict.fromkeys((asked, *listed)):
+        kept = translator.kept_bound(each, prompt)
+        pages = -(-kept // info.page_tokens)
+        yield Estimate(
+            policy=policy.to_string(each),
+            kept_tokens=kept,
+            bytes=pages * info.page_tokens * info.kv_bytes_per_token,
+        )
