@@ -13,7 +13,10 @@ _INCOMPLETE = "\ufffd"
 
 
 class Detokenizer:
-    """The text of one answer. `stopped` is True once a stop string was completed.
+    """The text of one answer. `stopped_by` is the stop string that ended it, once one did.
+
+    A stop string ends nothing before `min_tokens` tokens: it counts only if it is completed by a
+    later one.
 
     Decoding starts a few tokens back rather than at the newest one, because a token's text depends
     on its neighbours (a leading space, a character split over tokens):
@@ -22,14 +25,20 @@ class Detokenizer:
                                  ^ _start  ^ _done
     """
 
-    def __init__(self, decode: Decode, stop: tuple[str, ...] = ()) -> None:
+    def __init__(self, decode: Decode, stop: tuple[str, ...] = (), min_tokens: int = 0) -> None:
         self._decode = decode
+        self._min_tokens = min_tokens
         self._stop = tuple(s for s in stop if s)
         self._ids: list[int] = []
         self._start = 0
         self._done = 0
         self._held = ""
-        self.stopped = False
+        self.stopped_by: str | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string ended the answer."""
+        return self.stopped_by is not None
 
     def push(self, token_id: int) -> str:
         """Add one token; return the text that may be shown now."""
@@ -55,11 +64,15 @@ class Detokenizer:
 
     def _release(self, text: str) -> str:
         """Pass `text` on up to a complete stop string, keeping back what may become one."""
-        text = self._held + text
-        found = [at for at in (text.find(s) for s in self._stop) if at >= 0]
-        if found:
-            self.stopped, self._held = True, ""
-            return text[: min(found)]
+        num_held, text = len(self._held), self._held + text
+        if len(self._ids) > self._min_tokens:
+            # A stop string that lies in what was held, whole, was completed before `min_tokens`.
+            starts = [(text.find(s, max(0, num_held - len(s) + 1)), len(s), s) for s in self._stop]
+            found = [each for each in starts if each[0] >= 0]
+            if found:
+                at, _, self.stopped_by = min(found)
+                self._held = ""
+                return text[:at]
         keep = max((_overlap(text, s) for s in self._stop), default=0)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -19,7 +19,6 @@ from lookm.batch import Batch, Sequence
 from lookm.cache import PagePool, SequenceCache, pages_for
 from lookm.cache.table import Int64
 from lookm.config import EngineConfig, EnginePlan
-from lookm.detokenize import Detokenizer
 from lookm.errors import PromptTooLongError, RequestError
 from lookm.look import kept_rows
 from lookm.memory import make_plan
@@ -29,10 +28,11 @@ from lookm.models.images import arranged
 from lookm.models.loading import load_config, load_model, resolve_path
 from lookm.models.processor import Processor
 from lookm.policy import resolve
+from lookm.postprocess import Postprocessor
 from lookm.runner import Runner
-from lookm.sampling import Sampler
+from lookm.sampling import Choice
 from lookm.scheduler import Scheduler
-from lookm.types import EngineStats, FinishReason, ModelInfo, Request, TokenEvent
+from lookm.types import EngineStats, ModelInfo, Request, TokenEvent
 
 logger = logging.getLogger(__name__)
 
@@ -53,12 +53,15 @@ class Engine:
             device=adapter.device,
         )
         self._scheduler = Scheduler(self._pool, config)
+        self._max_waiting = max(1, config.max_waiting)
         self._runner = Runner(
             adapter,
             self._pool,
             attention,
             FeatureCache(adapter.encode_image, config.image_cache_bytes),
         )
+        num_logits = adapter.logits(adapter.embed_tokens([0])).shape[-1]
+        self._postprocessor = Postprocessor(processor, adapter.eos_ids, num_logits)
         self._sequences: dict[str, Sequence] = {}
         self._aborted: list[Sequence] = []
         self._totals = _Totals()
@@ -114,8 +117,8 @@ class Engine:
             recipe=recipe,
             bound_L=bound_L,
             cache=SequenceCache(self._pool, self.plan.num_layers),
-            sampler=Sampler(request.sampling),
-            detokenizer=Detokenizer(self.processor.decode, request.sampling.stop),
+            sampler=self._postprocessor.sampler(request.sampling, request.prompt_ids),
+            detokenizer=self._postprocessor.detokenizer(request.sampling),
             tokens=list(request.prompt_ids),
             one_go=one_go,
         )
@@ -131,25 +134,42 @@ class Engine:
 
     def step(self) -> list[TokenEvent]:
         """Run one step of whatever is due; returns what it produced."""
-        events = [self._event(seq, None, "", "abort") for seq in self._aborted]
+        events = [self._postprocessor.end(sequence, "abort") for sequence in self._aborted]
         self._aborted.clear()
         batch = self._scheduler.schedule()
         if batch.num_tokens:
             started_s = time.monotonic()
-            tokens = self._runner.run(batch)
+            choices = self._runner.run(batch)
             self._account(batch, time.monotonic() - started_s)
             events += [
-                self._accept(sequence, token)
-                for sequence, token in zip(batch.sampled, tokens, strict=True)
+                self._accept(sequence, choice)
+                for sequence, choice in zip(batch.sampled, choices, strict=True)
             ]
         return events
 
     def generate(self, requests: Iterable[Request]) -> Iterator[TokenEvent]:
-        """Answer requests together and yield their events as they come, for offline use."""
-        for request in requests:
-            self.add(request)
-        while self.has_work:
-            yield from self.step()
+        """Answer requests together and yield events as they come, for offline use.
+
+        `requests` may be of any number, and lazy: they are taken as the queue has room. Closing
+        the generator early, or a request that is refused, ends what is left of them at once.
+        """
+        mine: set[str] = set()
+        source = iter(requests)
+        waiting = next(source, None)
+        try:
+            while waiting is not None or self.has_work:
+                while waiting is not None and len(self._scheduler.waiting) < self._max_waiting:
+                    self.add(waiting)
+                    mine.add(waiting.id)
+                    waiting = next(source, None)
+                for event in self.step():
+                    if event.finish is not None:
+                        mine.discard(event.request_id)
+                    yield event
+        finally:
+            for request_id in mine:
+                self.abort(request_id)
+            self._aborted = [seq for seq in self._aborted if seq.request.id not in mine]
 
     def stats(self) -> EngineStats:
         """A snapshot of the pool, the queues and the counters."""
@@ -176,46 +196,18 @@ class Engine:
         """Assert the invariants of pool and scheduler; for tests, after each step."""
         self._scheduler.check()
 
-    def _accept(self, sequence: Sequence, token: int) -> TokenEvent:
-        """Add a sampled token to its sequence, and end the sequence where it ends."""
-        sampling = sequence.request.sampling
-        first = sequence.num_generated == 0
-        sequence.tokens.append(token)
-        self._totals.generated_tokens += 1
-        if first:
-            self._totals.prompt_tokens += sequence.num_prompt
-            self._totals.image_tokens += sequence.report.image_tokens if sequence.report else 0
-        at_end = token in self._adapter.eos_ids and not sampling.ignore_eos
-        at_limit = sequence.num_generated >= sampling.max_tokens
-        text = "" if at_end else sequence.detokenizer.push(token)
-        if at_end or at_limit:
-            text += sequence.detokenizer.finish()
-        finish: FinishReason | None = "length" if at_limit else None
-        if at_end or sequence.detokenizer.stopped:
-            finish = "stop"
-        if finish is not None:
+    def _accept(self, sequence: Sequence, choice: Choice) -> TokenEvent:
+        """Add a chosen token to its sequence, and forget the sequence where it ends."""
+        event = self._postprocessor.accept(sequence, choice)
+        if event.token_id is not None:
+            self._totals.generated_tokens += 1
+            if event.num_generated == 1:
+                self._totals.prompt_tokens += sequence.num_prompt
+                self._totals.image_tokens += sequence.report.image_tokens if sequence.report else 0
+        if event.finish is not None:
             self._scheduler.remove(sequence)
             del self._sequences[sequence.request.id]
-        return self._event(sequence, token, text, finish, first=first)
-
-    def _event(
-        self,
-        sequence: Sequence,
-        token: int | None,
-        text: str,
-        finish: FinishReason | None,
-        *,
-        first: bool = False,
-    ) -> TokenEvent:
-        return TokenEvent(
-            request_id=sequence.request.id,
-            token_id=token,
-            text=text,
-            num_generated=sequence.num_generated,
-            finish=finish,
-            cache=sequence.report if first or finish else None,
-            timing=sequence.clock.timing() if finish else None,
-        )
+        return event
 
     def _check(self, request: Request, num_image_tokens: int) -> None:
         if not request.prompt_ids:
@@ -226,8 +218,6 @@ class Engine:
                 f"the prompt has {num_image_tokens} image tokens, its images take {expected}",
                 param="messages",
             )
-        if request.sampling.max_tokens < 1:
-            raise RequestError("max_tokens must be at least 1", param="max_tokens")
 
     def _check_fits(self, request: Request, bound_L: Int64) -> None:
         """Refuse what could not run even alone."""

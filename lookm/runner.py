@@ -19,7 +19,7 @@ from lookm.look import look
 from lookm.models.adapter import Adapter
 from lookm.models.embedded import EmbeddedPrompt, PackedRows
 from lookm.models.features import FeatureCache
-from lookm.sampling import sample
+from lookm.sampling import Choice, sample
 from lookm.types import CacheReport, Needs
 
 
@@ -36,7 +36,7 @@ class Runner:
         self.encode_s = 0.0
 
     @torch.inference_mode()
-    def run(self, batch: Batch) -> list[int]:
+    def run(self, batch: Batch) -> list[Choice]:
         """Compute one step; returns a new token for each of `batch.sampled`."""
         step = _Step(batch, self._pool, self._attention)
         hidden_TE = self._adapter.forward(self._embed(batch), step)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 Merge = Literal["none", "average", "pivot", "weighted"]
 TextMode = Literal["protect", "prior", "none"]
 FinishReason = Literal["stop", "length", "abort", "error"]
+StructureKind = Literal["json_object", "json_schema", "regex"]
 
 Array = npt.NDArray[np.generic]
 
@@ -51,8 +52,28 @@ class Needs:
 
 
 @dataclass(frozen=True, slots=True)
+class Structure:
+    """A form the answer must have: a JSON object, JSON that fits a schema, or a regex match.
+
+    `source` is the JSON schema as JSON text, or the regex (Rust syntax, matched as a whole).
+    """
+
+    kind: StructureKind
+    source: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is chosen. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 are off."""
+    """How the next token is chosen and when the answer ends. `lookm.sampling.check` has the ranges.
+
+    `temperature` 0 is greedy, over the logits as penalties, bias and structure leave them;
+    `top_k` 0, `top_p` 1 and `min_p` 0 are off. `repetition_penalty` looks at the prompt and the
+    answer, the other two at the answer only. `logit_bias` is (token id, bias) pairs.
+
+    An answer ends at the model's end token (unless `ignore_eos`), a `stop_token_ids` token or a
+    `stop` string, none of which before `min_tokens` tokens, or after `max_tokens`.
+    `logprobs`: None is off; n asks for each token's log-probability and the n likeliest tokens'.
+    """
 
     max_tokens: int = 256
     temperature: float = 0.0
@@ -61,6 +82,15 @@ class Sampling:
     seed: int | None = None
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    min_tokens: int = 0
+    logprobs: int | None = None
+    structure: Structure | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -121,12 +151,40 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
+class TopLogprob:
+    """One likely token. `bytes` is what it adds to the text, `token` the same as far as UTF-8."""
+
+    token_id: int
+    token: str
+    bytes: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """The generated token's log-probability, and the likeliest tokens', most likely first.
+
+    Of the model's own distribution: the softmax of its logits before temperature, penalties, bias,
+    structure and filters. The generated token is in `top` only if it is among the likeliest.
+    """
+
+    token_id: int
+    token: str
+    bytes: bytes
+    logprob: float
+    top: tuple[TopLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TokenEvent:
     """One step of one request. The first event follows the prefill; the last has a `finish`.
 
     `token_id` is None on events without a new token (abort, error). `text` is what may be shown
     now: it can lag behind the tokens (stop strings, incomplete UTF-8) and is complete at the end.
     `cache` is set on the first event and on the last; `timing` and `error` only on the last.
+    `logprobs`, where asked for, comes with its token, also while the text is held back; the token
+    that ends an answer has none, for it adds no text. `stop_reason` says which stop string or which
+    of the `stop_token_ids` ended the answer.
     """
 
     request_id: str
@@ -137,6 +195,8 @@ class TokenEvent:
     cache: CacheReport | None = None
     timing: Timing | None = None
     error: str | None = None
+    logprobs: TokenLogprob | None = None
+    stop_reason: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)

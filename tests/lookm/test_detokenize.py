@@ -55,6 +55,32 @@ def test_the_first_completed_stop_string_wins(text, stops):
         assert "".join(parts) == min((first.split(s)[0] for s in stops), key=len)
 
 
+@given(
+    st.text(alphabet="ab", max_size=12),
+    st.lists(st.text(alphabet="ab", min_size=1, max_size=3), min_size=1, max_size=3),
+    st.integers(0, 8),
+)
+def test_a_stop_string_completed_within_min_tokens_ends_nothing(text, stops, min_tokens):
+    detokenizer = Detokenizer(byte_decode, tuple(stops), min_tokens)
+    got = ""
+    for byte in text.encode():
+        got += detokenizer.push(byte)
+        if detokenizer.stopped:
+            break
+    got += detokenizer.finish()
+    ends = [(end, s) for end in range(min_tokens + 1, len(text) + 1) for s in stops]
+    hits = [(end, s) for end, s in ends if text[:end].endswith(s)]
+    first = [(end - len(s), s) for end, s in hits if end == hits[0][0]]
+    assert detokenizer.stopped_by == (min(first)[1] if hits else None)
+    assert got == (text[: min(first)[0]] if hits else text)
+
+
+def test_a_token_that_completes_two_stop_strings_stops_at_the_earlier():
+    words = ["x STOP and END", "y"]
+    detokenizer = Detokenizer(lambda ids: "".join(words[i] for i in ids), ("END", "STOP"))
+    assert (detokenizer.push(0), detokenizer.stopped_by) == ("x ", "STOP")
+
+
 def test_an_ending_that_may_become_a_stop_string_is_held_back_and_released():
     detokenizer = Detokenizer(byte_decode, ("END",))
     assert [detokenizer.push(b) for b in b"xENx"] == ["x", "", "", "ENx"]

@@ -1,0 +1,175 @@
+"""One request's sampling state (`Sampler`), and one step for a batch of them (`sample`).
+
+A request draws from its own generator, one vector of noise per token, so a seeded answer does not
+depend on what else is in the batch, nor on preemption.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from lookm.sampling.filters import keep_top
+from lookm.sampling.logprobs import Choice, choices
+from lookm.types import Sampling
+
+COLDEST = 1e-30  # temperatures are float32
+
+
+class Grammar(Protocol):
+    """What a structured answer may say next. Implemented in `lookm.structure`."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the answer has its form and nothing can follow."""
+        ...
+
+    @property
+    def failure(self) -> str | None:
+        """Why the grammar had to give up; nothing is masked from then on."""
+        ...
+
+    def mask(self, logits_V: torch.Tensor) -> None:
+        """Set to -inf, in place, what must not come next."""
+        ...
+
+    def advance(self, token: int) -> None:
+        """Note the token that came."""
+        ...
+
+
+class Sampler:
+    """The sampling state of one request. `end_ids` are the tokens that may end its answer."""
+
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompt_ids: Sequence[int] = (),
+        end_ids: frozenset[int] = frozenset(),
+        grammar: Grammar | None = None,
+    ) -> None:
+        self.sampling = sampling
+        self.grammar = grammar
+        self.end_ids = end_ids
+        self._prompt_ids = frozenset(prompt_ids if sampling.repetition_penalty != 1 else ())
+        self._counts: Counter[int] = Counter()
+        self._num_generated = 0
+        seed = None if sampling.seed is None else sampling.seed % 2**64
+        self._generator = np.random.Generator(np.random.PCG64DXSM(seed)) if self.hot else None
+
+    @property
+    def hot(self) -> bool:
+        """Whether tokens are drawn rather than the largest taken."""
+        return self.sampling.temperature > 0
+
+    @property
+    def adjusts(self) -> bool:
+        """Whether the next logits must go through `adjust`."""
+        asked = self.sampling
+        return (
+            asked.repetition_penalty != 1
+            or asked.presence_penalty != 0
+            or asked.frequency_penalty != 0
+            or bool(asked.logit_bias)
+            or self.grammar is not None
+            or self._num_generated < asked.min_tokens
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether a structured answer has its form, so that nothing can follow."""
+        return self.grammar is not None and self.grammar.complete
+
+    @property
+    def failure(self) -> str | None:
+        """Why a structured answer cannot go on; its newest token is then void."""
+        return None if self.grammar is None else self.grammar.failure
+
+    def adjust(self, logits_V: torch.Tensor) -> None:
+        """Steps 1 to 5 of the package's list, in place."""
+        self._penalize(logits_V)
+        if self.sampling.logit_bias:
+            ids, biases = zip(*self.sampling.logit_bias, strict=True)
+            logits_V[list(ids)] += torch.tensor(biases, device=logits_V.device)
+        if self.grammar is not None:
+            self.grammar.mask(logits_V)
+        if self._num_generated < self.sampling.min_tokens:
+            self._suppress_end(logits_V)
+
+    def accept(self, token: int) -> None:
+        """Note the token that was chosen."""
+        self._counts[token] += 1
+        self._num_generated += 1
+        if self.grammar is not None:
+            self.grammar.advance(token)
+
+    def fill_noise(self, noise_V: torch.Tensor) -> None:
+        """The next draws from the exponential distribution, into a float32 CPU tensor."""
+        assert self._generator is not None, "greedy requests take the largest"
+        self._generator.standard_exponential(out=noise_V.numpy(), dtype=np.float32)
+
+    def _penalize(self, logits_V: torch.Tensor) -> None:
+        asked, device = self.sampling, logits_V.device
+        if asked.repetition_penalty != 1:
+            seen = self._prompt_ids | self._counts.keys()
+            ids = torch.tensor([i for i in seen if i < logits_V.numel()], device=device)
+            values = logits_V[ids]
+            factor = asked.repetition_penalty
+            logits_V[ids] = torch.where(values > 0, values / factor, values * factor)
+        if self._counts and (asked.presence_penalty or asked.frequency_penalty):
+            ids = torch.tensor(list(self._counts), device=device)
+            counts = torch.tensor(list(self._counts.values()), device=device)
+            logits_V[ids] -= asked.presence_penalty + asked.frequency_penalty * counts
+
+    def _suppress_end(self, logits_V: torch.Tensor) -> None:
+        """Ban the end tokens, unless the structure allows nothing else."""
+        ids = [token for token in self.end_ids if token < logits_V.numel()]
+        before = logits_V[ids]
+        logits_V[ids] = -torch.inf
+        if self.grammar is not None and bool((logits_V == -torch.inf).all()):
+            logits_V[ids] = before
+
+
+def sample(logits_BV: torch.Tensor, samplers: list[Sampler]) -> list[Choice]:
+    """The next token of each row of float32 logits, noted in its sampler."""
+    changed_BV = logits_BV
+    if any(sampler.adjusts for sampler in samplers):
+        changed_BV = logits_BV.clone()
+        for logits_V, sampler in zip(changed_BV, samplers, strict=True):
+            if sampler.adjusts:
+                sampler.adjust(logits_V)
+    tokens: list[int] = changed_BV.argmax(-1).tolist()
+    hot = [row for row, sampler in enumerate(samplers) if sampler.hot]
+    if hot:
+        drawn = draw(changed_BV[hot], [samplers[row] for row in hot])
+        for row, token in zip(hot, drawn, strict=True):
+            tokens[row] = token
+    for sampler, token in zip(samplers, tokens, strict=True):
+        sampler.accept(token)
+    return choices(logits_BV, tokens, [sampler.sampling.logprobs for sampler in samplers])
+
+
+def draw(logits_BV: torch.Tensor, samplers: list[Sampler]) -> list[int]:
+    """One token from each row: steps 6 to 8, the draw as a race of exponential clocks.
+
+    Token j wins with probability softmax(logits)_j where its p_j / noise_j is the largest. Unlike a
+    walk along the cumulated probabilities, a rounding error elsewhere in the row changes nothing.
+    """
+    asked = [sampler.sampling for sampler in samplers]
+    heat = torch.tensor([each.temperature for each in asked], device=logits_BV.device)
+    logits_BV = logits_BV - logits_BV.amax(-1, keepdim=True)
+    logits_BV /= heat.clamp_min(COLDEST)[:, None]
+    logits_BV = keep_top(
+        logits_BV,
+        [each.top_k for each in asked],
+        [each.top_p for each in asked],
+        [each.min_p for each in asked],
+    )
+    noise_BV = torch.empty(logits_BV.shape, dtype=torch.float32)
+    for noise_V, sampler in zip(noise_BV, samplers, strict=True):
+        sampler.fill_noise(noise_V)
+    clock_BV = noise_BV.to(logits_BV.device).clamp_min_(torch.finfo(torch.float32).tiny).log_()
+    winners: list[int] = (logits_BV - clock_BV).argmax(-1).tolist()
+    return winners
