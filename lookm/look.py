@@ -100,7 +100,7 @@ def look(
         layer=layer,
         num_layers=num_layers,
     )
-    compressed = policies.compress(view, recipe)
+    compressed = policies.compress(view, recipe, attention.nearest)
     return Look(out_THD, compressed, time.monotonic() - started_s)
 
 

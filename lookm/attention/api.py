@@ -45,6 +45,14 @@ class Attention(Protocol):
     ) -> tuple[torch.Tensor, Statistics]:
         """Causal attention of a whole prompt, `out_THD`, and the sums a policy needs of it."""
 
+    def nearest(
+        self, kept_KSD: torch.Tensor, evicted_KED: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """A faster twin of the policy's search for the nearest kept key, or None.
+
+        `target_KE` int64 in `[0, S)` and `cosine_KE` float32, for E evicted keys.
+        """
+
     def extend(
         self, q_HTD: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor, *, scale: float
     ) -> torch.Tensor:

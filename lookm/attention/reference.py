@@ -38,8 +38,15 @@ class ReferenceAttention:
         out_HTD = F.scaled_dot_product_attention(
             q_HTD[None], k_KTD[None], v_KTD[None], is_causal=True, scale=scale, enable_gqa=True
         )[0]
-        statistics = Statistics(window_KT=_window(q_HTD, k_KTD, scale, needs.window))
+        statistics = Statistics(window_KT=window_sums(q_HTD, k_KTD, scale, needs.window))
         return out_HTD.transpose(0, 1), statistics
+
+    def nearest(
+        self, kept_KSD: torch.Tensor, evicted_KED: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """None: the policy's own function is the readable one."""
+        del kept_KSD, evicted_KED
+        return None
 
     def extend(
         self, q_HTD: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor, *, scale: float
@@ -112,7 +119,7 @@ def statistics(
     """The sums alone, without the attention output: for callers that have no use for it."""
     if needs.sums or needs.squares:
         return _fused(q_HTD, k_KTD, None, scale, needs)[1]
-    return Statistics(window_KT=_window(q_HTD, k_KTD, scale, needs.window))
+    return Statistics(window_KT=window_sums(q_HTD, k_KTD, scale, needs.window))
 
 
 def _fused(
@@ -147,7 +154,7 @@ def _fused(
     found = Statistics(
         sums_KT=sums_KT,
         squares_KT=squares_KT,
-        window_KT=_window(q_HTD, k_KTD, scale, needs.window),
+        window_KT=window_sums(q_HTD, k_KTD, scale, needs.window),
     )
     return out_KGTD.flatten(0, 1).transpose(0, 1), found
 
@@ -203,7 +210,7 @@ def _part(buffer: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     return buffer[: math.prod(shape)].view(*shape)
 
 
-def _window(
+def window_sums(
     q_HTD: torch.Tensor, k_KTD: torch.Tensor, scale: float, window: int
 ) -> torch.Tensor | None:
     """`sum_i A_ij` over the last `window` queries (all, where the prompt is shorter)."""

@@ -19,7 +19,7 @@ NAMES = ("auto", "reference", "cpu")
 def choose(name: str, device: torch.device | str, dtype: torch.dtype | None = None) -> Attention:
     """The implementation called `name`; `"auto"` is the fastest that can run here.
 
-    `"cpu"` is the C++ kernel (float32 and bfloat16), compiled at its first use. Raises
+    `"cpu"` are the C++ kernels (float32, bfloat16), compiled at their first use. Raises
     `ConfigError` for a name that does not exist or cannot run here.
     """
     if name not in NAMES:
@@ -31,7 +31,7 @@ def choose(name: str, device: torch.device | str, dtype: torch.dtype | None = No
         try:
             return _cpu()
         except (RuntimeError, OSError) as error:
-            problem = f"the C++ kernel cannot be built: {str(error).strip().splitlines()[0]}"
+            problem = f"the C++ kernels cannot be built: {str(error).strip().splitlines()[0]}"
     if name == "cpu":
         raise ConfigError(f"attention 'cpu' cannot be used: {problem}.")
     logger.warning("attention: reference (torch), because %s", problem)
@@ -39,7 +39,7 @@ def choose(name: str, device: torch.device | str, dtype: torch.dtype | None = No
 
 
 def _cpu_problem(device: torch.device, dtype: torch.dtype | None) -> str | None:
-    """Why the C++ kernel cannot run, or None."""
+    """Why the C++ kernels cannot run, or None."""
     from lookm.attention.kernels.build import missing_tools
 
     if device.type != "cpu":
@@ -55,7 +55,7 @@ def _cpu() -> Attention:
     from lookm.attention.kernels.cpu import CpuAttention
 
     if not cached_library().exists():
-        logger.info("attention: compiling the C++ kernel, once; this takes about half a minute")
+        logger.info("attention: compiling the C++ kernels, once; this takes half a minute")
     kernel = load_kernel()
-    logger.info("attention: cpu (C++ kernel for decoding)")
+    logger.info("attention: cpu (C++ kernels)")
     return CpuAttention(kernel)

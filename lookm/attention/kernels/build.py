@@ -1,4 +1,4 @@
-"""Compiling the C++ kernel on demand, once per source, torch and processor.
+"""Compiling the C++ kernels on demand, once per source, torch and processor.
 
 The finished library is moved into the cache in one step, so a start that is killed while compiling
 leaves nothing half-made behind. Knows compilers and files; knows nothing about attention.
@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
-NAME = "lookm_paged_decode"
-SOURCE = Path(__file__).with_name("paged_decode.cpp")
+NAME = "lookm_cpu_kernels"
+SOURCE = Path(__file__).with_name("cpu_kernels.cpp")
 _COMPILERS = ("g++", "c++", "clang++")
 _FLAGS = ("-O3", "-fno-math-errno")
 _CPU_FLAGS = {
@@ -53,9 +53,16 @@ def load_kernel() -> Any:
 
 
 def cached_library() -> Path:
-    """Where the library for this source, torch, Python and processor is kept."""
+    """Where the library for these sources, torch, Python and processor is kept."""
     capability = torch.backends.cpu.get_cpu_capability()
-    facts = (SOURCE.read_text(), torch.__version__, sys.version, platform.machine(), capability)
+    facts = (
+        SOURCE.read_text(),
+        *(header.read_text() for header in sorted(SOURCE.parent.glob("*.hpp"))),
+        torch.__version__,
+        sys.version,
+        platform.machine(),
+        capability,
+    )
     key = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:16]
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return root / "lookm" / f"{NAME}-{key}.so"

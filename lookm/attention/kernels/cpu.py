@@ -1,7 +1,8 @@
-"""The C++ decode kernel as an `Attention`: checked and called here, built by `build`.
+"""The C++ kernels as an `Attention`: checked and called here, built by `build`.
 
-The twin it must equal is `reference.ReferenceAttention.decode`. Knows shapes, strides and types;
-whether the kernel is used at all is `select.choose`'s decision.
+The twins they must equal: `reference.ReferenceAttention` (decode, prefill with sums) and
+`lookm.policy.merges.nearest_by_cosine`. Knows shapes, strides and types; whether the kernels are
+used at all is `select.choose`'s decision.
 """
 
 from typing import Any
@@ -9,20 +10,25 @@ from typing import Any
 import torch
 
 from lookm.attention.api import Statistics
-from lookm.attention.reference import ReferenceAttention
+from lookm.attention.reference import ReferenceAttention, window_sums
 from lookm.types import Needs
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
 class CpuAttention:
-    """`lookm.attention.Attention` with decode in C++ and everything else in torch."""
+    """`lookm.attention.Attention` with the hot loops in C++ and everything else in torch.
+
+    The kernels over matrix products take bfloat16, on processors that multiply it (AMX, AVX-512
+    BF16); float32, and older processors, take the reference.
+    """
 
     name = "cpu"
 
     def __init__(self, extension: Any) -> None:
         self._extension = extension
         self._reference = ReferenceAttention()
+        self._products: bool = extension.bfloat16_products_supported()
 
     def prefill(
         self,
@@ -33,8 +39,46 @@ class CpuAttention:
         scale: float,
         needs: Needs,
     ) -> tuple[torch.Tensor, Statistics]:
-        """As the reference. See `Attention.prefill`."""
-        return self._reference.prefill(q_HTD, k_KTD, v_KTD, scale=scale, needs=needs)
+        """Flash attention, then the column sums from its log-sum-exp. See `Attention.prefill`."""
+        wants_sums = needs.sums or needs.squares
+        if not (wants_sums and self._multiplies(k_KTD)):
+            return self._reference.prefill(q_HTD, k_KTD, v_KTD, scale=scale, needs=needs)
+        group = q_HTD.shape[0] // k_KTD.shape[0]
+        out_1HTD, lse_1HT = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q_HTD[None],
+            k_KTD[None].repeat_interleave(group, 1),
+            v_KTD[None].repeat_interleave(group, 1),
+            0.0,
+            True,
+            scale=scale,
+        )
+        sums_2KT = self._extension.column_sums(
+            q_HTD.contiguous(), k_KTD.contiguous(), lse_1HT[0].contiguous(), scale, needs.squares
+        )
+        statistics = Statistics(
+            sums_KT=sums_2KT[0],
+            squares_KT=sums_2KT[1] if needs.squares else None,
+            window_KT=window_sums(q_HTD, k_KTD, scale, needs.window),
+        )
+        return out_1HTD[0].transpose(0, 1), statistics
+
+    def nearest(
+        self, kept_KSD: torch.Tensor, evicted_KED: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """`merges.nearest_by_cosine`, or None where this processor has no kernel for it."""
+        if not self._multiplies(kept_KSD):
+            return None
+        assert kept_KSD.shape[::2] == evicted_KED.shape[::2], (kept_KSD.shape, evicted_KED.shape)
+        assert evicted_KED.dtype == kept_KSD.dtype, evicted_KED.dtype
+        target_KE, cosine_KE = self._extension.nearest(
+            kept_KSD.contiguous(), evicted_KED.contiguous()
+        )
+        return target_KE, cosine_KE
+
+    def _multiplies(self, key_KTD: torch.Tensor) -> bool:
+        """Whether the kernels over matrix products take these keys."""
+        even = key_KTD.shape[2] % 2 == 0
+        return self._products and even and key_KTD.dtype == torch.bfloat16
 
     def extend(
         self, q_HTD: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor, *, scale: float

@@ -8,6 +8,8 @@ import torch
 from lookm.attention import ReferenceAttention, choose
 from lookm.attention.kernels import build
 from lookm.errors import ConfigError
+from lookm.policy.merges import nearest_by_cosine
+from lookm.types import Needs
 from tests.lookm.tiny import answers, generate, random_prompt, tiny_engine, tiny_llava
 
 needs_compiler = pytest.mark.skipif(
@@ -116,3 +118,62 @@ def test_a_kernel_that_does_not_compile_is_reported_in_one_line(monkeypatch, cap
 def test_float16_has_no_kernel():
     with pytest.raises(ConfigError, match="float16"):
         choose("cpu", "cpu", torch.float16)
+
+
+def prompt(heads, kv_heads, tokens, size):
+    generator = torch.Generator().manual_seed(tokens + size)
+    shapes = ((heads, tokens, size), (kv_heads, tokens, size), (kv_heads, tokens, size))
+    return [torch.randn(shape, generator=generator).bfloat16() for shape in shapes]
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(4, 4, 64), (4, 2, 16), (6, 1, 80), (2, 2, 128), (3, 3, 7)])
+@pytest.mark.parametrize("tokens", [1, 2, 63, 64, 65, 257, 600])
+def test_prefill_with_sums_is_as_close_to_float64_as_bfloat16_allows(kernel, shape, tokens):
+    heads, kv_heads, size = shape
+    q, k, v = prompt(heads, kv_heads, tokens, size)
+    needs = Needs(sums=True, squares=True, window=5)
+    out, found = kernel.prefill(q, k, v, scale=size**-0.5, needs=needs)
+    exact_out, exact = ReferenceAttention().prefill(
+        q.double(), k.double(), v.double(), scale=size**-0.5, needs=needs
+    )
+    assert (out - exact_out).abs().max() < 0.02
+    assert torch.allclose(found.sums_KT.double(), exact.sums_KT, rtol=0.01, atol=2e-3)
+    assert torch.allclose(found.squares_KT.double(), exact.squares_KT, rtol=0.02, atol=2e-3)
+    assert torch.allclose(found.window_KT.double(), exact.window_KT, rtol=0.01, atol=2e-3)
+    rows = found.sums_KT.double().sum(1)
+    assert torch.allclose(rows, torch.full_like(rows, tokens * heads / kv_heads), rtol=1e-3)
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [16, 64, 80, 128])
+@pytest.mark.parametrize(("num_kept", "num_evicted"), [(1, 5), (40, 1), (256, 64), (300, 129)])
+def test_nearest_equals_the_policys_own_search(kernel, size, num_kept, num_evicted):
+    generator = torch.Generator().manual_seed(size + num_kept)
+    kept = torch.randn(3, num_kept, size, generator=generator).bfloat16()
+    evicted = torch.randn(3, num_evicted, size, generator=generator).bfloat16()
+    kept[:, -1] = kept[:, 0]  # equal keys: the first is taken
+    evicted[1, 0] = 0  # no direction
+    found = kernel.nearest(kept, evicted)
+    if found is None:
+        pytest.skip("this processor does not multiply bfloat16 matrices")
+    target, cosine = found
+    exact = nearest_by_cosine(kept.double(), evicted.double())
+    assert torch.allclose(cosine.double(), exact[1], atol=1e-5)
+    same = target == exact[0]
+    taken = torch.nn.functional.cosine_similarity(
+        kept.double().gather(1, target[..., None].expand(-1, -1, size)), evicted.double(), dim=2
+    )
+    assert torch.allclose(taken[~same], exact[1][~same], atol=1e-6), "a tie, or nothing"
+    assert same.float().mean() > 0.99
+
+
+@needs_compiler
+def test_float32_takes_the_reference(kernel):
+    q, k, v = (tensor.float() for tensor in prompt(4, 2, 50, 16))
+    assert kernel.nearest(k, v) is None
+    needs = Needs(sums=True)
+    expected = ReferenceAttention().prefill(q, k, v, scale=0.2, needs=needs)
+    got = kernel.prefill(q, k, v, scale=0.2, needs=needs)
+    assert torch.equal(got[0], expected[0])
+    assert torch.equal(got[1].sums_KT, expected[1].sums_KT)

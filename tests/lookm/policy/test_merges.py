@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lookm.policy import merges
-from lookm.policy.merges import MERGES, Rows, merge, nearest
+from lookm.policy.merges import MERGES, Rows, merge, nearest_by_cosine
 
 
 def rows(num, *, seed, heads=2, size=8, dtype=torch.float32):
@@ -33,9 +33,9 @@ def test_weighted_uses_the_cosine_of_keys_for_values_too():
 
 def test_similarity_in_tiles_equals_similarity_at_once(monkeypatch):
     kept, evicted = rows(13, seed=1), rows(101, seed=2)
-    whole = nearest(kept.key, evicted.key)
+    whole = nearest_by_cosine(kept.key, evicted.key)
     monkeypatch.setattr(merges, "MAX_TILE_ELEMENTS", 2 * 13 * 7)
-    target_KE, cosine_KE = nearest(kept.key, evicted.key)
+    target_KE, cosine_KE = nearest_by_cosine(kept.key, evicted.key)
     assert torch.equal(target_KE, whole[0])
     torch.testing.assert_close(cosine_KE, whole[1])
 
@@ -43,7 +43,7 @@ def test_similarity_in_tiles_equals_similarity_at_once(monkeypatch):
 def test_a_row_nothing_merges_into_is_untouched_bit_for_bit():
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         kept, evicted = rows(30, seed=3, dtype=dtype), rows(5, seed=4, dtype=dtype)
-        target_KE, _ = nearest(kept.key, evicted.key)
+        target_KE, _ = nearest_by_cosine(kept.key, evicted.key)
         got = merge(kept, evicted, MERGES["pivot"])
         for head in range(2):
             lonely = torch.ones(30, dtype=torch.bool)

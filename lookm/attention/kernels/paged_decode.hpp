@@ -9,15 +9,19 @@
 //
 //     page of N rows: s = q . k * scale;  m' = max(m, max s);  o = o * e^(m - m') + sum e^(s - m') v
 //
+#pragma once
+
 #include <ATen/Parallel.h>
-#include <torch/extension.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty_like.h>
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <vector>
 
-namespace {
+namespace paged_decode {
 
 using at::BFloat16;
 
@@ -100,7 +104,7 @@ void attend(const Shape& shape, const T* q, const T* k_pool, const T* v_pool, co
 }
 
 template <typename T>
-void run(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& table,
+void run_as(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& table,
          const at::Tensor& lengths, float scale, at::Tensor& out) {
   const int64_t batch = q.size(0), kv_heads = k.size(1), dim = q.size(2);
   const Shape shape{q.size(1) / kv_heads, dim, k.size(2), k.stride(0), k.stride(1)};
@@ -122,20 +126,17 @@ void run(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at
   });
 }
 
-}  // namespace
 
 // Shapes, strides and types were checked by the launcher (kernels/cpu.py).
-at::Tensor paged_decode(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+inline at::Tensor run(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                         const at::Tensor& table, const at::Tensor& lengths, double scale) {
   at::Tensor out = at::empty_like(q);
   if (q.scalar_type() == at::kFloat) {
-    run<float>(q, k, v, table, lengths, static_cast<float>(scale), out);
+    run_as<float>(q, k, v, table, lengths, static_cast<float>(scale), out);
   } else {
-    run<BFloat16>(q, k, v, table, lengths, static_cast<float>(scale), out);
+    run_as<BFloat16>(q, k, v, table, lengths, static_cast<float>(scale), out);
   }
   return out;
 }
 
-PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
-  module.def("paged_decode", &paged_decode, "Paged decode attention on the CPU");
-}
+}  // namespace paged_decode

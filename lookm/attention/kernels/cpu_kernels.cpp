@@ -1,0 +1,14 @@
+// The CPU kernels as one Python module, in one translation unit: it compiles in a third of the time
+// of three. Contracts are in the headers that define them.
+#include <torch/csrc/utils/pybind.h>
+
+#include "column_sums.hpp"
+#include "nearest.hpp"
+#include "paged_decode.hpp"
+
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
+  module.def("paged_decode", &paged_decode::run);
+  module.def("bfloat16_products_supported", &column_sums::supported);
+  module.def("column_sums", &column_sums::run);
+  module.def("nearest", &nearest::run);
+}

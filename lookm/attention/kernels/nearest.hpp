@@ -1,0 +1,114 @@
+// For each evicted key, the kept key of highest cosine similarity, on the CPU.
+//
+// Contract (twin: lookm.policy.merges, nearest): kept [K, S, D], evicted [K, E, D] bfloat16,
+// contiguous, D even. target [K, E] int64 in [0, S), the first of equals; cosine [K, E] float32. A key
+// of length zero has cosine 0 to everything. Dot products are exact products summed in float32.
+//
+// One task is one KV head: kept keys are packed once, then 64 evicted keys at a time are multiplied
+// with 256 kept ones, and the best of each row is taken while the products are in the cache.
+//
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/native/CPUBlas.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <cfloat>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <tuple>
+#include <vector>
+
+namespace nearest {
+
+using at::BFloat16;
+namespace blas = at::native::cpublas;
+
+constexpr int64_t kRows = 64;
+constexpr int64_t kColumns = 256;
+
+float inverse_length(const BFloat16* key, int64_t dim) {
+  float sum = 0;
+  for (int64_t d = 0; d < dim; ++d) sum += static_cast<float>(key[d]) * static_cast<float>(key[d]);
+  return 1.f / std::max(std::sqrt(sum), FLT_MIN);
+}
+
+struct Best {
+  float value = -std::numeric_limits<float>::infinity();
+  int64_t at = 0;
+};
+
+// The first largest of products[j] * scale[j], if it beats what was found in earlier columns.
+void take_best(const float* products, const float* scale, int64_t count, int64_t first,
+               float* scaled, Best& best) {
+  constexpr int kLanes = 16;
+  float lane[kLanes];
+  std::fill(lane, lane + kLanes, -std::numeric_limits<float>::infinity());
+  int64_t j = 0;
+  for (; j + kLanes <= count; j += kLanes)
+    for (int l = 0; l < kLanes; ++l) {
+      const float x = products[j + l] * scale[j + l];
+      scaled[j + l] = x;
+      lane[l] = lane[l] < x ? x : lane[l];
+    }
+  for (; j < count; ++j) {
+    scaled[j] = products[j] * scale[j];
+    lane[0] = std::max(lane[0], scaled[j]);
+  }
+  const float top = *std::max_element(lane, lane + kLanes);
+  if (top <= best.value) return;
+  best.value = top;
+  best.at = first + (std::find(scaled, scaled + count, top) - scaled);
+}
+
+
+// Shapes, strides and types were checked by the launcher (kernels/cpu.py).
+inline std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& kept, const at::Tensor& evicted) {
+  const int64_t heads = kept.size(0), num_kept = kept.size(1), dim = kept.size(2);
+  const int64_t num_evicted = evicted.size(1);
+  const int64_t width = (num_kept + kColumns - 1) / kColumns * kColumns;
+  at::Tensor target = at::empty({heads, num_evicted}, kept.options().dtype(at::kLong));
+  at::Tensor cosine = at::empty({heads, num_evicted}, kept.options().dtype(at::kFloat));
+  const BFloat16* kept_data = kept.const_data_ptr<BFloat16>();
+  const BFloat16* evicted_data = evicted.const_data_ptr<BFloat16>();
+  int64_t* target_data = target.mutable_data_ptr<int64_t>();
+  float* cosine_data = cosine.mutable_data_ptr<float>();
+  at::parallel_for(0, heads, 1, [&](int64_t begin, int64_t end) {
+    std::vector<BFloat16> packed(dim * width);
+    std::vector<float> inverse(width), products(kRows * kColumns), scaled(kColumns);
+    for (int64_t head = begin; head < end; ++head) {
+      std::fill(packed.begin(), packed.end(), BFloat16(0.f));
+      for (int64_t s = 0; s < num_kept; ++s) {
+        const BFloat16* key = kept_data + (head * num_kept + s) * dim;
+        inverse[s] = inverse_length(key, dim);
+        for (int64_t d = 0; d < dim; d += 2)
+          std::memcpy(&packed[d * width + s * 2], key + d, 2 * sizeof(BFloat16));
+      }
+      for (int64_t row = 0; row < num_evicted; row += kRows) {
+        const int64_t rows = std::min(kRows, num_evicted - row);
+        const int64_t at_row = head * num_evicted + row;
+        Best best[kRows];
+        for (int64_t s = 0; s < num_kept; s += kColumns) {
+          blas::brgemm(rows, kColumns, dim, dim, width, kColumns, false,
+                       evicted_data + at_row * dim, packed.data() + s * 2, products.data());
+          const int64_t count = std::min(kColumns, num_kept - s);
+          for (int64_t r = 0; r < rows; ++r)
+            take_best(products.data() + r * kColumns, inverse.data() + s, count, s, scaled.data(),
+                      best[r]);
+        }
+        for (int64_t r = 0; r < rows; ++r) {
+          target_data[at_row + r] = best[r].at;
+          cosine_data[at_row + r] =
+              best[r].value * inverse_length(evicted_data + (at_row + r) * dim, dim);
+        }
+      }
+    }
+    blas::brgemm_release();
+  });
+  return {target, cosine};
+}
+
+}  // namespace nearest
