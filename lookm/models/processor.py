@@ -44,7 +44,9 @@ class Processor:
         """Preprocess one RGB image: resize, normalise, count its tokens. CPU work."""
         outputs = self._hf.image_processor(images=[image], return_tensors="pt")
         tensors: dict[str, Array] = {
-            name: np.ascontiguousarray(outputs[name].numpy()) for name in self.family.image_tensors
+            name: np.ascontiguousarray(outputs[name].numpy())
+            for name in self.family.image_tensors
+            if name in outputs
         }
         num_tokens = self._image_ids(tensors).count(self.image_token_id)
         return ImageInput(digest=digest, tensors=tensors, num_tokens=num_tokens)
