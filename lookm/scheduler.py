@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from lookm.batch import Batch, Segment, Sequence
 from lookm.cache import PagePool
+from lookm.cache.table import Int64
 from lookm.config import EngineConfig
 from lookm.errors import QueueFullError
 
@@ -81,12 +82,15 @@ class Scheduler:
             if sequence not in self.running or not sequence.decoding:
                 continue
             rows_L = sequence.cache.kept_L + 1
-            while self._pool.num_free < sequence.cache.missing_pages(rows_L):
+            while sequence in self.running and self._short_of(sequence, rows_L):
                 self._preempt(self.running[-1])
             if sequence in self.running:
                 sequence.cache.reserve(rows_L)
                 decodes.append(sequence)
         return decodes
+
+    def _short_of(self, sequence: Sequence, rows_L: Int64) -> bool:
+        return self._pool.num_free < sequence.cache.missing_pages(rows_L)
 
     def _preempt(self, sequence: Sequence) -> None:
         self.running.remove(sequence)

@@ -67,11 +67,15 @@ class Adapter:
         """
         names = [name for name in self.family.image_tensors if name in image.tensors]
         tensors = {name: self._tensor(image, name) for name in names}
+        if image.num_tokens == 1:  # Mistral3 squeezes a lone feature away: give it company
+            tensors = {name: torch.cat([tensor, tensor]) for name, tensor in tensors.items()}
         output = self._model.get_image_features(**tensors, return_dict=True)
         levels = [output.pooler_output]
         if self.family.deepstack:
             levels += output.deepstack_features
         features_FNE = torch.stack([torch.cat(list(level), dim=0) for level in levels])
+        if image.num_tokens == 1 and features_FNE.shape[1] == 2:
+            features_FNE = features_FNE[:, :1]
         if features_FNE.shape[1] != image.num_tokens:
             raise RequestError(
                 f"an image gave {features_FNE.shape[1]} features for {image.num_tokens} tokens",
@@ -105,7 +109,7 @@ class Adapter:
             pos_RT=pos_RT,
             is_image_T=is_image_1T[0],
             next_pos=int(pos_RT.max()) + 1,
-            deepstack_FVE=None if deepstack is None else torch.stack(list(deepstack)),
+            deepstack_FVE=torch.stack(list(deepstack)) if deepstack else None,
             mask=_prompt_mask(captured["attention_mask"]) if whole else None,
         )
 
