@@ -3,24 +3,22 @@
 import enum
 import json
 import re
-import time
 
 import numpy as np
 import pydantic
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from lookm import CachePolicy, RequestError, Sampling
 from lookm.models.processor import Processor
 from lookm.postprocess import Postprocessor
 from lookm.sampling import Sampler, sample
-from lookm.structure import MAX_KEYS, Vocabulary
+from lookm.structure import Vocabulary
 from lookm.types import Structure
 from tests.lookm import tiny
+from tests.lookm.ascii import END, AsciiProcessor
 from tests.lookm.tiny import VOCABULARY, random_prompt, tiny_engine
 
-END = 2
 ANY = Structure("json_object")
 
 
@@ -49,30 +47,6 @@ SHORT = Structure(
     '{"type": "object", "properties": {"a": {"enum": [1, 22, "x"]}}, "required": ["a"],'
     ' "additionalProperties": false}',
 )
-
-
-def ascii_tokenizer():
-    """A byte-level tokenizer with the tiny model's ids: 4 control tokens, 92 ASCII characters."""
-    characters = [chr(code) for code in range(33, 127) if chr(code) not in "~`^"]
-    words = ["<pad>", "<s>", "</s>", "<image>", "Ġ", *characters][:VOCABULARY]
-    tokenizer = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(words[:4])
-    return tokenizer
-
-
-class AsciiProcessor:
-    """Stands in for `Processor`: the tiny model's ids as ASCII."""
-
-    name = "ascii"
-
-    def __init__(self):
-        self.backend_tokenizer = ascii_tokenizer()
-        self._tokenizer = self  # as `Processor` keeps a transformers tokenizer
-
-    def decode(self, ids):
-        return self.backend_tokenizer.decode(list(ids), skip_special_tokens=True)
 
 
 @pytest.fixture
@@ -253,6 +227,16 @@ def test_a_grammar_that_gives_up_ends_its_own_request_with_an_error(engine_of):
     assert engine.stats().used_bytes == 0
 
 
+def test_a_structure_that_cannot_be_followed_is_refused_when_its_request_is_added(engine_of):
+    engine = engine_of()
+    request = random_prompt(0, seed=1).request(
+        "a", ignore_eos=False, structure=Structure("json_schema", '{"type": "objec"}')
+    )
+    with pytest.raises(RequestError, match="Invalid type"):
+        engine.add(request)
+    assert not engine.has_work
+
+
 def test_a_token_that_is_not_allowed_is_a_failure(demo):
     tokenizer, vocabulary = demo
     grammar = vocabulary.grammar(ANY)
@@ -264,80 +248,10 @@ def test_a_token_that_is_not_allowed_is_a_failure(demo):
     assert logits.isfinite().all()
 
 
-REFUSED = [
-    ("json_schema", "{", "cannot be read"),
-    ("json_schema", "[]", "must be a JSON object"),
-    ("json_schema", '{"a":' * 5000 + "1" + "}" * 5000, "recursion"),
-    ("json_schema", '{"type": "objec"}', "Invalid type"),
-    ("json_schema", '{"not": {}}', "not"),
-    ("json_schema", '{"x-guidance": {"lenient": true}, "not": {}}', "not"),
-    ("json_schema", '{"enum": []}', "Unsatisfiable"),
-    ("json_schema", '{"$ref": "file:///etc/hostname"}', "does not fetch"),
-    ("json_schema", '{"type": "integer", "maximum": 1e999}', "json_schema"),
-    ("json_schema", json.dumps({"properties": {str(i): {} for i in range(MAX_KEYS + 1)}}), "keys"),
-    ("json_schema", '"' + "x" * 70_000 + '"', "characters"),
-    ("regex", "(a", "unclosed"),
-    ("regex", "(?=a)b", "look-around"),
-]
-
-
-@pytest.mark.parametrize(("kind", "source", "reason"), REFUSED)
-def test_what_cannot_be_followed_is_refused_with_the_reason(engine_of, kind, source, reason):
-    engine = engine_of()
-    request = random_prompt(0, seed=1).request(
-        "a", ignore_eos=False, structure=Structure(kind, source)
-    )
-    with pytest.raises(RequestError, match=reason) as refused:
-        engine.add(request)
-    assert refused.value.param == "response_format"
-    assert len(str(refused.value)) < 300
-    assert not engine.has_work
-
-
-PATHOLOGICAL = [
-    Structure("regex", "(((((a{1,99}|b*){1,99}c*){1,99}){1,99}d?){1,99}b?){3,99}"),
-    Structure("regex", "|".join(f".*{c}.{{{50 + i}}}" for i, c in enumerate("abcdefghij"))),
-    Structure(
-        "json_schema",
-        json.dumps(
-            {"allOf": [{"anyOf": [{"properties": {f"{i}{j}": {}}} for j in "abc"]} for i in "xyz"]}
-        ),
-    ),
-    Structure("json_schema", json.dumps({"enum": [f"v{i * 7919}" for i in range(4000)]})),
-    Structure("json_schema", json.dumps({"properties": {str(i): {} for i in range(MAX_KEYS)}})),
-    Structure("json_schema", '{"type": "string", "pattern": "^(a{1,1000}){1,1000}$"}'),
-]
-
-
-@pytest.mark.parametrize("structure", PATHOLOGICAL)
-def test_a_pathological_structure_costs_little_time(demo, structure):
-    _, vocabulary = demo
-    started_s = time.process_time()
-    try:
-        grammar = vocabulary.grammar(structure)
-        for _ in range(20):
-            logits = torch.rand(1536)
-            grammar.mask(logits)
-            grammar.advance(int(logits.argmax()))
-    except RequestError:
-        pass
-    assert time.process_time() - started_s < 2
-
-
 def test_ignoring_the_end_of_a_structured_answer_is_refused():
     postprocessor = Postprocessor(AsciiProcessor(), frozenset([END]), VOCABULARY)
     with pytest.raises(RequestError, match="ignore_eos"):
         postprocessor.sampler(Sampling(structure=ANY, ignore_eos=True), (1,))
-
-
-def test_a_tokenizer_without_grammars_says_so_and_still_has_bytes(caplog):
-    words = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, "<unk>")).to_str()
-    for tokenizer_json in (None, words):
-        vocabulary = Vocabulary(tokenizer_json, lambda ids: f" w{ids[0]}", [END])
-        assert vocabulary.bytes_of(5) == b" w5"
-        with pytest.raises(RequestError, match="tokenizer"):
-            vocabulary.grammar(ANY)
-    assert "no structured answers" in caplog.text
 
 
 def test_bytes_of_tokens_are_those_of_the_text(demo):
