@@ -19,7 +19,7 @@ from lookm.batch import Batch, Sequence
 from lookm.cache import PagePool, SequenceCache, pages_for
 from lookm.cache.table import Int64
 from lookm.config import EngineConfig, EnginePlan
-from lookm.errors import PromptTooLongError, RequestError
+from lookm.errors import LookmError, PromptTooLongError, RequestError
 from lookm.look import kept_rows
 from lookm.memory import make_plan
 from lookm.models.adapter import Adapter
@@ -136,7 +136,8 @@ class Engine:
         """Run one step of whatever is due; returns what it produced."""
         events = [self._postprocessor.end(sequence, "abort") for sequence in self._aborted]
         self._aborted.clear()
-        batch = self._scheduler.schedule()
+        batch, refused = self._prepare(self._scheduler.schedule())
+        events += refused
         if batch.num_tokens:
             started_s = time.monotonic()
             choices = self._runner.run(batch)
@@ -196,6 +197,25 @@ class Engine:
         """Assert the invariants of pool and scheduler; for tests, after each step."""
         self._scheduler.check()
 
+    def _prepare(self, batch: Batch) -> tuple[Batch, list[TokenEvent]]:
+        """Encode the images of what starts now. A request that fails here ends alone."""
+        ready, events = [], []
+        for segment in batch.segments:
+            sequence = segment.sequence
+            try:
+                if segment.start < sequence.num_prompt:
+                    self._runner.prepare(sequence)
+            except LookmError as error:
+                self._forget(sequence)
+                events.append(self._postprocessor.end(sequence, "error", error=str(error)))
+            else:
+                ready.append(segment)
+        return Batch(batch.decodes, ready), events
+
+    def _forget(self, sequence: Sequence) -> None:
+        self._scheduler.remove(sequence)
+        del self._sequences[sequence.request.id]
+
     def _accept(self, sequence: Sequence, choice: Choice) -> TokenEvent:
         """Add a chosen token to its sequence, and forget the sequence where it ends."""
         event = self._postprocessor.accept(sequence, choice)
@@ -205,8 +225,7 @@ class Engine:
                 self._totals.prompt_tokens += sequence.num_prompt
                 self._totals.image_tokens += sequence.report.image_tokens if sequence.report else 0
         if event.finish is not None:
-            self._scheduler.remove(sequence)
-            del self._sequences[sequence.request.id]
+            self._forget(sequence)
         return event
 
     def _check(self, request: Request, num_image_tokens: int) -> None:

@@ -57,7 +57,7 @@ class Runner:
             sequence, end_of_prompt = segment.sequence, segment.sequence.num_prompt
             if segment.start < end_of_prompt:
                 end = min(segment.end, end_of_prompt)
-                parts.append(self._prompt(sequence).part(segment.start, end))
+                parts.append(self.prepare(sequence).part(segment.start, end))
             if segment.end > end_of_prompt:  # after a preemption: tokens generated before it
                 replayed = range(max(segment.start, end_of_prompt), segment.end)
                 tokens = [sequence.tokens[i] for i in replayed]
@@ -70,8 +70,11 @@ class Runner:
         pos_RT = pos_T.expand(self._adapter.position_rows, -1)
         return PackedRows(self._adapter.embed_tokens(tokens), pos_RT)
 
-    def _prompt(self, sequence: Sequence) -> EmbeddedPrompt:
-        """The prompt with image features merged in; made when the sequence first runs."""
+    def prepare(self, sequence: Sequence) -> EmbeddedPrompt:
+        """The prompt with image features merged in; made when the sequence first runs.
+
+        Raises `LookmError` where the request's images are not what its prompt says.
+        """
         if sequence.embedded is None:
             started_s = time.monotonic()
             features = [self.features.get(image) for image in sequence.request.images]
@@ -104,7 +107,7 @@ class Runner:
         num_prompt = sequence.num_prompt
         evicted = step.evicted[sequence] / num_layers
         return CacheReport(
-            policy=sequence.request.policy,
+            policy=sequence.recipe.policy,
             prompt_tokens=num_prompt,
             image_tokens=sequence.request.prompt_ids.count(self._adapter.image_token_id),
             kept_tokens=num_prompt - round(evicted),

@@ -24,7 +24,8 @@ class CachePolicy:
     """How much of a prompt's KV cache is kept, and how it is chosen.
 
     `method` names a preset (`lookm.policy.PRESETS`). At most one of `keep` (fraction of the prompt,
-    0 < keep <= 1) and `keep_tokens` (tokens, >= 1) is set; with neither, everything is kept.
+    0 < keep <= 1) and `keep_tokens` (tokens, >= 1) is set; with neither, `full` keeps everything
+    and every other method the paper's 20 %.
     `recent` is the share of what is kept that goes to the last tokens of the prompt. `merge` and
     `text` override the preset's own choice where they are not None. `lookm.policy.parse` reads the
     short form (`"look-m@0.2"`); `lookm.policy.resolve` validates and turns it into parts.

@@ -49,7 +49,9 @@ SHAPES: dict[str, Shape] = {
 }
 
 
-def write(shape: Shape, folder: Path, *, dtype: torch.dtype = torch.bfloat16, seed: int = 0) -> None:
+def write(
+    shape: Shape, folder: Path, *, dtype: torch.dtype = torch.bfloat16, seed: int = 0
+) -> None:
     """Write a random checkpoint with its processor into `folder`."""
     from transformers import LlavaForConditionalGeneration
 
@@ -99,12 +101,12 @@ def _processor(shape: Shape) -> Any:
     from transformers import LlavaProcessor, PreTrainedTokenizerFast
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-    words = [*_SPECIAL, *(f"w{i}" for i in range(len(_SPECIAL), shape.vocabulary))]
+    words = [*_SPECIAL, *(f"\u2581w{i}" for i in range(len(_SPECIAL), shape.vocabulary))]
     tokenizer = Tokenizer(
         models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>")
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.decoder = decoders.Fuse()
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
     tokenizer.add_special_tokens([AddedToken(word, special=True) for word in _SPECIAL])
     side = {"height": shape.image_side_px, "width": shape.image_side_px}
     return LlavaProcessor(

@@ -5,11 +5,12 @@ import functools
 import pytest
 import torch
 
-from lookm import CachePolicy, Request, RequestError, Sampling
+from lookm import CachePolicy, ImageInput, Request, RequestError, Sampling
 from lookm.errors import PolicyError, PromptTooLongError, QueueFullError
 from lookm.policy import PRESETS
 from tests.lookm.reference import compressed_answer
 from tests.lookm.tiny import (
+    IMAGE,
     answers,
     generate,
     random_prompt,
@@ -251,3 +252,23 @@ def test_the_default_sampling_is_greedy_and_deterministic():
         torch.manual_seed(1)
         first = answers(tiny_engine(), [prompt.request("a")])
     assert first == answers(tiny_engine(), [prompt.request("a")])
+
+
+def test_a_request_whose_images_do_not_fit_its_prompt_ends_alone():
+    engine, good = tiny_engine(), random_prompt(2, seed=4)
+    pixels = {"pixel_values": good.pixels[0][None]}
+    bad = Request("bad", (1, IMAGE, IMAGE, 5), (ImageInput("d", pixels, 2),))
+    engine.add(good.request("first"))
+    engine.add(bad)
+    engine.add(good.request("second"))
+    events = []
+    while engine.has_work:
+        events += engine.step()
+        engine.check()
+    ends = {event.request_id: event for event in events if event.finish}
+    assert ends["bad"].finish == "error"
+    assert "9 features for 2 tokens" in ends["bad"].error
+    for name in ("first", "second"):
+        tokens = [event.token_id for event in events if event.request_id == name]
+        assert tokens == expected(2, 4)
+    assert engine.stats().used_bytes == 0
