@@ -1,0 +1,83 @@
+"""Random load: arrivals, aborts, mixed policies and sampling, a pool that is far too small.
+
+Every answer must equal the one the same request gets alone, whatever happened around it.
+"""
+
+import functools
+import random
+
+import pytest
+
+from lookm import CachePolicy
+from tests.lookm.tiny import answers, random_prompt, tiny_engine
+
+POLICIES = [
+    CachePolicy(),
+    CachePolicy("look-m", keep=0.2),
+    CachePolicy("look-m", keep=0.5, merge="average", text="prior"),
+    CachePolicy("h2o", keep_tokens=20),
+    CachePolicy("snapkv", keep=0.3),
+    CachePolicy("streaming", keep=0.25),
+    CachePolicy("random", keep=0.4),
+]
+SAMPLINGS = [{}, {"temperature": 1.0, "seed": 5, "top_p": 0.9}, {"presence_penalty": 1.0}]
+
+
+def request(name, case):
+    num_images, policy, sampling, max_tokens = case
+    prompt = random_prompt(num_images, seed=num_images)
+    options = {**SAMPLINGS[sampling], "max_tokens": max_tokens}
+    return prompt.request(name, POLICIES[policy], **options)
+
+
+@functools.cache
+def alone(case):
+    return answers(tiny_engine(), [request("a", case)])["a"]
+
+
+def draw_case(rng):
+    return (
+        rng.choice([0, 0, 1, 2, 3, 5, 8]),
+        rng.randrange(len(POLICIES)),
+        rng.randrange(len(SAMPLINGS)),
+        rng.choice([1, 4, 12, 30]),
+    )
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_answer_equals_the_one_the_request_gets_alone(seed):
+    rng = random.Random(seed)
+    page_bytes = 2 * 2 * 4 * 16 * 4
+    engine = tiny_engine(
+        page_tokens=4,
+        kv_cache_bytes=3 * 36 * page_bytes,
+        max_step_tokens=rng.choice([16, 40, 500]),
+        max_running=rng.choice([8, 16]),
+    )
+    cases, got, ended = {}, {}, {}
+    number = 0
+    while number < 80 or engine.has_work:
+        for _ in range(rng.choice([0, 0, 1, 3]) if number < 80 else 0):
+            name = f"r{number}"
+            cases[name], got[name] = draw_case(rng), []
+            engine.add(request(name, cases[name]))
+            number += 1
+        still_open = sorted(set(cases) - set(ended))
+        if still_open and rng.random() < 0.08:
+            engine.abort(rng.choice(still_open))
+        for event in engine.step():
+            assert event.request_id not in ended, "an event after the last one"
+            if event.token_id is not None:
+                got[event.request_id].append(event.token_id)
+            if event.finish:
+                ended[event.request_id] = event.finish
+        engine.check()
+    assert set(ended) == set(cases)
+    assert engine.stats().used_bytes == 0
+    assert engine.stats().preemptions_total > 0
+    for name, case in cases.items():
+        expected = alone(case)
+        if ended[name] == "abort":
+            assert got[name] == expected[: len(got[name])]
+        else:
+            assert got[name] == expected, (name, case)
