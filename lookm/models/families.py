@@ -123,7 +123,7 @@ _ROWS = (
         prefill="image blocks",
         type_argument="token_type_ids",
     ),
-    Family("mistral3", "Mistral Small 3.1", image_tensors=_SIZED),
+    Family("mistral3", "Mistral Small 3.1", image_tensors=_SIZED, packages=("torchvision",)),
     Family(
         "paligemma",
         "PaliGemma",

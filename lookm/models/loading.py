@@ -76,7 +76,12 @@ def load_processor(path: str, family: Family) -> Any:
     for package in family.packages:
         require(package, family)
     with _quiet(), _as_model_error(path):
-        return AutoProcessor.from_pretrained(path)
+        try:
+            return AutoProcessor.from_pretrained(path)
+        except ImportError as error:  # a LLaVA checkpoint may come with Pixtral's processor
+            if "torchvision" in str(error).lower():
+                require("torchvision", family)
+            raise
 
 
 def require(package: str, family: Family) -> None:

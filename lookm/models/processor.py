@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 
 from lookm.errors import ModelError, RequestError
 from lookm.models.families import Family, family_of
+from lookm.models.images import AMONG, NUM_TOKENS, PLACEHOLDER, arranged
 from lookm.models.loading import load_config, load_processor, resolve_path, served_name
 from lookm.types import Array, ImageInput
 
@@ -27,10 +28,14 @@ class Processor:
         self.name = name
         self.family: Family = family_of(config)
         self.max_context_tokens = int(config.get_text_config().max_position_embeddings)
+        self.image_token_id = int(config.image_token_id)  # one per feature, unlike the placeholder
         self._hf = hf_processor
         self._tokenizer = hf_processor.tokenizer
+        self._template = _template(hf_processor.chat_template) or self.family.template
+        self._image_settings = hf_processor._merge_kwargs(
+            tokenizer_init_kwargs=self._tokenizer.init_kwargs
+        )["images_kwargs"]
         self._lock = threading.Lock()  # the fast tokenizer keeps mutable settings between calls
-        self.image_token_id = int(hf_processor.image_token_id)
         self._prefix = self._bos_prefix()
 
     @classmethod
@@ -42,13 +47,12 @@ class Processor:
 
     def image(self, image: "Image.Image", digest: str) -> ImageInput:
         """Preprocess one RGB image: resize, normalise, count its tokens. CPU work."""
-        outputs = self._hf.image_processor(images=[image], return_tensors="pt")
-        tensors: dict[str, Array] = {
-            name: np.ascontiguousarray(outputs[name].numpy())
-            for name in self.family.image_tensors
-            if name in outputs
-        }
-        num_tokens = self._image_ids(tensors).count(self.image_token_id)
+        tensors = self._image_tensors([image])
+        num_tokens = self._num_tokens(tensors)
+        if self.family.two_layouts:
+            among = self._image_tensors([image, image])
+            tensors |= {AMONG + name: array for name, array in among.items()}
+            tensors[NUM_TOKENS] = np.array(self._num_tokens(among))
         return ImageInput(digest=digest, tensors=tensors, num_tokens=num_tokens)
 
     def prompt(
@@ -60,28 +64,16 @@ class Processor:
         `{"type": "text", "text": ...}` parts; `images` in the order of their parts. Control tokens
         spelled out in the text (`</s>`, `<image>`) are encoded as plain text, never obeyed.
         """
-        if self._hf.chat_template is None:
+        if self._template is None:
             raise ModelError(f"{self.name} has no chat template", param="messages")
         with self._lock:
-            try:
-                ids = self._tokenizer.apply_chat_template(
-                    list(messages),
-                    chat_template=self._hf.chat_template,
-                    tokenize=True,
-                    add_generation_prompt=True,
-                    return_dict=False,
-                    sanitize_control_tokens=True,
-                )
-            except (TemplateError, ValueError, TypeError, KeyError) as error:
-                # A chat template is a program of the checkpoint: it raises on what it cannot
-                # render, for example roles that do not alternate.
-                raise RequestError(
-                    f"the chat template of {self.name} refused these messages: {error}",
-                    param="messages",
-                ) from error
-        if not ids or ids[: len(self._prefix)] != self._prefix:
+            text = self._expand(self._render(messages, self._template), images)
+            ids: list[int] = self._tokenizer(
+                text, add_special_tokens=False, sanitize_control_tokens=True
+            )["input_ids"]
+        if self._template is not self.family.template and ids[: len(self._prefix)] != self._prefix:
             ids = self._prefix + ids
-        return self._expand(ids, images)
+        return tuple(ids)
 
     def text(self, text: str) -> tuple[int, ...]:
         """Plain text, no chat template, with the tokenizer's own beginning-of-text token."""
@@ -98,30 +90,74 @@ class Processor:
                 )
             )
 
-    def _expand(self, ids: list[int], images: Sequence[ImageInput]) -> tuple[int, ...]:
-        places = ids.count(self.image_token_id)
-        if places != len(images):
+    def _render(self, messages: Sequence[Mapping[str, Any]], template: str) -> str:
+        """The chat as text, with what users wrote marked wherever it spells a control token."""
+        try:
+            marked, *_ = self._tokenizer._mark_chat_inputs(
+                template, [list(messages)], None, None, {}, True, False
+            )
+            rendered: str = self._tokenizer.apply_chat_template(
+                marked[0], chat_template=template, tokenize=False, add_generation_prompt=True
+            )
+        except (TemplateError, ValueError, TypeError, KeyError) as error:
+            # A chat template is a program of the checkpoint: it raises on what it cannot
+            # render, for example roles that do not alternate.
             raise RequestError(
-                f"the chat template placed {places} images, the request has {len(images)}",
+                f"the chat template of {self.name} refused these messages: {error}",
+                param="messages",
+            ) from error
+        return rendered
+
+    def _expand(self, text: str, images: Sequence[ImageInput]) -> str:
+        """Each image's own text in place of its placeholder, before anything is tokenized.
+
+        Text around an image may share a token with it (Gemma 3 puts newlines around images).
+        """
+        expanded = [_placeholder(image.tensors) for image in arranged(images, self.family)]
+        spare = [self._hf.image_token] * text.count(self._hf.image_token)  # stands for itself
+        (text,), (places,) = self._hf.get_text_with_replacements([text], [*expanded, *spare])
+        if len(places) != len(images):
+            raise RequestError(
+                f"the chat template placed {len(places)} images, the request has {len(images)}",
                 param="messages",
             )
-        expanded: list[int] = []
-        remaining = iter(images)
-        for token in ids:
-            if token == self.image_token_id:
-                expanded.extend(self._image_ids(next(remaining).tensors))
-            else:
-                expanded.append(token)
-        return tuple(expanded)
+        return text
 
-    def _image_ids(self, tensors: Mapping[str, Array]) -> list[int]:
-        text = self._hf.replace_image_token(dict(tensors), 0)
+    def _image_tensors(self, images: list["Image.Image"]) -> dict[str, Array]:
+        """What the processor makes of the first of `images`, and the text that stands for it."""
+        outputs, texts = self._hf._process_images([images], **self._image_settings)
+        return {
+            **{
+                name: _array(outputs[name], len(images))
+                for name in self.family.image_tensors
+                if name in outputs
+            },
+            PLACEHOLDER: np.frombuffer(texts[0].encode(), dtype=np.uint8),
+        }
+
+    def _num_tokens(self, tensors: Mapping[str, Array]) -> int:
         with self._lock:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
-        return ids
+            ids: list[int] = self._tokenizer.encode(_placeholder(tensors), add_special_tokens=False)
+        return ids.count(self.image_token_id)
 
     def _bos_prefix(self) -> list[int]:
         """Ids the tokenizer puts before any text by itself: `[bos]`, or nothing."""
         bare: list[int] = self._tokenizer.encode("a", add_special_tokens=False)
         full: list[int] = self._tokenizer.encode("a", add_special_tokens=True)
         return full[: len(full) - len(bare)] if full[-len(bare) :] == bare else []
+
+
+def _template(template: str | Mapping[str, str] | None) -> str | None:
+    """A checkpoint may hold several by name."""
+    return template.get("default") if isinstance(template, Mapping) else template
+
+
+def _placeholder(tensors: Mapping[str, Array]) -> str:
+    return tensors[PLACEHOLDER].tobytes().decode()
+
+
+def _array(output: Any, num_images: int) -> Array:
+    """One image's share of a processor's output: a list, or an array, of images or their tiles."""
+    array = np.stack([np.asarray(item) for item in output])
+    array = array[: max(1, len(array) // num_images)]
+    return np.ascontiguousarray(array, dtype=np.float32 if array.dtype.kind == "f" else None)
