@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lookm.cache.pool import PagePool, pages_for
+from lookm.cache.pool import PagePool
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -23,10 +23,12 @@ class SequenceCache:
         self._pool = pool
         self.pages: list[list[int]] = [[] for _ in range(num_layers)]
         self.kept_L: Int64 = np.zeros(num_layers, dtype=np.int64)
+        self._held_L: Int64 = np.zeros(num_layers, dtype=np.int64)  # lengths of `pages`
+        self.table_LM: Int32 = np.zeros((num_layers, 8), dtype=np.int32)  # `pages`, for batches
 
     @property
     def num_pages(self) -> int:
-        return sum(len(pages) for pages in self.pages)
+        return int(self._held_L.sum())
 
     @property
     def bytes(self) -> int:
@@ -35,18 +37,27 @@ class SequenceCache:
 
     def missing_pages(self, rows_L: Int64) -> int:
         """Pages still to be taken so that every layer can hold `rows_L` rows."""
-        size = self._pool.page_tokens
-        return sum(
-            max(0, pages_for(int(rows), size) - len(pages))
-            for rows, pages in zip(rows_L, self.pages, strict=True)
-        )
+        return int(self._missing(rows_L).sum())
 
     def reserve(self, rows_L: Int64) -> None:
         """Take the pages that `missing_pages` counts. The caller has checked that they are free."""
-        for rows, pages in zip(rows_L, self.pages, strict=True):
-            need = pages_for(int(rows), self._pool.page_tokens) - len(pages)
-            if need > 0:
-                pages.extend(self._pool.take(need))
+        missing_L = self._missing(rows_L)
+        for layer in missing_L.nonzero()[0]:
+            pages, held = self.pages[layer], len(self.pages[layer])
+            pages.extend(self._pool.take(int(missing_L[layer])))
+            self._widen(len(pages))
+            self.table_LM[layer, held : len(pages)] = pages[held:]
+        self._held_L += missing_L
+
+    def _missing(self, rows_L: Int64) -> Int64:
+        wanted_L: Int64 = -(-rows_L // self._pool.page_tokens)
+        return np.maximum(wanted_L - self._held_L, 0)
+
+    def _widen(self, num_pages: int) -> None:
+        """Give `table_LM` at least `num_pages` columns, doubling so that growth stays cheap."""
+        width = self.table_LM.shape[1]
+        if num_pages > width:
+            self.table_LM = np.pad(self.table_LM, ((0, 0), (0, max(width, num_pages - width))))
 
     def append(self, layer: int, k_KSD: torch.Tensor, v_KSD: torch.Tensor) -> None:
         """Store S rows after those already kept in `layer`. Pages were reserved before."""
@@ -77,12 +88,13 @@ class SequenceCache:
             self._pool.give(pages)
             pages.clear()
         self.kept_L[:] = 0
+        self._held_L[:] = 0
 
 
 class DecodeTables:
     """The page tables of a decode batch, one row per sequence, for all layers at once.
 
-    `table_LBM` int32 is padded with page 0; `kept_LB` int64 counts rows *before* the new token;
+    `table_LBM` int32 holds any page past a sequence's last; `kept_LB` int64 counts rows *before* the new token;
     `page_LB`, `slot_LB` int64 say where the new token's row goes.
     """
 
@@ -92,8 +104,8 @@ class DecodeTables:
         table: Int32 = np.zeros((num_layers, len(caches), width), dtype=np.int32)
         kept: Int64 = np.stack([cache.kept_L for cache in caches], axis=1)
         for b, cache in enumerate(caches):
-            for layer, pages in enumerate(cache.pages):
-                table[layer, b, : len(pages)] = pages
+            columns = min(width, cache.table_LM.shape[1])
+            table[:, b, :columns] = cache.table_LM[:, :columns]
         page = np.take_along_axis(table, (kept // page_tokens)[..., None], axis=2)[..., 0]
         self.table_LBM = torch.from_numpy(table).to(device)
         self.kept_LB = torch.from_numpy(kept).to(device)
