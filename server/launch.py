@@ -133,6 +133,7 @@ async def _greet(
 ) -> int:
     """Wait for the model; print the banner, or what went wrong."""
     assert live.booting is not None
+    log.info("loading %s", settings.model)
     await asyncio.wait((live.booting, serving), return_when=asyncio.FIRST_COMPLETED)
     if not live.booting.done() or live.booting.cancelled():
         return 0  # stopped while loading

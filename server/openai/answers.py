@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from lookm.types import CacheReport, TokenEvent
+from server.openai.logprobs import ChatLogprobs, TextLogprobs
 
 Finish = Literal["stop", "length"]
 
@@ -66,7 +67,7 @@ class Choice(Answer):
 
     index: int
     message: AssistantAnswer
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: Finish
 
 
@@ -94,7 +95,7 @@ class ChunkChoice(Answer):
 
     index: int
     delta: Delta
-    logprobs: None
+    logprobs: ChatLogprobs | None
     finish_reason: Finish | None
 
 
@@ -115,7 +116,7 @@ class TextChoice(Answer):
 
     index: int
     text: str
-    logprobs: None
+    logprobs: TextLogprobs | None
     finish_reason: Finish | None
 
 

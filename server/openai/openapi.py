@@ -22,6 +22,10 @@ RED_DOT = (
 )
 
 
+# What a streamed answer looks like: chunks as server-sent events, then `data: [DONE]`.
+STREAMED: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}}}
+
+
 class ErrorBody(BaseModel):
     """What went wrong. `param` names the request field at fault."""
 

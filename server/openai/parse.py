@@ -16,8 +16,11 @@ M = TypeVar("M", bound=BaseModel)
 Location = Sequence[str | int]
 
 UNION_MEMBERS = {"<string>": "a string", "<array>": "an array", "<object>": "an object"}
+WRONG_KEY = "[key]"  # what pydantic adds where it is a mapping's key that is wrong
 # After an index into these, pydantic's location holds the tag that chose the union's member.
 TAGGED_ITEMS = ("messages", "<array>")
+# After these fields, too.
+TAGGED_FIELDS = ("response_format",)
 
 
 def parse(model: type[M], body: bytes) -> M:
@@ -67,8 +70,9 @@ def path(location: Location) -> str:
         elif isinstance(item, int):
             shown += f"[{item}]"
             tag_follows = previous in TAGGED_ITEMS and "messages" in location
-        elif item not in UNION_MEMBERS:
+        elif item not in UNION_MEMBERS and item != WRONG_KEY:
             shown += f".{item}" if shown else item
+            tag_follows = item in TAGGED_FIELDS
         previous = str(item)
     return shown
 

@@ -19,8 +19,9 @@ from server.health import Live
 from server.openai import openapi, policies
 from server.openai.answers import ChatCompletion, Model, ModelList, TextCompletion, kept_ratio
 from server.openai.meter import Meter
-from server.openai.openapi import ErrorEnvelope, described
+from server.openai.openapi import STREAMED, ErrorEnvelope, described
 from server.openai.parse import parse
+from server.openai.sampling import num_logprobs
 from server.openai.schemas import ChatRequest, CompletionRequest, Generation
 from server.openai.stream import (
     Events,
@@ -44,7 +45,7 @@ router = APIRouter(prefix="/v1", tags=["openai"], responses={"default": {"model"
 @router.post(
     "/chat/completions",
     openapi_extra=described(ChatRequest, openapi.chat_example(EXAMPLE_MODEL)),
-    responses={200: {"model": ChatCompletion}},
+    responses={200: {"model": ChatCompletion, "content": STREAMED}},
 )
 async def chat_completions(request: Request, live: Live) -> Response:
     """Answer a conversation with images, whole or as a stream."""
@@ -57,7 +58,7 @@ async def chat_completions(request: Request, live: Live) -> Response:
 @router.post(
     "/completions",
     openapi_extra=described(CompletionRequest, openapi.text_example(EXAMPLE_MODEL)),
-    responses={200: {"model": TextCompletion}},
+    responses={200: {"model": TextCompletion, "content": STREAMED}},
 )
 async def completions(request: Request, live: Live) -> Response:
     """Continue a text, without a chat template."""
@@ -98,7 +99,13 @@ class Answering:
         """What every answer and chunk repeats."""
         options = self.body.stream_options
         wants_usage = bool(options and options.include_usage)
-        return Letterhead(self.id, self.body.model, self.live.fingerprint, wants_usage)
+        return Letterhead(
+            id=self.id,
+            model=self.body.model,
+            fingerprint=self.live.fingerprint,
+            include_usage=wants_usage,
+            logprobs=num_logprobs(self.body) is not None,
+        )
 
     async def respond(self, prepare: Prepare, writer: Writer) -> Response:
         """The response. A client that leaves ends the work, before and after the first token."""
@@ -107,9 +114,9 @@ class Answering:
         return await unless_gone(self.request.receive, work)
 
     async def _whole(self, events: Events, writer: Writer) -> Response:
-        text, last = await collect(events)
-        headers = self._headers(last)
-        return Response(writer.whole(text, last).to_json(), 200, headers, "application/json")
+        collected = await collect(events)
+        headers = self._headers(collected.last)
+        return Response(writer.whole(collected).to_json(), 200, headers, "application/json")
 
     async def _stream(self, events: Events, writer: Writer) -> Response:
         """Headers wait for the first event: what is refused until then has a proper status."""

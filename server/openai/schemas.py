@@ -4,7 +4,7 @@ Knows OpenAI's request format and how each field is treated (`fields`). Refuses 
 does: `translate` turns these models into the engine's values.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Tag
 
@@ -14,7 +14,6 @@ from server.openai.fields import Accepted, Honoured, Refused
 STRING, ARRAY, OBJECT = Tag("<string>"), Tag("<array>"), Tag("<object>")
 
 NO_TOOLS = "Tool calling is not supported."
-NO_PENALTY = "Penalties are not supported."
 CACHE_HINT = "a hint for OpenAI's prompt cache"
 
 
@@ -117,6 +116,39 @@ class KvCache(Strict):
     ] = None
 
 
+class JsonSchema(Strict):
+    """A schema that the answer fits. It is always enforced, `strict` or not."""
+
+    name: Annotated[str, Accepted("the model does not see it")]
+    schema_: Annotated[dict[str, Any], Field(alias="schema"), Honoured()]
+    description: Annotated[str | None, Accepted("the model does not see it")] = None
+    strict: Annotated[bool | None, Accepted("every schema is enforced")] = None
+
+
+class TextFormat(Strict):
+    """Free text."""
+
+    type: Annotated[Literal["text"], Honoured()]
+
+
+class JsonObjectFormat(Strict):
+    """A JSON object."""
+
+    type: Annotated[Literal["json_object"], Honoured()]
+
+
+class JsonSchemaFormat(Strict):
+    """JSON that fits a schema."""
+
+    type: Annotated[Literal["json_schema"], Honoured()]
+    json_schema: Annotated[JsonSchema, Honoured()]
+
+
+ResponseFormat = Annotated[
+    TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")
+]
+
+
 class StreamOptions(Strict):
     """Options of a streamed answer."""
 
@@ -132,6 +164,10 @@ Stop = (
 )
 TokenCount = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]
+TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Penalty = Annotated[float, Field(ge=-2, le=2)]
+Bias = Annotated[float, Field(ge=-100, le=100)]
+TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
 
 
 class Generation(Strict):
@@ -148,14 +184,22 @@ class Generation(Strict):
     top_k: Annotated[Annotated[int, Field(ge=-1)] | None, Honoured("extension; 0 is off")] = None
     seed: Annotated[Seed | None, Honoured()] = None
     stop: Annotated[Stop | None, Honoured("up to 4, of up to 256 characters")] = None
+    frequency_penalty: Annotated[Penalty | None, Honoured()] = None
+    presence_penalty: Annotated[Penalty | None, Honoured()] = None
+    logit_bias: Annotated[dict[TokenKey, Bias] | None, Honoured("by token id")] = None
+    min_p: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Honoured("extension")] = None
+    repetition_penalty: Annotated[
+        Annotated[float, Field(gt=0, le=100)] | None, Honoured("extension; 1 is off")
+    ] = None
+    min_tokens: Annotated[Annotated[int, Field(ge=0)] | None, Honoured("extension")] = None
+    stop_token_ids: Annotated[
+        Annotated[list[TokenId], Field(max_length=128)] | None, Honoured("extension")
+    ] = None
     ignore_eos: Annotated[bool | None, Honoured("extension, for load tests")] = None
     stream: Annotated[bool | None, Honoured()] = None
     stream_options: Annotated[StreamOptions | None, Honoured()] = None
     user: Annotated[str | None, Accepted("not stored")] = None
     n: Annotated[object, Refused("One answer a request: send it n times.", (1,))] = None
-    frequency_penalty: Annotated[object, Refused(NO_PENALTY, (0,))] = None
-    presence_penalty: Annotated[object, Refused(NO_PENALTY, (0,))] = None
-    logit_bias: Annotated[object, Refused("Token biases are not supported.", ({},))] = None
 
 
 class ChatRequest(Generation):
@@ -174,11 +218,11 @@ class ChatRequest(Generation):
     parallel_tool_calls: Annotated[bool | None, Accepted("there are no tools")] = None
     prediction: Annotated[object, Accepted("a hint for speed only")] = None
 
-    logprobs: Annotated[object, Refused("Log probabilities are not supported.", (False,))] = None
-    top_logprobs: Annotated[object, Refused("Log probabilities are not supported.", (0,))] = None
-    response_format: Annotated[
-        object, Refused("Only free text is supported.", ({"type": "text"},))
+    logprobs: Annotated[bool | None, Honoured()] = None
+    top_logprobs: Annotated[
+        Annotated[int, Field(ge=0, le=20)] | None, Honoured("with `logprobs`")
     ] = None
+    response_format: Annotated[ResponseFormat | None, Honoured("always enforced")] = None
     tools: Annotated[object, Refused(NO_TOOLS, ([],))] = None
     tool_choice: Annotated[object, Refused(NO_TOOLS, ("none", "auto"))] = None
     functions: Annotated[object, Refused(NO_TOOLS, ([],))] = None
@@ -209,4 +253,4 @@ class CompletionRequest(Generation):
     echo: Annotated[object, Refused("The prompt is not repeated.", (False,))] = None
     best_of: Annotated[object, Refused("One answer a request.", (1,))] = None
     suffix: Annotated[object, Refused("Insertion is not supported.", ("",))] = None
-    logprobs: Annotated[object, Refused("Log probabilities are not supported.")] = None
+    logprobs: Annotated[Annotated[int, Field(ge=0, le=20)] | None, Honoured()] = None

@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from lookm.types import TokenEvent
 from server.errors import ApiError, to_api_error
 from server.openai.meter import Meter
-from server.openai.writers import Writer
+from server.openai.writers import Collected, Writer
 
 T = TypeVar("T")
 Events = AsyncGenerator[TokenEvent]
@@ -44,14 +44,13 @@ async def metered(events: Events, meter: Meter, deadline_s: float | None) -> Eve
         meter.close()
 
 
-async def collect(events: Events) -> tuple[str, TokenEvent]:
-    """The whole text and the terminal event."""
-    pieces, last = [], None
+async def collect(events: Events) -> Collected:
+    """The whole answer."""
     async with contextlib.aclosing(events):
-        async for last in events:
-            pieces.append(last.text)
-    assert last is not None, "every request ends in a terminal event"
-    return "".join(pieces), last
+        seen = [event async for event in events]
+    text = "".join(event.text for event in seen)
+    told = tuple(event.logprobs for event in seen if event.logprobs is not None)
+    return Collected(text, told, seen[-1])
 
 
 async def server_sent(first: TokenEvent, rest: Events, writer: Writer) -> AsyncGenerator[bytes]:
@@ -61,8 +60,8 @@ async def server_sent(first: TokenEvent, rest: Events, writer: Writer) -> AsyncG
             yield _data(head.to_json())
         try:
             async for event in _chain(first, rest):
-                if event.text:
-                    yield _data(writer.delta(event.text).to_json())
+                if event.text or event.logprobs is not None:
+                    yield _data(writer.delta(event).to_json())
                 if event.finish is not None:
                     yield _data(writer.end(event).to_json())
                     if (usage := writer.usage(event)) is not None:

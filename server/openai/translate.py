@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from lookm.errors import LookmError, PromptTooLongError, RequestError
-from lookm.types import CachePolicy, ImageInput, ModelInfo, Request, Sampling
+from lookm.types import CachePolicy, ImageInput, ModelInfo, Request
 from server.errors import ApiError, to_api_error
 from server.metrics import Metrics
 from server.openai import policies
+from server.openai.sampling import Room, check_options, sampling
 from server.openai.schemas import (
     ChatRequest,
     CompletionRequest,
@@ -27,8 +28,6 @@ from server.openai.seams import Media, Picture, Processor
 from server.openai.shelf import SCHEME, ImageShelf
 
 T = TypeVar("T")
-
-COLDEST = 1e-5
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +44,6 @@ class Prompt:
 
     ids: tuple[int, ...]
     images: tuple[ImageInput, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Room:
-    """How many tokens an answer may have, and how many it gets where the request does not say."""
-
-    num_prompt: int
-    most: int
-    default: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,46 +149,6 @@ class Translator:
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
-
-
-def check_options(body: Generation) -> None:
-    """Fields that are valid alone but not together."""
-    if body.stream_options is not None and not body.stream:
-        message = "'stream_options' is only allowed with 'stream': true."
-        raise ApiError("invalid_value", message, param="stream_options")
-    newer = getattr(body, "max_completion_tokens", None)
-    if None not in (newer, body.max_tokens) and newer != body.max_tokens:
-        message = "'max_tokens' and 'max_completion_tokens' differ: give one of them."
-        raise ApiError("invalid_value", message, param="max_completion_tokens")
-
-
-def sampling(body: Generation, room: Room) -> Sampling:
-    """OpenAI's defaults: temperature 1, top_p 1, and as many tokens as fit."""
-    newer = getattr(body, "max_completion_tokens", None)
-    max_tokens = body.max_tokens or newer or room.default
-    if max_tokens > room.most:
-        raise PromptTooLongError(
-            f"The prompt has {room.num_prompt} tokens and {max_tokens} more were asked for, but "
-            f"the model's context has room for {room.most}: ask for fewer.",
-            param="max_tokens" if body.max_tokens else "max_completion_tokens",
-        )
-    stop = body.stop or ()
-    return Sampling(
-        max_tokens=max_tokens,
-        temperature=temperature(body.temperature),
-        top_p=1.0 if body.top_p is None else body.top_p,
-        top_k=max(0, body.top_k or 0),
-        seed=body.seed,
-        stop=(stop,) if isinstance(stop, str) else tuple(stop),
-        ignore_eos=bool(body.ignore_eos),
-    )
-
-
-def temperature(asked: float | None) -> float:
-    """OpenAI's default is 1. Below `COLDEST` logits overflow, and sampling is greedy anyway."""
-    if asked is None:
-        return 1.0
-    return asked if asked >= COLDEST else 0.0
 
 
 def image_refs(messages: Sequence[Message]) -> list[ImageRef]:

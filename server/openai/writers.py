@@ -1,16 +1,16 @@
 """Puts answers on paper: one writer for chats, one for text completions, with the same four verbs.
 
-whole(text, last)     the answer of a request that does not stream
-head()                the first chunk of a stream, where there is one
-delta(text)           a chunk of text
-end(reason), usage()  the chunks that close it
+whole(collected)        the answer of a request that does not stream
+head()                  the first chunk of a stream, where there is one
+delta(event)            a chunk of text
+end(last), usage(last)  the chunks that close it
 """
 
 import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from lookm.types import TokenEvent
+from lookm.types import TokenEvent, TokenLogprob
 from server.openai.answers import (
     Answer,
     AssistantAnswer,
@@ -24,6 +24,7 @@ from server.openai.answers import (
     TextCompletion,
     usage_of,
 )
+from server.openai.logprobs import chat_logprobs, text_logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,15 +35,25 @@ class Letterhead:
     model: str
     fingerprint: str
     include_usage: bool = False
+    logprobs: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """A whole answer: its text, what was told of its tokens, and its terminal event."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...]
+    last: TokenEvent
 
 
 class Writer(Protocol):
     """See the module."""
 
-    def whole(self, text: str, last: TokenEvent) -> Answer: ...
+    def whole(self, collected: Collected) -> Answer: ...
     def head(self) -> Answer | None: ...
-    def delta(self, text: str) -> Answer: ...
+    def delta(self, event: TokenEvent) -> Answer: ...
     def end(self, last: TokenEvent) -> Answer: ...
     def usage(self, last: TokenEvent) -> Answer | None: ...
 
@@ -53,9 +64,13 @@ class ChatWriter:
 
     paper: Letterhead
 
-    def whole(self, text: str, last: TokenEvent) -> ChatCompletion:
-        message = AssistantAnswer(role="assistant", content=text, refusal=None)
-        choice = Choice(index=0, message=message, logprobs=None, finish_reason=finish_of(last))
+    def whole(self, collected: Collected) -> ChatCompletion:
+        choice = Choice(
+            index=0,
+            message=AssistantAnswer(role="assistant", content=collected.text, refusal=None),
+            logprobs=chat_logprobs(collected.logprobs) if self.paper.logprobs else None,
+            finish_reason=finish_of(collected.last),
+        )
         return ChatCompletion(
             id=self.paper.id,
             object="chat.completion",
@@ -63,14 +78,17 @@ class ChatWriter:
             model=self.paper.model,
             system_fingerprint=self.paper.fingerprint,
             choices=[choice],
-            usage=usage_of(last),
+            usage=usage_of(collected.last),
         )
 
     def head(self) -> ChatChunk:
         return self._chunk([_chunk_choice(Delta(role="assistant", content=""))])
 
-    def delta(self, text: str) -> ChatChunk:
-        return self._chunk([_chunk_choice(Delta(content=text))])
+    def delta(self, event: TokenEvent) -> ChatChunk:
+        choice = _chunk_choice(Delta(content=event.text))
+        if event.logprobs is not None:
+            choice.logprobs = chat_logprobs([event.logprobs])
+        return self._chunk([choice])
 
     def end(self, last: TokenEvent) -> ChatChunk:
         return self._chunk([_chunk_choice(Delta(), finish_of(last))])
@@ -94,21 +112,29 @@ class ChatWriter:
         return chunk
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class TextWriter:
-    """`text_completion`, whole and in chunks."""
+    """`text_completion`, whole and in chunks; it counts the characters that tokens told of."""
 
     paper: Letterhead
+    offset: int = 0
 
-    def whole(self, text: str, last: TokenEvent) -> TextCompletion:
-        whole = self._chunk([_text_choice(text, finish_of(last))])
-        return whole.model_copy(update={"usage": usage_of(last)})
+    def whole(self, collected: Collected) -> TextCompletion:
+        choice = _text_choice(collected.text, finish_of(collected.last))
+        if self.paper.logprobs:
+            choice.logprobs = text_logprobs(collected.logprobs)
+        whole = self._chunk([choice])
+        return whole.model_copy(update={"usage": usage_of(collected.last)})
 
     def head(self) -> None:
         return None
 
-    def delta(self, text: str) -> TextCompletion:
-        return self._chunk([_text_choice(text)])
+    def delta(self, event: TokenEvent) -> TextCompletion:
+        choice = _text_choice(event.text)
+        if event.logprobs is not None:
+            choice.logprobs = text_logprobs([event.logprobs], self.offset)
+            self.offset += len(event.logprobs.token)
+        return self._chunk([choice])
 
     def end(self, last: TokenEvent) -> TextCompletion:
         return self._chunk([_text_choice("", finish_of(last))])

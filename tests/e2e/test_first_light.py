@@ -158,3 +158,23 @@ def test_what_was_kept_is_in_the_metrics(demo_server: ServerProcess) -> None:
     assert demo_server.series('lookm_kv_merged_tokens_total{method="look-m"}') > 0
     assert demo_server.series("lookm_image_cache_hits_total") > 0
     assert demo_server.series("lookm_decode_tokens_per_second") > 0
+
+
+def test_an_answer_follows_a_json_schema_and_tells_its_logprobs(ask: openai.OpenAI) -> None:
+    properties = {"shape": {"enum": ["circle", "star", "square"]}, "count": {"type": "integer"}}
+    schema = {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+    form: Any = {"type": "json_schema", "json_schema": {"name": "what", "schema": schema}}
+    fields: Any = {"logprobs": True, "top_logprobs": 2, "max_tokens": 64}
+    answer = ask.chat.completions.create(**QUESTION | fields, response_format=form)
+    told = json.loads(answer.choices[0].message.content or "")
+    assert told.keys() == {"shape", "count"}
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    assert all(len(entry.top_logprobs) == 2 for entry in logprobs.content or [])
+    text = b"".join(bytes(entry.bytes or []) for entry in logprobs.content or [])
+    assert json.loads(text) == told

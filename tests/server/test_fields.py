@@ -31,7 +31,10 @@ DOCUMENTED = [
     (image_part.ImageURL, schemas.ImageUrl),
     (stream_options.ChatCompletionStreamOptionsParam, schemas.StreamOptions),
 ]
-EXTENSIONS = {"kv_cache", "top_k", "ignore_eos"}
+EXTENSIONS = {
+    *("kv_cache", "top_k", "ignore_eos", "min_p", "repetition_penalty", "min_tokens"),
+    "stop_token_ids",
+}
 BASE = {
     schemas.ChatRequest: {"model": "m", "messages": [{"role": "user", "content": "x"}]},
     schemas.CompletionRequest: {"model": "m", "prompt": "x"},

@@ -1,0 +1,54 @@
+"""The description at `/docs` is complete, and its examples run."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from server.openai.schemas import ChatRequest, CompletionRequest, TokenizeRequest
+
+pytestmark = pytest.mark.anyio
+
+
+async def described(client: httpx.AsyncClient) -> dict[str, Any]:
+    response = await client.get("/openapi.json")
+    assert response.status_code == 200
+    body: dict[str, Any] = response.json()
+    return body
+
+
+async def test_every_reference_resolves_and_every_model_is_there(client: httpx.AsyncClient) -> None:
+    schema = await described(client)
+    names = schema["components"]["schemas"]
+    for model in (ChatRequest, CompletionRequest, TokenizeRequest):
+        properties = names[model.__name__]["properties"]
+        assert properties.keys() == model.model_fields.keys()
+    for reference in references(schema):
+        assert reference.removeprefix("#/components/schemas/") in names
+    assert names["ChatRequest"]["additionalProperties"] is False
+
+
+async def test_the_examples_run_as_they_are(client: httpx.AsyncClient) -> None:
+    schema = await described(client)
+    ran = 0
+    for route, methods in schema["paths"].items():
+        body = methods.get("post", {}).get("requestBody")
+        if body is not None:
+            example = body["content"]["application/json"]["example"] | {"model": "fake"}
+            response = await client.post(route, json=example)
+            assert response.status_code == 200, response.text
+            ran += 1
+    assert ran == 3
+
+
+async def test_the_docs_page_is_served(client: httpx.AsyncClient) -> None:
+    assert (await client.get("/docs")).status_code == 200
+
+
+def references(node: Any) -> list[str]:
+    if isinstance(node, list):
+        return [found for each in node for found in references(each)]
+    if isinstance(node, dict):
+        here = [node["$ref"]] if isinstance(node.get("$ref"), str) else []
+        return here + references(list(node.values()))
+    return []
