@@ -51,7 +51,8 @@ class SequenceCache:
 
     def _missing(self, rows_L: Int64) -> Int64:
         wanted_L: Int64 = -(-rows_L // self._pool.page_tokens)
-        return np.maximum(wanted_L - self._held_L, 0)
+        missing_L: Int64 = np.maximum(wanted_L - self._held_L, 0)
+        return missing_L
 
     def _widen(self, num_pages: int) -> None:
         """Give `table_LM` at least `num_pages` columns, doubling so that growth stays cheap."""
@@ -94,8 +95,8 @@ class SequenceCache:
 class DecodeTables:
     """The page tables of a decode batch, one row per sequence, for all layers at once.
 
-    `table_LBM` int32 holds any page past a sequence's last; `kept_LB` int64 counts rows *before* the new token;
-    `page_LB`, `slot_LB` int64 say where the new token's row goes.
+    `table_LBM` int32 holds any page past a sequence's last; `kept_LB` int64 counts rows *before*
+    the new token; `page_LB`, `slot_LB` int64 say where the new token's row goes.
     """
 
     def __init__(self, caches: list[SequenceCache], page_tokens: int, device: torch.device) -> None:
