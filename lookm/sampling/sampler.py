@@ -15,7 +15,7 @@ from lookm.sampling.filters import keep_top
 from lookm.sampling.logprobs import Choice, choices
 from lookm.types import Sampling
 
-COLDEST = 1e-30  # temperatures are float32
+COLDEST = 1e-30  # below, logits overflow float32; it is greedy long before
 
 
 class Grammar(Protocol):
@@ -159,10 +159,8 @@ def draw(logits_BV: torch.Tensor, samplers: list[Sampler]) -> list[int]:
     """
     asked = [sampler.sampling for sampler in samplers]
     heat = torch.tensor([each.temperature for each in asked], device=logits_BV.device)
-    logits_BV = logits_BV - logits_BV.amax(-1, keepdim=True)
-    logits_BV /= heat.clamp_min(COLDEST)[:, None]
     logits_BV = keep_top(
-        logits_BV,
+        logits_BV / heat.clamp_min(COLDEST)[:, None],
         [each.top_k for each in asked],
         [each.top_p for each in asked],
         [each.min_p for each in asked],

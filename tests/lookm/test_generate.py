@@ -45,6 +45,18 @@ def test_closing_leaves_other_requests_running():
     assert rest[-1].finish == "length"
 
 
+def test_closing_leaves_a_later_request_of_the_same_id_running():
+    engine = tiny_engine()
+    short, long = (
+        random_prompt(0, seed=1).request(id, max_tokens=n) for id, n in (("a", 1), ("b", 9))
+    )
+    stream = engine.generate([short, long])
+    assert next(stream).finish == "length"
+    engine.add(short)
+    stream.close()
+    assert [(event.request_id, event.finish) for event in engine.step()] == [("a", "length")]
+
+
 def test_more_requests_than_the_queue_holds_are_taken_as_there_is_room():
     engine = tiny_engine(max_waiting=2, max_running=3)
     requests = [random_prompt(0, seed=n).request(str(n), max_tokens=2) for n in range(20)]

@@ -149,6 +149,15 @@ def test_min_tokens_hold_the_end_back_but_not_for_ever(demo):
     assert max(lengths[100]) <= 6
 
 
+def test_stop_token_ids_that_min_tokens_hold_back_cannot_break_the_form(demo):
+    tokenizer, vocabulary = demo
+    letter = tokenizer.encode("a", add_special_tokens=False)[-1]
+    structure = Structure("regex", "a")
+    sampling = Sampling(structure=structure, stop_token_ids=(letter,), min_tokens=1)
+    sampler = Sampler(sampling, (), frozenset([END, letter]), vocabulary.grammar(structure))
+    assert sample(torch.zeros(1, len(tokenizer)), [sampler])[0].token == letter
+
+
 def test_a_bias_cannot_break_the_form(demo):
     answer, _ = random_answer(demo, SHORT, 1, logit_bias=tuple((i, -100.0) for i in range(1000)))
     assert json.loads(answer)["a"] in (1, 22, "x")
@@ -196,6 +205,15 @@ def test_an_answer_cut_by_max_tokens_ends_with_length(engine_of):
     events = run(engine_of(), request)["a"]
     assert (len(events), events[-1].finish) == (3, "length")
     assert text(events).startswith("{")
+
+
+def test_text_held_for_a_stop_string_is_shown_when_the_answer_is_whole(engine_of):
+    request = random_prompt(0, seed=1).request(
+        "a", ignore_eos=False, structure=Structure("regex", "abc"), stop=("bcd",)
+    )
+    events = run(engine_of(), request)["a"]
+    assert [event.text for event in events] == ["a", "", "bc"]
+    assert events[-1].stop_reason is None
 
 
 def test_an_answer_whole_at_max_tokens_ends_with_stop(engine_of):

@@ -32,6 +32,11 @@ REFUSED = [
     ("json_schema", '{"$ref": "file:///etc/hostname"}', "does not fetch"),
     ("json_schema", '{"type": "integer", "maximum": 1e999}', "json_schema"),
     ("json_schema", json.dumps({"properties": {str(i): {} for i in range(MAX_KEYS + 1)}}), "keys"),
+    (
+        "json_schema",
+        json.dumps({"type": "object", "properties": {str(i): {} for i in range(MAX_KEYS)}}),
+        "items",
+    ),
     ("json_schema", '"' + "x" * 70_000 + '"', "characters"),
     ("regex", "(a", "unclosed"),
     ("regex", "(?=a)b", "look-around"),
@@ -56,7 +61,6 @@ PATHOLOGICAL = [
         ),
     ),
     Structure("json_schema", json.dumps({"enum": [f"v{i * 7919}" for i in range(4000)]})),
-    Structure("json_schema", json.dumps({"properties": {str(i): {} for i in range(MAX_KEYS)}})),
     Structure("json_schema", '{"type": "string", "pattern": "^(a{1,1000}){1,1000}$"}'),
 ]
 
