@@ -125,6 +125,20 @@ def tensors(asked):
     return asked.images[1].tensors.items()
 
 
+@pytest.mark.parametrize("name", TOYS)
+def test_answers_at_other_positions_are_other_answers(name, monkeypatch):
+    engine = engine_of(TOYS[name])
+    own = engine._adapter.embed_prompt
+
+    def shifted(*args):
+        embedded = own(*args)
+        return dataclasses.replace(embedded, next_pos=embedded.next_pos + 7)
+
+    monkeypatch.setattr(engine._adapter, "embed_prompt", shifted)
+    got = answers(engine, [prompt(TOYS[name], 3, seed=2).request("a")])
+    assert got["a"] != expected(name, 3, 2)
+
+
 @pytest.mark.parametrize("name", ONE_GO)
 def test_without_its_mask_a_family_answers_otherwise(name, monkeypatch):
     engine = with_row(monkeypatch, engine_of(TOYS[name]), prefill="causal")
@@ -185,6 +199,17 @@ def test_policies_that_count_causal_queries_run_on_prompts_without_images():
     asked, policy = prompt(toy, 0, 1, text_tokens=40), CachePolicy("mean-h2o", keep=0.3)
     got = answers(engine_of(toy), [asked.request("a", policy)])
     assert got["a"] == compressed_answer(toy.model(), asked, policy, NUM_TOKENS)
+
+
+def test_an_image_of_one_token_is_encoded_as_in_company():
+    """transformers' Mistral3 fails on it alone, and any client can send one."""
+    toy = TOYS["mistral3"]
+    pixels = torch.randn(1, 3, 16, 16)
+    tensors = {"pixel_values": pixels.numpy(), "image_sizes": np.array([[16, 16]])}
+    features_FNE = Adapter(toy.model(), toy.row).encode_image(ImageInput("d", tensors, 1))
+    both = {"pixel_values": torch.cat([pixels, pixels * 2]), "image_sizes": torch.full((2, 2), 16)}
+    first_1E, _ = toy.model().get_image_features(**both).pooler_output
+    assert torch.allclose(features_FNE[0], first_1E, atol=1e-5)
 
 
 def windowed_mistral():
