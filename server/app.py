@@ -112,7 +112,7 @@ def _middleware(settings: Settings, live: Callable[[], Services]) -> list[Middle
         Middleware(Journal, on_rejected=on_rejected),
         *([cors] if settings.cors_origins else []),
         Middleware(Keys, keys=settings.keys()),
-        Middleware(BodyLimit, max_bytes=settings.max_body),
+        Middleware(BodyLimit, max_bytes=settings.max_body, max_total_bytes=settings.max_body_total),
     ]
 
 

@@ -95,7 +95,8 @@ class Settings(BaseSettings):
     )
     api_key_file: Path | None = Field(None, description="File with one accepted API key a line.")
     cors_origins: Names = Field((), description="Origins browsers may call from, or '*'.")
-    max_body: Size = Field(64 * 2**20, description="Largest request body.")
+    max_body: Size = Field(160 * 2**20, description="Largest request body.")
+    max_body_total: Size = Field(2**30, description="Bodies being received or prepared together.")
     request_timeout_s: Seconds | None = Field(None, description="Deadline of one request.")
 
     max_images: Count = Field(64, description="Images in one request.")

@@ -103,11 +103,16 @@ class Keys:
 
 
 class BodyLimit:
-    """Refuses bodies of more than `max_bytes`, told or not told in advance."""
+    """Refuses bodies of more than `max_bytes`, and holds at most `max_total_bytes` of them at once.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    A body counts from its first byte until the response begins: by then its images are tensors.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, max_total_bytes: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._max_total_bytes = max_total_bytes
+        self._held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -118,21 +123,37 @@ class BodyLimit:
             if "100-continue" not in headers.get("expect", "").lower():
                 await self._discard(receive)
             return await error_response(self._too_large(), scope)(scope, receive, send)
-        return await self._app(scope, self._counted(receive), send)
+        return await self._count(scope, receive, send)
 
-    def _counted(self, receive: Receive) -> Receive:
-        seen_bytes = 0
+    async def _count(self, scope: Scope, receive: Receive, send: Send) -> None:
+        held_bytes = 0
 
         async def counted() -> Message:
-            nonlocal seen_bytes
+            nonlocal held_bytes
             message = await receive()
-            seen_bytes += len(message.get("body", b""))
-            if seen_bytes > self._max_bytes:
+            held_bytes += len(message.get("body", b""))
+            self._held_bytes += len(message.get("body", b""))
+            if held_bytes > self._max_bytes:
                 await self._discard(receive)
                 raise self._too_large()
+            if self._held_bytes > self._max_total_bytes:
+                await self._discard(receive)
+                raise ApiError("queue_full", "Too much is being uploaded. Try again later.")
             return message
 
-        return counted
+        async def released(message: Message) -> None:
+            release()
+            await send(message)
+
+        def release() -> None:
+            nonlocal held_bytes
+            self._held_bytes -= held_bytes
+            held_bytes = 0
+
+        try:
+            await self._app(scope, counted, released)
+        finally:
+            release()
 
     async def _discard(self, receive: Receive) -> None:
         """Read on, within the limit, so that a client that only writes gets to read the answer."""

@@ -20,7 +20,7 @@ from server.openai import openapi, policies
 from server.openai.answers import ChatCompletion, Model, ModelList, TextCompletion, kept_ratio
 from server.openai.meter import Meter
 from server.openai.openapi import STREAMED, ErrorEnvelope, described
-from server.openai.parse import parse
+from server.openai.parse import receive
 from server.openai.sampling import num_logprobs
 from server.openai.schemas import ChatRequest, CompletionRequest, Generation
 from server.openai.stream import (
@@ -49,7 +49,7 @@ router = APIRouter(prefix="/v1", tags=["openai"], responses={"default": {"model"
 )
 async def chat_completions(request: Request, live: Live) -> Response:
     """Answer a conversation with images, whole or as a stream."""
-    body = parse(ChatRequest, await request.body())
+    body = await receive(ChatRequest, request.stream())
     answering = Answering(live, request, body, f"chatcmpl-{uuid.uuid4().hex}")
     prepare = partial(live.translator.chat, body, answering.id)
     return await answering.respond(prepare, ChatWriter(answering.paper))
@@ -62,7 +62,7 @@ async def chat_completions(request: Request, live: Live) -> Response:
 )
 async def completions(request: Request, live: Live) -> Response:
     """Continue a text, without a chat template."""
-    body = parse(CompletionRequest, await request.body())
+    body = await receive(CompletionRequest, request.stream())
     answering = Answering(live, request, body, f"cmpl-{uuid.uuid4().hex}")
     prepare = partial(live.translator.completion, body, answering.id)
     return await answering.respond(prepare, TextWriter(answering.paper))

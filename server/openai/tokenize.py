@@ -14,7 +14,7 @@ from server.health import Live
 from server.openai import openapi, policies
 from server.openai.answers import Answer
 from server.openai.openapi import ErrorEnvelope, described
-from server.openai.parse import parse
+from server.openai.parse import receive
 from server.openai.schemas import TokenizeRequest
 from server.openai.stream import unless_gone, within
 from server.openai.translate import Prompt, Translator
@@ -48,7 +48,7 @@ class Tokenized(Answer):
 )
 async def tokenize(request: Request, live: Live) -> Response:
     """Count a conversation with images, and estimate its cache under every preset."""
-    body = parse(TokenizeRequest, await request.body())
+    body = await receive(TokenizeRequest, request.stream())
     counted = await unless_gone(request.receive, _count(live, body))
     return Response(counted.to_json(), media_type="application/json")
 

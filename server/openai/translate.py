@@ -70,6 +70,7 @@ class Translator:
         policy = self.policy(body)
         check_options(body)
         prompt = await self.chat_prompt(body.messages)
+        body.messages.clear()  # data URLs may be 100 MB, and the answer may take minutes
         return self._request(body, request_id, policy, prompt)
 
     async def completion(self, body: CompletionRequest, request_id: str) -> Request:

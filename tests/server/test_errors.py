@@ -205,6 +205,25 @@ async def test_a_body_over_the_limit_is_refused_with_and_without_a_length() -> N
         assert (await client.post(CHAT, json=chat())).status_code == 200
 
 
+async def test_bodies_together_are_bounded_until_their_answers_begin() -> None:
+    release = asyncio.Event()
+
+    async def slow(request: Request) -> AsyncIterator[TokenEvent]:
+        await release.wait()
+        async for event in says(request):
+            yield event
+
+    body = chat("x " * 600)
+    async with serving(Settings(model="fake", max_body_total=2000), slow) as (client, engine, _):
+        held = asyncio.create_task(client.post(CHAT, json=body))
+        while engine.open < 1:
+            await asyncio.sleep(0)
+        check_error(await client.post(CHAT, json=body), 429, "queue_full", None)
+        release.set()
+        assert (await held).status_code == 200
+        assert (await client.post(CHAT, json=body)).status_code == 200
+
+
 async def test_a_missing_or_wrong_key_is_refused_everywhere_but_at_the_probes() -> None:
     async with serving(Settings(model="fake", api_keys="one,two"), says) as (client, _, _app):
         for headers in ({}, {"authorization": "Bearer x"}, {"authorization": "Basic one"}):

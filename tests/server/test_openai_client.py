@@ -158,7 +158,7 @@ def test_healthz_answers_at_once_while_photos_are_decoded(fake_server: ServerPro
 
 
 def test_a_body_that_is_too_large_gets_its_answer(fake_server: ServerProcess) -> None:
-    response = httpx.post(fake_server.url + CHAT, content=b"x" * (65 * 2**20), timeout=30)
+    response = httpx.post(fake_server.url + CHAT, content=b"x" * (161 * 2**20), timeout=30)
     assert response.status_code == 413
     assert response.json()["error"]["code"] == "body_too_large"
 
