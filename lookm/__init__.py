@@ -8,6 +8,9 @@ Reading order: `types` (what goes in and comes out), `engine` (the whole loop on
 
     kept = lookm.compress(query, key, value, is_image, "look-m@0.2")     # one layer, plain tensors
 
+    with lookm.compressing(model, "look-m@0.2", is_image) as cache:      # any transformers model
+        model.generate(**inputs, past_key_values=cache)
+
     engine = lookm.Engine.from_config(lookm.EngineConfig(model="llava-demo"))
     for event in engine.generate([request]):
         print(event.text, end="")
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from lookm.engine import Engine
     from lookm.look import compress
     from lookm.models.processor import Processor
+    from lookm.plain import compressing
 
 __version__ = "0.1.0"
 
@@ -55,12 +59,14 @@ __all__ = [
     "Sampling",
     "TokenEvent",
     "compress",
+    "compressing",
 ]
 
 _LAZY = {
     "Engine": "lookm.engine",
     "Processor": "lookm.models.processor",
     "compress": "lookm.look",
+    "compressing": "lookm.plain",
 }
 
 

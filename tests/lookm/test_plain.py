@@ -1,0 +1,68 @@
+"""Presets on a plain transformers model: the same answers as the engine, nothing left behind."""
+
+import numpy as np
+import pytest
+import torch
+
+from lookm import CachePolicy, RequestError, compressing
+from lookm.policy import PRESETS
+from tests.lookm.tiny import IMAGE, answers, generate, random_prompt, tiny_engine, tiny_llava
+
+
+def arguments(prompt):
+    images = {"pixel_values": torch.from_numpy(np.stack(prompt.pixels))} if prompt.pixels else {}
+    ids = torch.tensor([prompt.ids])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **images}
+
+
+def plain_answer(model, prompt, policy, num_tokens=12):
+    model.generation_config.eos_token_id = None
+    is_image = torch.tensor(prompt.ids) == IMAGE
+    with compressing(model, policy, is_image) as cache:
+        out = model.generate(
+            **arguments(prompt),
+            past_key_values=cache,
+            max_new_tokens=num_tokens,
+            do_sample=False,
+            pad_token_id=0,
+        )
+    return out[0, len(prompt.ids) :].tolist(), cache
+
+
+@pytest.mark.parametrize("method", sorted(PRESETS))
+@pytest.mark.parametrize("num_images", [0, 4])
+def test_generate_over_the_cache_equals_the_engine(method, num_images):
+    prompt = random_prompt(num_images, seed=num_images + 30)
+    policy = CachePolicy(method) if method == "full" else CachePolicy(method, keep=0.3)
+    got, cache = plain_answer(tiny_llava(), prompt, policy)
+    assert got == answers(tiny_engine(), [prompt.request("a", policy)])["a"]
+    whole = method == "full" or (num_images == 0 and method.startswith("look-m"))
+    assert len(cache.kept_tokens) == 3
+    assert all((kept == len(prompt.ids)) == whole for kept in cache.kept_tokens)
+
+
+def test_the_model_is_as_it_was_afterwards():
+    model, prompt = tiny_llava(), random_prompt(2, seed=1)
+    before = generate(model, prompt, 8)
+    plain_answer(model, prompt, "h2o@0.3")
+    assert generate(model, prompt, 8) == before
+
+
+def test_what_it_cannot_do_is_refused():
+    model, prompt = tiny_llava(), random_prompt(1, seed=1)
+    is_image = torch.tensor(prompt.ids) == IMAGE
+    few = torch.tensor([[5, 6, 7]])
+
+    def forward(mask, *calls):
+        with compressing(model, "look-m", mask) as cache:
+            for call in calls:
+                model(**{"past_key_values": cache, **call})
+
+    with pytest.raises(RequestError, match="is_image describes"):
+        forward(is_image[:-1], arguments(prompt))
+    with pytest.raises(RequestError, match="one prompt at a time"):
+        forward(is_image, {"input_ids": few.repeat(2, 1)})
+    with pytest.raises(RequestError, match="looked at once"):
+        forward(is_image, arguments(prompt), {"input_ids": few})
+    with pytest.raises(RequestError, match="pass the cache"):
+        forward(is_image, {"input_ids": few, "past_key_values": None, "use_cache": False})
