@@ -1,0 +1,88 @@
+"""What the documents say about the code is what the code says."""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lookm.models.families import families_table
+from lookm.policy import PRESETS, parse
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
+
+
+def tracked_files():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / line for line in listed.stdout.splitlines()]
+
+
+def test_the_readme_has_every_preset():
+    table = README.split("| `kv_cache` | keeps | merges |")[1].split("\n\n")[0]
+    named = set(re.findall(r"`([a-z0-9-]+)(?:@[\d.]+)?`", table))
+    assert named == set(PRESETS)
+
+
+def test_policies_the_readme_shows_are_valid():
+    shown = set(re.findall(r"[`\":](?:llava-demo:)?([a-z0-9-]+@[\d.]+)[`\"]", README))
+    assert "look-m@0.2" in shown
+    for policy in shown:
+        parse(policy)
+
+
+def test_the_readme_has_the_families_table():
+    assert families_table() in README
+
+
+def test_make_targets_that_the_documents_name_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z0-9-]+):", makefile, re.MULTILINE))
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text()
+        named = set(re.findall(r"^(?:\$ )?make ([a-z0-9-]+)", text, re.MULTILINE))
+        assert named <= targets, document
+
+
+def test_files_that_the_documents_name_exist():
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text()
+        for path in re.findall(r"`((?:lookm|server|tests|docker)/[\w./-]+)`", text):
+            assert (ROOT / path).exists(), (document, path)
+        for path in re.findall(r"\]\(([\w./-]+\.md)\)", text):
+            assert (ROOT / path).exists(), (document, path)
+
+
+def test_the_lock_pins_every_dependency_and_the_agreed_torch():
+    lock = (ROOT / "requirements.lock").read_text()
+    pinned = dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)$", lock, re.MULTILINE))
+    names = {name.lower().replace("_", "-") for name in pinned}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    for requirement in wanted:
+        name = re.split(r"[<>=\[ ]", requirement)[0].lower().replace("_", "-")
+        assert name in names, requirement
+    assert pinned["torch"] == "2.13.0"
+    assert "torchvision" not in names
+
+
+def test_ci_runs_what_a_contributor_runs():
+    assert "make check test" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_no_file_depends_on_another_machine():
+    hosts = ("pypi" + ".org", "/work" + "/", "../" + "shared")
+    for path in tracked_files():
+        if path.suffix in {".py", ".md", ".toml", ".yml", ".lock", ""} and path.is_file():
+            text = path.read_text(errors="ignore")
+            assert not any(host in text for host in hosts), path
+
+
+def test_files_and_functions_stay_small():
+    for path in tracked_files():
+        if path.suffix == ".py" and path.parts[len(ROOT.parts)] in {"lookm", "server"}:
+            assert len(path.read_text().splitlines()) <= 330, path
