@@ -15,6 +15,11 @@ SCHEME = "sha256:"
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
+def is_named(url: str) -> bool:
+    """Whether a URL names an image by its digest."""
+    return url.startswith(SCHEME)
+
+
 class ImageShelf:
     """At most `max_bytes` of tensors, by digest."""
 

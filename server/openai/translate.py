@@ -25,7 +25,7 @@ from server.openai.schemas import (
     TokenizeRequest,
 )
 from server.openai.seams import Media, Picture, Processor
-from server.openai.shelf import SCHEME, ImageShelf
+from server.openai.shelf import ImageShelf, is_named
 
 T = TypeVar("T")
 
@@ -92,13 +92,14 @@ class Translator:
 
     async def _images(self, refs: Sequence[ImageRef]) -> tuple[ImageInput, ...]:
         """One image per reference; a URL given twice is loaded once. One failure ends them all."""
-        first = {ref.url: ref.param for ref in reversed(refs)}
-        by_url = {u: self.shelf.named(u, p) for u, p in first.items() if u.startswith(SCHEME)}
-        sent = {url: param for url, param in first.items() if url not in by_url}
-        pictures = await self.media.load_all(list(sent), list(sent.values()))
-        inputs = await asyncio.gather(*map(self._preprocess, pictures, sent.values()))
-        by_url.update(zip(sent, inputs, strict=True))
-        return tuple(by_url[ref.url] for ref in refs)
+        unique, places = distinct(refs)
+        named = {r.param: self.shelf.named(r.url, r.param) for r in unique if is_named(r.url)}
+        sent = [ref for ref in unique if ref.param not in named]
+        params = [ref.param for ref in sent]
+        pictures = await self.media.load_all([ref.url for ref in sent], params)
+        inputs = await asyncio.gather(*map(self._preprocess, pictures, params))
+        found = named | dict(zip(params, inputs, strict=True))
+        return tuple(found[unique[place].param] for place in places)
 
     async def _preprocess(self, picture: Picture, param: str) -> ImageInput:
         if picture.fetch_s:
@@ -150,6 +151,24 @@ class Translator:
 
     async def _in_pool(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+
+
+def distinct(refs: Sequence[ImageRef]) -> tuple[list[ImageRef], list[int]]:
+    """Each URL once, and for each reference which of them it is.
+
+    Not a dict by URL: hashing 150 MB of them would hold up the event loop for 50 ms.
+    """
+    unique: list[ImageRef] = []
+    places: list[int] = []
+    alike: dict[tuple[int, str], list[int]] = {}
+    for ref in refs:
+        candidates = alike.setdefault((len(ref.url), ref.url[-64:]), [])
+        place = next((i for i in candidates if unique[i].url == ref.url), len(unique))
+        if place == len(unique):
+            unique.append(ref)
+            candidates.append(place)
+        places.append(place)
+    return unique, places
 
 
 def image_refs(messages: Sequence[Message]) -> list[ImageRef]:

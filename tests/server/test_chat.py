@@ -10,7 +10,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from lookm.types import CachePolicy, Request, TokenEvent
 from server.config import Settings
 from server.openai.schemas import ChatRequest
-from server.openai.translate import image_refs, template_message
+from server.openai.translate import ImageRef, distinct, image_refs, template_message
 from tests.server.asking import CHAT, chat, data_url, events, image, png, says, serving, text
 
 pytestmark = pytest.mark.anyio
@@ -176,6 +176,14 @@ async def test_images_reach_the_engine_in_order_and_repeated_ones_are_loaded_onc
     assert digests[0] == digests[3]
     assert len(set(digests)) == 3
     assert "lookm_media_preprocess_seconds_count 3.0" in metrics
+
+
+def test_equal_urls_are_told_apart_from_alike_ones() -> None:
+    urls = ["x" + "y" * 99, "z" + "y" * 99, "x" + "y" * 99, "short"]
+    refs = [ImageRef(str(n), url) for n, url in enumerate(urls)]
+    unique, places = distinct(refs)
+    assert [ref.param for ref in unique] == ["0", "1", "3"]
+    assert places == [0, 1, 0, 2]
 
 
 async def test_empty_answers_are_answers() -> None:
