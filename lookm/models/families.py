@@ -152,13 +152,17 @@ def family_of(config: Any) -> Family:
 
 
 def families_table() -> str:
-    """The supported families and what is special about each, as a Markdown table."""
+    """The supported families and what is special about each, as Markdown: a table and a note."""
     rows = ["| Family | `model_type` | What is special | Processor needs |", "|---|---|---|---|"]
     for family in FAMILIES.values():
         special = "; ".join(_specials(family)) or "-"
         needs = ", ".join(f"`{package}`" for package in family.packages) or "-"
         rows.append(f"| {family.title} | `{family.model_type}` | {special} | {needs} |")
-    return "\n".join(rows) + "\n"
+    note = (
+        "Layers with a sliding window (most of Gemma 3's, others' where the checkpoint says so) "
+        "are left whole by every policy; a model with no other layers runs at `full` only."
+    )
+    return "\n".join([*rows, "", note]) + "\n"
 
 
 def _specials(family: Family) -> list[str]:

@@ -158,6 +158,6 @@ def _placeholder(tensors: Mapping[str, Array]) -> str:
 
 def _array(output: Any, num_images: int) -> Array:
     """One image's share of a processor's output: a list, or an array, of images or their tiles."""
-    array = np.stack([np.asarray(item) for item in output])
+    array = np.stack(output) if isinstance(output, list) else np.asarray(output)
     array = array[: max(1, len(array) // num_images)]
     return np.ascontiguousarray(array, dtype=np.float32 if array.dtype.kind == "f" else None)

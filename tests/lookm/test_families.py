@@ -248,7 +248,8 @@ def test_attention_that_cannot_be_computed_is_refused_at_start():
 
 def test_every_row_has_a_toy_and_a_line_in_the_table():
     assert {toy.row.model_type for toy in TOYS.values()} == set(FAMILIES)
-    table = families_table()
+    table, note = families_table().split("\n\n")
+    assert note.startswith("Layers with a sliding window")
     assert len(table.splitlines()) == 2 + len(FAMILIES)
     for family in FAMILIES.values():
         assert f"| {family.title} | `{family.model_type}` |" in table
