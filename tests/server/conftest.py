@@ -36,7 +36,7 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture(scope="session")
 def fake_server() -> Iterator[ServerProcess]:
     """A server process with the fake engine; each step takes 2 ms."""
-    server = ServerProcess("--model", "fake:step_s=0.002", "--threads", "1")
+    server = ServerProcess("--model", "fake:step_s=0.002", "--threads", "1", "--max-body", "8MiB")
     try:
         server.wait_ready()
         yield server
