@@ -91,14 +91,18 @@ def to_api_error(error: Exception, *, param: str | None = None) -> ApiError:
         return ApiError(error.code, error.message, param=error.param or param)
     for kind in type(error).__mro__:
         if kind in EXCEPTIONS:
-            told = ApiError(
-                EXCEPTIONS[kind], str(error), param=getattr(error, "param", None) or param
-            )
-            retry_after_s = getattr(error, "retry_after_s", None)
-            if retry_after_s is not None:
-                told.headers["retry-after"] = str(max(1, round(retry_after_s)))
-            return told
+            named = getattr(error, "param", None) or param
+            return _with_retry(ApiError(EXCEPTIONS[kind], str(error), param=named), error)
     return ApiError("internal_error", "The server failed. The request id names it in the log.")
+
+
+def _with_retry(told: ApiError, error: Exception) -> ApiError:
+    """The worker knows best when to come back, or that it is vain."""
+    if isinstance(error, worker.WorkerUnavailableError):
+        told.headers.pop("retry-after", None)
+        if error.retry_after_s is not None:
+            told.headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    return told
 
 
 def _from_http(error: HTTPException) -> ApiError:

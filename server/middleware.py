@@ -74,7 +74,8 @@ class Journal:
             self._on_rejected(code)
         route = getattr(scope.get("route"), "path", "(no route)")
         took_ms = (time.perf_counter() - state["arrived_s"]) * 1000
-        told = " ".join(filter(None, (state.get("summary"), code and f"code={code}")))
+        left = "client left" if state.get("left") else None
+        told = " ".join(filter(None, (state.get("summary"), code and f"code={code}", left)))
         line = f"{state['request_id']} {scope['method']} {route} {status or 499} {took_ms:.0f}ms"
         quiet = route in OPEN_PATHS or route == "/metrics"
         log.log(logging.DEBUG if quiet else logging.INFO, "%s %s", line, told)

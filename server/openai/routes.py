@@ -3,6 +3,7 @@
 Knows which parts a request passes through, in which order. Everything else is in those parts.
 """
 
+import asyncio
 import contextlib
 import uuid
 from collections.abc import Callable, Coroutine
@@ -135,6 +136,9 @@ class Answering:
                     async for event in events:
                         self._note(event)
                         yield event
+        except (asyncio.CancelledError, GeneratorExit):
+            self.request.state.left = True
+            raise
         except Exception as error:
             self.request.state.error_code = to_api_error(error).code
             raise

@@ -249,7 +249,10 @@ class TokenizeRequest(Strict):
 class CompletionRequest(Generation):
     """The body of `POST /v1/completions`: plain text, no chat template, no images."""
 
-    prompt: Annotated[str, Honoured("one string")]
+    prompt: Annotated[
+        Annotated[str, STRING] | Annotated[list[str], Field(min_length=1, max_length=1), ARRAY],
+        Honoured("one string, alone or in a list"),
+    ]
     echo: Annotated[object, Refused("The prompt is not repeated.", (False,))] = None
     best_of: Annotated[object, Refused("One answer a request.", (1,))] = None
     suffix: Annotated[object, Refused("Insertion is not supported.", ("",))] = None

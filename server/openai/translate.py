@@ -77,7 +77,8 @@ class Translator:
         """A text request for the engine. Raises `ApiError` or `LookmError`."""
         policy = self.policy(body)
         check_options(body)
-        ids = await self._in_pool(lambda: self.processor.text(body.prompt))
+        text = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
+        ids = await self._in_pool(lambda: self.processor.text(text))
         return self._request(body, request_id, policy, Prompt(ids))
 
     async def chat_prompt(self, messages: Sequence[Message]) -> Prompt:

@@ -141,3 +141,9 @@ async def says(request: Request) -> AsyncIterator[TokenEvent]:
     """A script: three words."""
     for event in word_events(request, ["one", " two", " three"]):
         yield event
+
+
+async def begins(request: Request) -> AsyncIterator[TokenEvent]:
+    """One word, and then nothing more."""
+    yield word_events(request, ["one", " two"])[0]
+    await asyncio.Event().wait()

@@ -90,6 +90,12 @@ async def test_text_completions_continue_a_prompt(client: httpx.AsyncClient) -> 
     assert response.json()["model"] == "fake:look-m@0.5"
     streamed = await client.post("/v1/completions", json=body | {"stream": True})
     assert "".join(e["choices"][0]["text"] for e in events(streamed.text)) == "word0 word1"
+    listed = await client.post("/v1/completions", json=body | {"prompt": ["a b c d"]})
+    assert listed.json()["choices"] == response.json()["choices"]
+    two = await client.post("/v1/completions", json=body | {"prompt": ["a", "b"]})
+    assert two.json()["error"]["param"] == "prompt"
+    empty = await client.post("/v1/completions", json=body | {"prompt": ""})
+    assert empty.json()["error"]["param"] == "prompt"
 
 
 async def test_defaults_are_openais_and_the_rest_of_the_context() -> None:

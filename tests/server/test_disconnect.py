@@ -1,7 +1,6 @@
 """A client that leaves, at every stage: what was begun for it ends, and nothing is left open."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -10,55 +9,16 @@ from fastapi import FastAPI
 
 from lookm.types import Request, TokenEvent
 from server.config import Settings
-from tests.server.asking import CHAT, chat, image, serving, word_events
+from tests.server.asking import begins, chat, image, serving
+from tests.server.visit import Visit
 
 pytestmark = pytest.mark.anyio
-
-
-class Visit:
-    """One request on a bare ASGI connection, whose client can leave at any moment."""
-
-    def __init__(self, app: FastAPI, body: dict[str, Any]) -> None:
-        self._body = json.dumps(body).encode()
-        self._left = asyncio.Event()
-        self._sent_body = False
-        self.sent: list[Any] = []
-        self.first_byte = asyncio.Event()
-        scope = {
-            "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "method": "POST",
-            "path": CHAT, "raw_path": CHAT.encode(), "query_string": b"", "root_path": "",
-            "scheme": "http", "http_version": "1.1", "server": ("test", 80), "client": ("test", 1),
-            "headers": [(b"content-type", b"application/json")],
-        }  # fmt: skip
-        self.task = asyncio.ensure_future(app(scope, self._receive, self._send))
-
-    async def leave(self) -> None:
-        self._left.set()
-        await self.task
-
-    async def _receive(self) -> dict[str, Any]:
-        if not self._sent_body:
-            self._sent_body = True
-            return {"type": "http.request", "body": self._body, "more_body": False}
-        await self._left.wait()
-        return {"type": "http.disconnect"}
-
-    async def _send(self, message: Any) -> None:
-        self.sent.append(message)
-        if message["type"] == "http.response.body" and message.get("body"):
-            self.first_byte.set()
 
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not condition():
             await asyncio.sleep(0)
-
-
-async def begins(request: Request) -> AsyncIterator[TokenEvent]:
-    """One word, and then nothing more."""
-    yield word_events(request, ["one", " two"])[0]
-    await asyncio.Event().wait()
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -6,7 +6,8 @@ import httpx
 import pytest
 
 from server.config import Settings
-from tests.server.asking import CHAT, chat, data_url, image, says, serving
+from tests.server.asking import CHAT, begins, chat, data_url, image, says, serving
+from tests.server.visit import Visit
 
 pytestmark = pytest.mark.anyio
 
@@ -59,6 +60,16 @@ async def test_one_line_a_request_with_its_id_first_and_nothing_private(
     assert lines[2].endswith("code=invalid_image_url")
     assert "secret" not in caplog.text
     assert data_url()[:40] not in caplog.text
+
+
+async def test_the_log_says_when_the_client_left(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="lookm")
+    async with serving(Settings(model="fake"), begins) as (_, _engine, app):
+        visit = Visit(app, chat(stream=True))
+        await visit.first_byte.wait()
+        await visit.leave()
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "lookm.access"]
+    assert line.endswith("generated=1 client left")
 
 
 async def test_keys_may_come_from_a_file(tmp_path: object) -> None:
