@@ -46,8 +46,9 @@ def kept_rows(
 ) -> npt.NDArray[np.int64]:
     """How many rows each layer keeps of this prompt; exact, before the prefill.
 
-    Layers with a window are left whole: what they forget, they forget by themselves. Raises
-    `PolicyError` where `recipe` has no meaning for this prompt on this model.
+    Layers with a window are never compressed: where the others are, they keep the rows that later
+    tokens can still see, `window - 1`, and lose nothing by it. Raises `PolicyError` where `recipe`
+    has no meaning for this prompt on this model.
     """
     num_tokens = is_image_T.shape[0]
     kept = policies.kept_bound(recipe, is_image_T)
@@ -60,9 +61,12 @@ def kept_rows(
     if kept < num_tokens and None not in windows_L:
         raise PolicyError(
             f"{method!r} has nothing to drop: every layer of this model sees a window of recent "
-            "tokens only, and such layers are left whole: use 'full'."
+            "tokens only, and such layers are not compressed: use 'full'."
         )
-    return np.array([num_tokens if window else kept for window in windows_L], dtype=np.int64)
+    if kept == num_tokens:
+        return np.full(len(windows_L), num_tokens, dtype=np.int64)
+    rows = [min(num_tokens, window - 1) if window else kept for window in windows_L]
+    return np.array(rows, dtype=np.int64)
 
 
 def look(

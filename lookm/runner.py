@@ -178,11 +178,15 @@ class _Step:
         return masked.decode(*where, scale=rows.scale, window=rows.window)
 
     def _segment(self, segment: Segment, rows: "_Rows") -> torch.Tensor:
-        """Prefill rows. Layers with a window are left whole: their rows stay consecutive tokens."""
+        """Prefill rows. Layers with a window are not compressed: their rows are the last tokens."""
         cache = segment.sequence.cache
-        if segment.looks and rows.window is None:
-            return self._look(segment, rows)
-        cache.append(rows.layer, rows.k_KTD, rows.v_KTD)
+        first = 0
+        if segment.looks:
+            if rows.window is None:
+                return self._look(segment, rows)
+            first = max(0, segment.end - rows.window + 1)  # no later token sees those before it
+            self.evicted[segment.sequence] += first
+        cache.append(rows.layer, rows.k_KTD[:, first:], rows.v_KTD[:, first:])
         if segment.start > 0:
             k_KSD, v_KSD = cache.gather(rows.layer)
             return self._extend(rows, k_KSD, v_KSD)

@@ -160,7 +160,8 @@ def families_table() -> str:
         rows.append(f"| {family.title} | `{family.model_type}` | {special} | {needs} |")
     note = (
         "Layers with a sliding window (most of Gemma 3's, others' where the checkpoint says so) "
-        "are left whole by every policy; a model with no other layers runs at `full` only."
+        "are not compressed: under a policy they keep just the rows their window still sees. A "
+        "model with no other layers runs at `full` only."
     )
     return "\n".join([*rows, "", note]) + "\n"
 
