@@ -104,7 +104,7 @@ def look(
         layer=layer,
         num_layers=num_layers,
     )
-    compressed = policies.compress(view, recipe, attention.nearest)
+    compressed = policies.compress(view, recipe, attention)
     return Look(out_THD, compressed, time.monotonic() - started_s)
 
 

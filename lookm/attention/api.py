@@ -48,10 +48,17 @@ class Attention(Protocol):
     def nearest(
         self, kept_KSD: torch.Tensor, evicted_KED: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """A faster twin of the policy's search for the nearest kept key, or None.
+        """A faster twin of the policy's `nearest_by_cosine` (`lookm.policy.merges`), or None."""
 
-        `target_KE` int64 in `[0, S)` and `cosine_KE` float32, for E evicted keys.
-        """
+    def combine(
+        self,
+        kept_KSD: torch.Tensor,
+        evicted_KED: torch.Tensor,
+        target_KE: torch.Tensor,
+        weight_KE: torch.Tensor,
+        centre_KS: torch.Tensor,
+    ) -> torch.Tensor | None:
+        """A faster twin of the policy's `combine` (`lookm.policy.merges`), or None."""
 
     def extend(
         self, q_HTD: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor, *, scale: float

@@ -48,6 +48,18 @@ class ReferenceAttention:
         del kept_KSD, evicted_KED
         return None
 
+    def combine(
+        self,
+        kept_KSD: torch.Tensor,
+        evicted_KED: torch.Tensor,
+        target_KE: torch.Tensor,
+        weight_KE: torch.Tensor,
+        centre_KS: torch.Tensor,
+    ) -> torch.Tensor | None:
+        """None, for the same reason."""
+        del kept_KSD, evicted_KED, target_KE, weight_KE, centre_KS
+        return None
+
     def extend(
         self, q_HTD: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor, *, scale: float
     ) -> torch.Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from lookm.policy.budgets import Budget, BudgetRule
-from lookm.policy.merges import MERGES, Nearest, Rows, merge
+from lookm.policy.merges import MERGES, MergeKernels, Rows, merge
 from lookm.policy.pins import Pins, num_important, tiers
 from lookm.policy.scores import Score, lexicographic
 from lookm.policy.view import View
@@ -65,10 +65,10 @@ def kept_bound(recipe: Recipe, is_image_T: torch.Tensor) -> int:
     return _counts(recipe, is_image_T).total
 
 
-def compress(view: View, recipe: Recipe, nearest: Nearest | None = None) -> Compressed:
+def compress(view: View, recipe: Recipe, kernels: MergeKernels | None = None) -> Compressed:
     """Apply `recipe` to one layer of one prompt. Never changes what `view` holds.
 
-    `nearest` may be a faster twin of `merges.nearest_by_cosine`.
+    `kernels` may do the merge faster.
     """
     num_kept = kept_bound(recipe, view.is_image_T)
     if num_kept == view.num_tokens:
@@ -79,7 +79,7 @@ def compress(view: View, recipe: Recipe, nearest: Nearest | None = None) -> Comp
     num_evicted = evicted_KE.shape[1]
     if rule is not None:
         evicted = Rows(_gather(view.key_KTD, evicted_KE), _gather(view.value_KTD, evicted_KE))
-        kept = merge(kept, evicted, rule, nearest)
+        kept = merge(kept, evicted, rule, kernels)
     return Compressed(
         key=kept.key,
         value=kept.value,

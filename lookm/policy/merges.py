@@ -14,10 +14,9 @@ S kept rows, E evicted rows.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Protocol
 
 import torch
-
-Nearest = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor] | None]
 
 MAX_TILE_ELEMENTS = 1 << 22  # similarities in memory at once: 16 MiB of float32
 
@@ -50,32 +49,69 @@ class Rows:
     value: torch.Tensor
 
 
-def merge(kept: Rows, evicted: Rows, rule: MergeRule, nearest: Nearest | None = None) -> Rows:
+class MergeKernels(Protocol):
+    """Faster twins of `nearest_by_cosine` and `combine`; None where they cannot run."""
+
+    def nearest(
+        self, kept_KSD: torch.Tensor, evicted_KED: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None: ...
+
+    def combine(
+        self,
+        kept_KSD: torch.Tensor,
+        evicted_KED: torch.Tensor,
+        target_KE: torch.Tensor,
+        weight_KE: torch.Tensor,
+        centre_KS: torch.Tensor,
+    ) -> torch.Tensor | None: ...
+
+
+def merge(kept: Rows, evicted: Rows, rule: MergeRule, kernels: MergeKernels | None = None) -> Rows:
     """`kept` with every row of `evicted` merged into the row nearest to it.
 
-    `nearest` may be a faster twin of `nearest_by_cosine`; where it returns None, that runs.
     Sums are float32 (float64 for float64 inputs), the result has the inputs' dtype, and rows that
     receive nothing are `kept`'s, bit for bit. Similarities are computed `MAX_TILE_ELEMENTS` at a
-    time.
+    time. `kernels` may do the work faster.
     """
-    found = nearest(kept.key, evicted.key) if nearest is not None else None
+    found = kernels.nearest(kept.key, evicted.key) if kernels is not None else None
     target_KE, cosine_KE = found or nearest_by_cosine(kept.key, evicted.key)
     num_KS = torch.zeros(kept.key.shape[:2], dtype=cosine_KE.dtype, device=cosine_KE.device)
     num_KS.scatter_add_(1, target_KE, torch.ones_like(cosine_KE))
-    weight_KE = rule.weight(cosine_KE)
+    weight_KE, centre_KS = rule.weight(cosine_KE), rule.centre(num_KS)
 
-    def combine(kept_KSD: torch.Tensor, evicted_KED: torch.Tensor) -> torch.Tensor:
-        num_heads, num_kept, head_size = kept_KSD.shape
-        first_row_K1 = torch.arange(num_heads, device=target_KE.device)[:, None] * num_kept
-        weighted_KED = evicted_KED.to(weight_KE.dtype) * weight_KE[:, :, None]
-        sum_KSD = kept_KSD.to(weight_KE.dtype) * rule.centre(num_KS)[:, :, None]
-        sum_KSD.view(-1, head_size).index_add_(
-            0, (target_KE + first_row_K1).flatten(), weighted_KED.flatten(0, 1)
-        )
-        merged_KSD = sum_KSD / (num_KS + 1)[:, :, None]
-        return torch.where(num_KS[:, :, None] > 0, merged_KSD.to(kept_KSD.dtype), kept_KSD)
+    def combined(kept_KSD: torch.Tensor, evicted_KED: torch.Tensor) -> torch.Tensor:
+        fast = None
+        if kernels is not None:
+            fast = kernels.combine(kept_KSD, evicted_KED, target_KE, weight_KE, centre_KS)
+        if fast is not None:
+            return fast
+        return combine(kept_KSD, evicted_KED, target_KE, weight_KE, centre_KS)
 
-    return Rows(combine(kept.key, evicted.key), combine(kept.value, evicted.value))
+    return Rows(combined(kept.key, evicted.key), combined(kept.value, evicted.value))
+
+
+def combine(
+    kept_KSD: torch.Tensor,
+    evicted_KED: torch.Tensor,
+    target_KE: torch.Tensor,
+    weight_KE: torch.Tensor,
+    centre_KS: torch.Tensor,
+) -> torch.Tensor:
+    """`(centre * kept + sum of weight * evicted) / (n + 1)` over the n rows that name each target.
+
+    Summed in the dtype of `weight_KE`; a kept row that no row names is passed on bit for bit.
+    """
+    num_heads, num_kept, head_size = kept_KSD.shape
+    first_row_K1 = torch.arange(num_heads, device=target_KE.device)[:, None] * num_kept
+    num_KS = torch.zeros_like(centre_KS).scatter_add_(1, target_KE, torch.ones_like(weight_KE))
+    sum_KSD = kept_KSD.to(weight_KE.dtype) * centre_KS[:, :, None]
+    sum_KSD.view(-1, head_size).index_add_(
+        0,
+        (target_KE + first_row_K1).flatten(),
+        (evicted_KED.to(weight_KE.dtype) * weight_KE[:, :, None]).flatten(0, 1),
+    )
+    merged_KSD = sum_KSD / (num_KS + 1)[:, :, None]
+    return torch.where(num_KS[:, :, None] > 0, merged_KSD.to(kept_KSD.dtype), kept_KSD)
 
 
 def nearest_by_cosine(

@@ -1,8 +1,8 @@
 """The C++ kernels as an `Attention`: checked and called here, built by `build`.
 
 The twins they must equal: `reference.ReferenceAttention` (decode, prefill with sums) and
-`lookm.policy.merges.nearest_by_cosine`. Knows shapes, strides and types; whether the kernels are
-used at all is `select.choose`'s decision.
+`lookm.policy.merges` (nearest_by_cosine, combine). Knows shapes, strides and types; whether the
+kernels are used at all is `select.choose`'s decision.
 """
 
 from typing import Any
@@ -74,6 +74,26 @@ class CpuAttention:
             kept_KSD.contiguous(), evicted_KED.contiguous()
         )
         return target_KE, cosine_KE
+
+    def combine(
+        self,
+        kept_KSD: torch.Tensor,
+        evicted_KED: torch.Tensor,
+        target_KE: torch.Tensor,
+        weight_KE: torch.Tensor,
+        centre_KS: torch.Tensor,
+    ) -> torch.Tensor | None:
+        """`merges.combine` for bfloat16 rows."""
+        if kept_KSD.dtype != torch.bfloat16:
+            return None
+        assert kept_KSD.shape[::2] == evicted_KED.shape[::2], (kept_KSD.shape, evicted_KED.shape)
+        assert evicted_KED.dtype == kept_KSD.dtype, evicted_KED.dtype
+        assert target_KE.shape == weight_KE.shape == evicted_KED.shape[:2], target_KE.shape
+        assert centre_KS.shape == kept_KSD.shape[:2], centre_KS.shape
+        assert weight_KE.dtype == centre_KS.dtype == torch.float32, weight_KE.dtype
+        rows = (kept_KSD, evicted_KED, target_KE, weight_KE, centre_KS)
+        out_KSD: torch.Tensor = self._extension.combine(*(part.contiguous() for part in rows))
+        return out_KSD
 
     def _multiplies(self, key_KTD: torch.Tensor) -> bool:
         """Whether the kernels over matrix products take these keys."""

@@ -30,9 +30,18 @@ namespace blas = at::native::cpublas;
 constexpr int64_t kRows = 64;
 constexpr int64_t kColumns = 256;
 
-float inverse_length(const BFloat16* key, int64_t dim) {
+inline float inverse_length(const BFloat16* key, int64_t dim) {
+  constexpr int kLanes = 16;
+  float part[kLanes] = {0};
+  int64_t d = 0;
+  for (; d + kLanes <= dim; d += kLanes)
+    for (int l = 0; l < kLanes; ++l) {
+      const float x = static_cast<float>(key[d + l]);
+      part[l] += x * x;
+    }
   float sum = 0;
-  for (int64_t d = 0; d < dim; ++d) sum += static_cast<float>(key[d]) * static_cast<float>(key[d]);
+  for (; d < dim; ++d) sum += static_cast<float>(key[d]) * static_cast<float>(key[d]);
+  for (int l = 0; l < kLanes; ++l) sum += part[l];
   return 1.f / std::max(std::sqrt(sum), FLT_MIN);
 }
 
@@ -41,29 +50,29 @@ struct Best {
   int64_t at = 0;
 };
 
-// The first largest of products[j] * scale[j], if it beats what was found in earlier columns.
-void take_best(const float* products, const float* scale, int64_t count, int64_t first,
-               float* scaled, Best& best) {
-  constexpr int kLanes = 16;
-  float lane[kLanes];
-  std::fill(lane, lane + kLanes, -std::numeric_limits<float>::infinity());
-  int64_t j = 0;
-  for (; j + kLanes <= count; j += kLanes)
-    for (int l = 0; l < kLanes; ++l) {
-      const float x = products[j + l] * scale[j + l];
-      scaled[j + l] = x;
-      lane[l] = lane[l] < x ? x : lane[l];
-    }
-  for (; j < count; ++j) {
-    scaled[j] = products[j] * scale[j];
-    lane[0] = std::max(lane[0], scaled[j]);
+// The first largest of products[j] * scale[j], if it beats what was found in earlier columns. The
+// comparison runs on integers that order as the floats do (the sign bit flips the others), because a
+// compiler may vectorise a maximum of integers and not one of floats.
+inline void take_best(const float* __restrict products, const float* __restrict scale,
+                      int32_t count, int64_t first, int32_t* __restrict ordered, Best& best) {
+  int32_t top = std::numeric_limits<int32_t>::min();
+  for (int32_t j = 0; j < count; ++j) {
+    const float scaled = products[j] * scale[j];
+    int32_t bits;
+    std::memcpy(&bits, &scaled, sizeof(bits));
+    bits ^= (bits >> 31) & 0x7fffffff;
+    ordered[j] = bits;
+    top = std::max(top, bits);
   }
-  const float top = *std::max_element(lane, lane + kLanes);
-  if (top <= best.value) return;
-  best.value = top;
-  best.at = first + (std::find(scaled, scaled + count, top) - scaled);
+  uint32_t at = static_cast<uint32_t>(count);
+  for (int32_t j = 0; j < count; ++j) {
+    const int32_t other = j | -static_cast<int32_t>(ordered[j] != top);  // -1: the largest
+    const uint32_t candidate = static_cast<uint32_t>(other);
+    at = candidate < at ? candidate : at;
+  }
+  const float value = products[at] * scale[at];
+  if (value > best.value) best = {value, first + at};
 }
-
 
 // Shapes, strides and types were checked by the launcher (kernels/cpu.py).
 inline std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& kept, const at::Tensor& evicted) {
@@ -78,7 +87,8 @@ inline std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& kept, const at::
   float* cosine_data = cosine.mutable_data_ptr<float>();
   at::parallel_for(0, heads, 1, [&](int64_t begin, int64_t end) {
     std::vector<BFloat16> packed(dim * width);
-    std::vector<float> inverse(width), products(kRows * kColumns), scaled(kColumns);
+    std::vector<float> inverse(width), products(kRows * kColumns);
+    std::vector<int32_t> ordered(kColumns);
     for (int64_t head = begin; head < end; ++head) {
       std::fill(packed.begin(), packed.end(), BFloat16(0.f));
       for (int64_t s = 0; s < num_kept; ++s) {
@@ -96,8 +106,8 @@ inline std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& kept, const at::
                        evicted_data + at_row * dim, packed.data() + s * 2, products.data());
           const int64_t count = std::min(kColumns, num_kept - s);
           for (int64_t r = 0; r < rows; ++r)
-            take_best(products.data() + r * kColumns, inverse.data() + s, count, s, scaled.data(),
-                      best[r]);
+            take_best(products.data() + r * kColumns, inverse.data() + s,
+                      static_cast<int32_t>(count), s, ordered.data(), best[r]);
         }
         for (int64_t r = 0; r < rows; ++r) {
           target_data[at_row + r] = best[r].at;

@@ -8,7 +8,7 @@ import torch
 from lookm.attention import ReferenceAttention, choose
 from lookm.attention.kernels import build
 from lookm.errors import ConfigError
-from lookm.policy.merges import nearest_by_cosine
+from lookm.policy.merges import combine, nearest_by_cosine
 from lookm.types import Needs
 from tests.lookm.tiny import answers, generate, random_prompt, tiny_engine, tiny_llava
 
@@ -177,3 +177,22 @@ def test_float32_takes_the_reference(kernel):
     got = kernel.prefill(q, k, v, scale=0.2, needs=needs)
     assert torch.equal(got[0], expected[0])
     assert torch.equal(got[1].sums_KT, expected[1].sums_KT)
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("num_kept", "num_evicted", "size"), [(1, 5, 16), (40, 1, 7), (30, 200, 64)]
+)
+def test_combine_equals_the_policys_own(kernel, num_kept, num_evicted, size):
+    generator = torch.Generator().manual_seed(size)
+    kept = torch.randn(3, num_kept, size, generator=generator).bfloat16()
+    evicted = torch.randn(3, num_evicted, size, generator=generator).bfloat16()
+    target = torch.randint(0, num_kept, (3, num_evicted), generator=generator)
+    weight = torch.rand(3, num_evicted, generator=generator)
+    centre = 1 + torch.rand(3, num_kept, generator=generator)
+    got = kernel.combine(kept, evicted, target, weight, centre)
+    exact = combine(kept.double(), evicted.double(), target, weight.double(), centre.double())
+    assert torch.allclose(got.double(), exact, rtol=2**-8, atol=1e-6)
+    for head in range(3):
+        untouched = sorted(set(range(num_kept)) - set(target[head].tolist()))
+        assert torch.equal(got[head, untouched], kept[head, untouched])

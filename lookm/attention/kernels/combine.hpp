@@ -1,0 +1,66 @@
+// Evicted rows added into the kept rows they were assigned to, on the CPU.
+//
+// Contract (twin: lookm.policy.merges, combine): kept [K, S, D], evicted [K, E, D] bfloat16; target
+// [K, E] int64 in [0, S); weight [K, E], centre [K, S] float32, all contiguous. Result [K, S, D]
+// bfloat16: (centre * kept + sum of weight * evicted) / (n + 1) over the n rows assigned to each kept
+// one, summed in float32 in the order of the rows; a kept row with n = 0 is passed on as it is.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty_like.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace combine {
+
+using at::BFloat16;
+
+inline void one_head(const BFloat16* kept, const BFloat16* evicted, const int64_t* target,
+                     const float* weight, const float* centre, int64_t num_kept,
+                     int64_t num_evicted, int64_t dim, BFloat16* out) {
+  std::vector<float> sums(num_kept * dim);
+  std::vector<int64_t> counts(num_kept);
+  for (int64_t e = 0; e < num_evicted; ++e) {
+    float* sum = sums.data() + target[e] * dim;
+    const BFloat16* row = evicted + e * dim;
+    for (int64_t d = 0; d < dim; ++d) sum[d] += weight[e] * static_cast<float>(row[d]);
+    ++counts[target[e]];
+  }
+  for (int64_t s = 0; s < num_kept; ++s) {
+    const BFloat16* row = kept + s * dim;
+    if (counts[s] == 0) {
+      std::copy(row, row + dim, out + s * dim);
+      continue;
+    }
+    const float* sum = sums.data() + s * dim;
+    const float divisor = static_cast<float>(counts[s] + 1);
+    for (int64_t d = 0; d < dim; ++d)
+      out[s * dim + d] =
+          static_cast<BFloat16>((centre[s] * static_cast<float>(row[d]) + sum[d]) / divisor);
+  }
+}
+
+// Shapes, strides and types were checked by the launcher (kernels/cpu.py).
+inline at::Tensor run(const at::Tensor& kept, const at::Tensor& evicted, const at::Tensor& target,
+                      const at::Tensor& weight, const at::Tensor& centre) {
+  const int64_t num_kept = kept.size(1), num_evicted = evicted.size(1), dim = kept.size(2);
+  at::Tensor out = at::empty_like(kept);
+  const BFloat16* kept_data = kept.const_data_ptr<BFloat16>();
+  const BFloat16* evicted_data = evicted.const_data_ptr<BFloat16>();
+  const int64_t* target_data = target.const_data_ptr<int64_t>();
+  const float* weight_data = weight.const_data_ptr<float>();
+  const float* centre_data = centre.const_data_ptr<float>();
+  BFloat16* out_data = out.mutable_data_ptr<BFloat16>();
+  at::parallel_for(0, kept.size(0), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t head = begin; head < end; ++head)
+      one_head(kept_data + head * num_kept * dim, evicted_data + head * num_evicted * dim,
+               target_data + head * num_evicted, weight_data + head * num_evicted,
+               centre_data + head * num_kept, num_kept, num_evicted, dim,
+               out_data + head * num_kept * dim);
+  });
+  return out;
+}
+
+}  // namespace combine
