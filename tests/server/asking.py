@@ -1,5 +1,6 @@
 """What the tests of the HTTP side send, and how they read what comes back."""
 
+import asyncio
 import base64
 import io
 import json
