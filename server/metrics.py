@@ -115,6 +115,8 @@ SERIES: tuple[Series, ...] = (
            stat=lambda e: e.restarts),
     Series("lookm_build_info", "gauge", "Always 1; the labels tell what runs.",
            ("version", "model", "dtype", "device")),
+    Series("lookm_engine_config_info", "gauge", "Always 1; the labels tell the cache's shape.",
+           ("page_tokens", "kv_bytes_per_token", "num_layers", "max_context_tokens")),
 )  # fmt: skip
 
 LABEL_VALUES = {
@@ -188,7 +190,15 @@ class Metrics:
         """All series in Prometheus' text format, without the creation times nobody plots."""
         self._rate.sample(time.monotonic(), self._engine.totals)
         self._gauges["lookm_decode_tokens_per_second"].set(self._rate.tokens_per_s())
+        self._describe_engine()
         return generate_latest(_Families(self._families()))
+
+    def _describe_engine(self) -> None:
+        """Set `lookm_engine_config_info`, once the engine is known."""
+        if (info := self._engine.info) is not None:
+            gauge = self._gauges["lookm_engine_config_info"]
+            labels = next(s.labels for s in SERIES if s.name == "lookm_engine_config_info")
+            gauge.labels(*(str(getattr(info, label)) for label in labels)).set(1)
 
     def _families(self) -> Iterator[Metric]:
         families = _without_created(self.registry.collect())
@@ -199,16 +209,18 @@ class Metrics:
 
     def _register(self, series: Series) -> None:
         name, about = series.name, (series.name, series.help, series.labels)
-        if series.kind == "histogram":
-            buckets = series.buckets
-            self._histograms[name] = Histogram(*about, registry=self.registry, buckets=buckets)
-        elif series.kind == "gauge":
+        if series.kind == "gauge":
             self._gauges[name] = Gauge(*about, registry=self.registry)
+            return
+        counted: Histogram | Counter
+        if series.kind == "histogram":
+            counted = Histogram(*about, registry=self.registry, buckets=series.buckets)
+            self._histograms[name] = counted
         else:
-            counter = self._counters[name] = Counter(*about, registry=self.registry)
-            for label in series.labels:  # counters have one label at most: begin at zero
-                for value in LABEL_VALUES[label]:
-                    counter.labels(value)
+            counted = self._counters[name] = Counter(*about, registry=self.registry)
+        for label in series.labels:  # one at most. All begin at zero: a rate sees the first event
+            for value in LABEL_VALUES[label]:
+                counted.labels(value)
 
 
 class DecodeRate:
