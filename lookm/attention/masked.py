@@ -31,7 +31,8 @@ def prefill(
 ) -> tuple[torch.Tensor, Statistics]:
     """`out_THD` and sums of the attention in which token i sees j where `mask_TT[i, j]`.
 
-    The sums are those of `Statistics`, over this matrix instead of the causal one.
+    The sums are those of `Statistics`, over this matrix instead of the causal one. The mask is as
+    large as the prompt squared, in bytes: transformers made it so.
     """
     if not (needs.sums or needs.squares or needs.window):
         out_HTD = F.scaled_dot_product_attention(
@@ -55,12 +56,12 @@ def prefill(
         window_KT += weights_KGCT[:, :, end - start - in_window :].sum(dim=(1, 2))
         sums_KT += weights_KGCT.sum(dim=(1, 2))
         squares_KT += weights_KGCT.square_().sum(dim=(1, 2))
-    out_HTD = torch.cat(outs, dim=2).flatten(0, 1).to(q_HTD.dtype)
-    return out_HTD.transpose(0, 1), Statistics(
+    found = Statistics(
         sums_KT=sums_KT if needs.sums or needs.squares else None,
         squares_KT=squares_KT if needs.squares else None,
         window_KT=window_KT if needs.window else None,
     )
+    return torch.cat(outs, dim=2).flatten(0, 1).to(q_HTD.dtype).transpose(0, 1), found
 
 
 def extend(

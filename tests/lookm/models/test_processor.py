@@ -90,12 +90,12 @@ def flat(ids):
     return ids[0] if isinstance(ids[0], list) else ids
 
 
-@pytest.mark.parametrize("num_images", [0, 1, 2, 3])
-@pytest.mark.parametrize("name", PROCESSORS)
+@pytest.mark.parametrize(
+    ("name", "num_images"),
+    [(n, i) for n in PROCESSORS for i in range(4) if (n, i) != ("paligemma", 0)],  # it refuses 0
+)
 def test_prompt_ids_equal_the_processors_own(name, num_images, build):
     hf_processor, ours = build(name)
-    if num_images == 0 and name == "paligemma":
-        pytest.skip("its processor insists on an image")
     images = [ours.image(p, str(i)) for i, p in enumerate(PICTURES[:num_images])]
     ids = ours.prompt(chat(num_images), images)
     expected = theirs(hf_processor, num_images)
