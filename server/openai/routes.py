@@ -156,7 +156,8 @@ class Answering:
                 f"image_tokens={cache.image_tokens} kept={cache.kept_tokens}"
             )
         finish = f" finish={event.finish}" if event.finish else ""
-        state.summary = f"{state.facts} generated={event.num_generated}{finish}"
+        facts = getattr(state, "facts", "")
+        state.summary = f"{facts} generated={event.num_generated}{finish}"
 
 
 def _model(live: Services, name: str) -> Model:

@@ -1,13 +1,16 @@
 """One fake worker for all in-process tests, one real server process for those that need sockets."""
 
+import dataclasses
 from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
-from server.app import create_app
+from server.app import Parts, create_app, real_parts
 from server.config import Settings
+from server.worker.client import EngineClient
+from server.worker.restart import RestartPolicy
 from tests.server.asking import in_process
 from tests.server.process import ServerProcess
 
@@ -19,8 +22,14 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 async def app(anyio_backend: str) -> AsyncIterator[FastAPI]:
-    """The app on the fake worker."""
-    app = create_app(Settings(model="fake", threads=1))
+    """The app on the fake worker, which is replaced at once however often tests kill it."""
+
+    def parts(settings: Settings) -> Parts:
+        restart = RestartPolicy(first_delay_s=0.01, healthy_s=0.0)
+        engine = EngineClient(settings.engine_config(), restart_policy=restart)
+        return dataclasses.replace(real_parts(settings), engine=engine)
+
+    app = create_app(Settings(model="fake", threads=1), parts)
     async with app.router.lifespan_context(app):
         await app.state.services.booting
         yield app

@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import os
+import signal
 import zlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from lookm.errors import QueueFullError
 from lookm.types import Request, TokenEvent
@@ -25,6 +28,7 @@ from tests.server.asking import (
     text,
     word_events,
 )
+from tests.server.visit import Visit
 
 pytestmark = pytest.mark.anyio
 
@@ -354,6 +358,19 @@ async def test_a_dead_worker_fails_its_requests_and_is_replaced(client: httpx.As
     check_error(again, 503, "engine_unavailable", None)
     assert (await client.get("/healthz")).status_code == 200
     assert (await client.get("/readyz")).status_code == 503
+
+
+async def test_a_worker_that_dies_in_mid_stream_ends_it_with_an_error_event(app: FastAPI) -> None:
+    engine = app.state.services.engine
+    await engine.wait_ready(30)
+    visit = Visit(app, chat("fake:slow", stream=True, max_tokens=5000))
+    await visit.first_byte.wait()
+    os.kill(engine.pid, signal.SIGKILL)
+    await visit.task
+    assert visit.sent[0]["status"] == 200
+    *_, last = events(b"".join(each.get("body", b"") for each in visit.sent).decode())
+    assert last["error"]["code"] == "engine_failed"
+    await engine.wait_ready(30)
 
 
 async def test_unreachable_images_are_the_callers_fault(client: httpx.AsyncClient) -> None:
