@@ -65,7 +65,7 @@ def check(settings: Settings) -> None:
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A socket on the address, not yet listening. Raises `StartError`."""
+    """A socket that listens on the address. Raises `StartError`."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE

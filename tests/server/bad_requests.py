@@ -1,0 +1,95 @@
+"""Chat requests that must be refused: what is wrong, the fields, status, code and param."""
+
+import zlib
+from typing import Any
+
+from tests.server.asking import data_url, image, png, text
+
+
+def messages(*content: Any, role: str = "user") -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": list(content)}]}
+
+
+def huge_png() -> bytes:
+    """20,000 x 20,000 pixels, by its header."""
+    header = bytearray(png())
+    header[16:24] = (20_000).to_bytes(4, "big") * 2
+    header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
+    return bytes(header)
+
+
+URL = "messages[0].content[0].image_url.url"
+BAD: list[tuple[str, dict[str, Any], int, str, str | None]] = [
+    ("no messages", {"messages": []}, 400, "invalid_value", "messages"),
+    ("null messages", {"messages": None}, 400, "invalid_type", "messages"),
+    ("text as messages", {"messages": "hi"}, 400, "invalid_type", "messages"),
+    ("number as message", {"messages": [3]}, 400, "invalid_type", "messages[0]"),
+    ("wrong role", messages("x", role="robot"), 400, "invalid_value", "messages[0].role"),
+    ("tool role", messages("x", role="tool"), 400, "invalid_value", "messages[0].role"),
+    ("no role", {"messages": [{"content": "x"}]}, 400, "missing_required_parameter",
+     "messages[0].role"),
+    ("no content", {"messages": [{"role": "user"}]}, 400, "missing_required_parameter",
+     "messages[0].content"),
+    ("content a number", {"messages": [{"role": "user", "content": 3}]}, 400, "invalid_type",
+     "messages[0].content"),
+    ("content empty", messages(), 400, "invalid_value", "messages[0].content"),
+    ("tool calls", {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, 400,
+     "unsupported_parameter", "messages[0].tool_calls"),
+    ("audio part", messages({"type": "input_audio"}), 400, "invalid_value",
+     "messages[0].content[0].type"),
+    ("part without type", messages({"text": "x"}), 400, "missing_required_parameter",
+     "messages[0].content[0].type"),
+    ("image without url", messages({"type": "image_url", "image_url": {}}), 400,
+     "missing_required_parameter", URL),
+    ("image_url a string", messages({"type": "image_url", "image_url": "x"}), 400, "invalid_type",
+     "messages[0].content[0].image_url"),
+    ("unknown field in a part", messages(text("x") | {"z": 1}), 400, "unknown_parameter",
+     "messages[0].content[0].z"),
+    ("not an image", messages(image(data_url(b"hello world"))), 400, "unsupported_image", URL),
+    ("truncated PNG", messages(image(data_url(png(size=(64, 64))[:-40]))), 400, "invalid_image",
+     URL),
+    ("20,000 pixels squared", messages(image(data_url(huge_png()))), 400, "image_too_large", URL),
+    ("bad base64", messages(image("data:image/png;base64,@@@")), 400, "invalid_image_url", URL),
+    ("unknown digest", messages(image("sha256:" + "0" * 64)), 404, "image_not_found", URL),
+    ("bad digest", messages(image("sha256:0")), 400, "invalid_image_url", URL),
+    ("file path", messages(image("/etc/passwd")), 400, "invalid_image_url", URL),
+    ("file URL", messages(image("file:///etc/passwd")), 400, "invalid_image_url", URL),
+    ("loopback", messages(image("http://127.0.0.1:8080/a.png")), 400, "invalid_image_url", URL),
+    ("private", messages(image("https://10.0.0.1/a.png")), 400, "invalid_image_url", URL),
+    ("second image bad", messages(image(), text("x"), image("ftp://a/b")), 400,
+     "invalid_image_url", "messages[0].content[2].image_url.url"),
+    ("too many images", messages(*[image()] * 65), 400, "invalid_value", "messages"),
+    ("unknown field", {"tempratur": 1}, 400, "unknown_parameter", "tempratur"),
+    ("keep 7", {"kv_cache": "look-m@7"}, 400, "invalid_kv_cache", "kv_cache"),
+    ("unknown preset", {"kv_cache": "zip@0.2"}, 400, "invalid_kv_cache", "kv_cache"),
+    ("policy a number", {"kv_cache": 0.2}, 400, "invalid_type", "kv_cache"),
+    ("policy without method", {"kv_cache": {"keep": 0.2}}, 400, "missing_required_parameter",
+     "kv_cache.method"),
+    ("policy with a typo", {"kv_cache": {"method": "look-m", "kep": 1}}, 400, "unknown_parameter",
+     "kv_cache.kep"),
+    ("keep and keep_tokens", {"kv_cache": {"method": "look-m", "keep": 0.2, "keep_tokens": 9}},
+     400, "invalid_kv_cache", "kv_cache"),
+    ("unknown merge", {"kv_cache": {"method": "look-m", "merge": "mix"}}, 400, "invalid_value",
+     "kv_cache.merge"),
+    ("two policies", {"model": "fake:h2o@0.3", "kv_cache": "h2o@0.4"}, 400, "invalid_kv_cache",
+     "kv_cache"),
+    ("bad policy in model", {"model": "fake:zip"}, 400, "invalid_kv_cache", "model"),
+    ("unknown model", {"model": "gpt-6"}, 404, "model_not_found", "model"),
+    ("model not text", {"model": 3}, 400, "invalid_type", "model"),
+    ("prompt too long", messages(text("word " * 9000)), 400, "context_length_exceeded",
+     "messages"),
+    ("answer too long", {"max_tokens": 8192}, 400, "context_length_exceeded", "max_tokens"),
+    ("no tokens", {"max_tokens": 0}, 400, "invalid_value", "max_tokens"),
+    ("two limits", {"max_completion_tokens": 5}, 400, "invalid_value", "max_completion_tokens"),
+    ("hot", {"temperature": 2.5}, 400, "invalid_value", "temperature"),
+    ("temperature text", {"temperature": "1"}, 400, "invalid_type", "temperature"),
+    ("top_p above 1", {"top_p": 1.01}, 400, "invalid_value", "top_p"),
+    ("seed huge", {"seed": 2**64}, 400, "invalid_value", "seed"),
+    ("five stops", {"stop": ["a", "b", "c", "d", "e"]}, 400, "invalid_value", "stop"),
+    ("empty stop", {"stop": [""]}, 400, "invalid_value", "stop[0]"),
+    ("usage without stream", {"stream_options": {"include_usage": True}}, 400, "invalid_value",
+     "stream_options"),
+    ("two answers", {"n": 2}, 400, "unsupported_parameter", "n"),
+    ("refused by the engine", messages(text("fake:reject")), 400, "invalid_value", "messages"),
+    ("failed by the engine", messages(text("fake:error")), 500, "engine_failed", None),
+]  # fmt: skip
