@@ -20,7 +20,7 @@ from server.metrics import EngineView, Metrics, Observer
 from server.openai import policies
 from server.openai.seams import Engine, Media, Processor
 from server.openai.shelf import ImageShelf
-from server.openai.translate import Translator
+from server.openai.translate import Pools, Translator, in_pool
 from server.version import version
 
 
@@ -75,7 +75,10 @@ class Services:
         self.fingerprint = ""
         self.booting: asyncio.Task[None] | None = None
         self._load_processor = load_processor
-        self._pool = ThreadPoolExecutor(settings.media_threads, "lookm-prepare")
+        self._pools = Pools(
+            images=ThreadPoolExecutor(settings.media_threads, "lookm-images"),
+            text=ThreadPoolExecutor(1, "lookm-text"),
+        )
         self._translator: Translator | None = None
         engine.observers.append(self.metrics.on_step)
 
@@ -108,12 +111,12 @@ class Services:
         await self.engine.drain(self.settings.drain_timeout_s)
         await self.engine.stop()
         await self.media.aclose()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._pools.images, self._pools.text):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     async def _boot(self) -> None:
         await self.engine.start()
-        loading = asyncio.get_running_loop().run_in_executor(self._pool, self._load_processor)
-        processor = await loading
+        processor = await in_pool(self._pools.text, self._load_processor)
         info = await self.engine.wait_ready(self.settings.start_timeout_s)
         self.model = self.settings.served_model_name or info.name
         self.fingerprint = fingerprint(info)
@@ -129,7 +132,7 @@ class Services:
             max_images=self.settings.max_images,
             processor=processor,
             media=self.media,
-            pool=self._pool,
+            pools=self._pools,
             metrics=self.metrics,
             shelf=ImageShelf(self.settings.image_input_memory),
         )

@@ -47,6 +47,14 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Pools:
+    """Threads for images and for text: a short question does not wait behind thirty photos."""
+
+    images: Executor
+    text: Executor
+
+
+@dataclass(frozen=True, slots=True)
 class Translator:
     """Everything a request needs before the engine sees it."""
 
@@ -56,7 +64,7 @@ class Translator:
     max_images: int
     processor: Processor
     media: Media
-    pool: Executor
+    pools: Pools
     metrics: Metrics
     shelf: ImageShelf
 
@@ -78,7 +86,7 @@ class Translator:
         policy = self.policy(body)
         check_options(body)
         text = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
-        ids = await self._in_pool(lambda: self.processor.text(text))
+        ids = await in_pool(self.pools.text, lambda: self.processor.text(text))
         return self._request(body, request_id, policy, Prompt(ids))
 
     async def chat_prompt(self, messages: Sequence[Message]) -> Prompt:
@@ -89,7 +97,8 @@ class Translator:
             raise ApiError("invalid_value", message, param="messages")
         images = await self._images(refs)
         template = [template_message(message) for message in messages]
-        return Prompt(await self._in_pool(lambda: self.processor.prompt(template, images)), images)
+        ids = await in_pool(self.pools.text, lambda: self.processor.prompt(template, images))
+        return Prompt(ids, images)
 
     async def _images(self, refs: Sequence[ImageRef]) -> tuple[ImageInput, ...]:
         """One image per reference; a URL given twice is loaded once. One failure ends them all."""
@@ -110,8 +119,9 @@ class Translator:
             return known
         try:
             with self.metrics.time("lookm_media_preprocess_seconds"):
-                image = await self._in_pool(
-                    lambda: self.processor.image(picture.image, picture.digest)
+                image = await in_pool(
+                    self.pools.images,
+                    lambda: self.processor.image(picture.image, picture.digest),
                 )
         except LookmError as error:
             raise to_api_error(error, param=param) from error
@@ -141,17 +151,19 @@ class Translator:
                 "shorten it or send fewer images.",
                 param=param,
             )
-        in_pool = self.info.capacity_bytes // self.info.kv_bytes_per_token
-        in_pool -= self.kept_bound(policy, prompt)
+        pool_rows = self.info.capacity_bytes // self.info.kv_bytes_per_token
+        pool_rows -= self.kept_bound(policy, prompt)
         left = context - num_prompt
-        return Room(num_prompt, left, max(1, min(left, in_pool - self.info.page_tokens)))
+        return Room(num_prompt, left, max(1, min(left, pool_rows - self.info.page_tokens)))
 
     def kept_bound(self, policy: CachePolicy, prompt: Prompt) -> int:
         """The most tokens of the prompt that any layer keeps."""
         return policies.kept_bound(policy, prompt.ids, self.processor.image_token_id)
 
-    async def _in_pool(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+
+async def in_pool(pool: Executor, work: Callable[[], T]) -> T:
+    """The result of `work`, which runs in a thread of the pool."""
+    return await asyncio.get_running_loop().run_in_executor(pool, work)
 
 
 def distinct(refs: Sequence[ImageRef]) -> tuple[list[ImageRef], list[int]]:
