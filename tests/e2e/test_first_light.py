@@ -161,7 +161,7 @@ def test_what_was_kept_is_in_the_metrics(demo_server: ServerProcess) -> None:
 
 
 def test_an_answer_follows_a_json_schema_and_tells_its_logprobs(ask: openai.OpenAI) -> None:
-    properties = {"shape": {"enum": ["circle", "star", "square"]}, "count": {"type": "integer"}}
+    properties = {"shape": {"enum": ["circle", "star", "square"]}, "count": {"enum": [1, 2, 3]}}
     schema = {
         "type": "object",
         "properties": properties,
