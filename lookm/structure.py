@@ -50,9 +50,7 @@ class Vocabulary:
     @classmethod
     def of(cls, processor: "Processor", end_ids: Iterable[int]) -> "Vocabulary":
         """Of the processor's tokenizer; without grammars where that is not a fast one."""
-        tokenizer = getattr(processor, "_tokenizer", None)
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        return cls(None if backend is None else backend.to_str(), processor.decode, end_ids)
+        return cls(processor.tokenizer_json, processor.decode, end_ids)
 
     def bytes_of(self, token: int) -> bytes:
         """What a token adds to the text; control tokens by their name, unused ids are empty."""

@@ -1,6 +1,7 @@
 """How the KV cache is read: prefill with column sums, extension, paged decode.
 
-Reading order: `api` (the seam), `reference` (readable torch), `select` (which one runs).
+Reading order: `api` (the seam), `reference` (readable torch), `masked` (prompts whose tokens see
+later ones), `kernels` (C++ for the CPU), `select` (which one runs).
 Knows nothing about policies, pools or models.
 """
 

@@ -45,6 +45,12 @@ class Processor:
         config = load_config(path)
         return cls(load_processor(path, family_of(config)), config, name=served_name(model))
 
+    @property
+    def tokenizer_json(self) -> str | None:
+        """The fast tokenizer's own description; None where the tokenizer is not a fast one."""
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        return None if backend is None else str(backend.to_str())
+
     def image(self, image: "Image.Image", digest: str) -> ImageInput:
         """Preprocess one RGB image: resize, normalise, count its tokens. CPU work."""
         tensors = self._image_tensors([image])

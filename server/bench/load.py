@@ -91,13 +91,18 @@ def body(workload: Workload, client: int) -> dict[str, Any]:
     }
 
 
-def noise_url(seed: int, workload: Workload) -> str:
-    """A picture of blocks in random colours, as a PNG data URI; the same for the same seed."""
+def noise_image(seed: int, workload: Workload) -> Image.Image:
+    """A picture of blocks in random colours; the same for the same seed."""
     rng = np.random.default_rng(seed)
     blocks = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
     side = workload.image_side_px
+    return blocks.resize((side, side), Image.Resampling.NEAREST)
+
+
+def noise_url(seed: int, workload: Workload) -> str:
+    """The same picture as a PNG data URI."""
     buffer = io.BytesIO()
-    blocks.resize((side, side), Image.Resampling.NEAREST).save(buffer, "PNG")
+    noise_image(seed, workload).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -25,7 +25,7 @@ class AsciiProcessor:
 
     def __init__(self):
         self.backend_tokenizer = ascii_tokenizer()
-        self._tokenizer = self  # as `Processor` keeps a transformers tokenizer
+        self.tokenizer_json = self.backend_tokenizer.to_str()
 
     def decode(self, ids):
         return self.backend_tokenizer.decode(list(ids), skip_special_tokens=True)

@@ -54,6 +54,7 @@ class WordProcessor:
     """Stands in for `Processor` where a test needs ids back as text: one word per id."""
 
     name = "tiny"
+    tokenizer_json = None
 
     def decode(self, ids: Any) -> str:
         return "".join(f" w{i}" for i in ids)
