@@ -1,4 +1,4 @@
-"""The bundled model through the engine: transformers' own answers, in float32, from pictures.
+"""The bundled model through the engine: transformers' own answers, from pictures, in float32."""
 
 import functools
 
