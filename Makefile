@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help serve test check fmt install demo clean
+.PHONY: help serve test e2e check fmt install demo bench bench-peers clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -26,6 +26,9 @@ serve: $(STAMP)  ## Start the server on the bundled demo model (PORT=8000 HOST=1
 test: $(STAMP)  ## Run the test suite (CPU, offline, minutes)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
 
+e2e: $(STAMP)  ## Only the tests that start a real server
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m e2e $(ARGS)
+
 check: $(STAMP)  ## Lint, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,6 +41,13 @@ fmt: $(STAMP)  ## Format and fix what can be fixed
 
 demo: $(STAMP)  ## One request answered on the command line, full cache beside look-m@0.2
 	$(BIN)/python -m lookm
+
+bench: $(STAMP)  ## This engine at full cache, at look-m@0.2, and beside generate()
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m server.bench.own $(ARGS)
+
+bench-peers: $(STAMP)  ## This server beside `transformers serve`
+	$(BIN)/python -m pip install --quiet accelerate
+	$(BIN)/python -m server.bench.peers $(ARGS)
 
 clean:  ## Remove everything that was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
