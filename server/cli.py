@@ -1,4 +1,4 @@
-"""`lookm serve` and `lookm version`. The options are the fields of `Settings`, nothing else.
+"""`lookm serve`, `plan` and `version`. The options of `serve` are the fields of `Settings`.
 
 Knows typer; decides nothing.
 """
@@ -28,6 +28,29 @@ app = typer.Typer(
 def show_version() -> None:
     """Print the version."""
     typer.echo(version())
+
+
+@app.command("plan")
+def plan(
+    model: Annotated[str, typer.Option(help="Bundled name, directory or hub name.")] = "llava-demo",
+    gpu_memory: Annotated[str, typer.Option(help="Memory of the GPU.")] = "24GiB",
+    weights: Annotated[
+        str | None, typer.Option(help="Size of the weights; else estimated.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="A prompt, images included.")] = 1536,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="An answer.")] = 256,
+) -> None:
+    """Print how many conversations fit on a GPU, by the fraction kept. Loads no weights."""
+    from lookm.errors import LookmError
+    from server import sizing
+
+    try:
+        for line in sizing.plan(model, gpu_memory, weights, dtype, (prompt_tokens, answer_tokens)):
+            typer.echo(line)
+    except (LookmError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 def serve(**flags: str | bool | None) -> None:
