@@ -43,15 +43,15 @@ class Gate:
         self._inside = 0
 
     @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
-        """Hold a place. Raises `QueueFullError` where there is none."""
-        if self._inside >= self._max_inside:
+    def entered(self, places: int = 1) -> Iterator[None]:
+        """Hold places, one for each choice. Raises `QueueFullError` where there are too few."""
+        if self._inside + places > self._max_inside:
             raise QueueFullError(f"{self._inside} requests are in progress. Try again later.")
-        self._inside += 1
+        self._inside += places
         try:
             yield
         finally:
-            self._inside -= 1
+            self._inside -= places
 
 
 class Services:

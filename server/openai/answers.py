@@ -4,6 +4,7 @@ Fields that are not set are not sent, so that a chunk carries `usage` only where
 Knows the shapes and how events become them; nothing about HTTP.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel
@@ -23,7 +24,10 @@ class Answer(BaseModel):
 
 
 class KvCacheUsage(Answer):
-    """What was really kept of the prompt; tokens are means over the layers."""
+    """What was really kept of the prompt; tokens are means over the layers.
+
+    With `n`, what each choice holds: the cache of one, not the sum.
+    """
 
     method: str
     keep: float | None
@@ -45,7 +49,7 @@ class PromptTokensDetails(Answer):
 
 
 class Usage(Answer):
-    """What the request took."""
+    """What the request took: its prompt once, the answers of all its choices."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -63,7 +67,7 @@ class AssistantAnswer(Answer):
 
 
 class Choice(Answer):
-    """The one choice of a chat answer."""
+    """One choice of a chat answer."""
 
     index: int
     message: AssistantAnswer
@@ -91,7 +95,7 @@ class Delta(Answer):
 
 
 class ChunkChoice(Answer):
-    """The one choice of a chunk."""
+    """One choice of a chunk."""
 
     index: int
     delta: Delta
@@ -112,7 +116,7 @@ class ChatChunk(Answer):
 
 
 class TextChoice(Answer):
-    """The one choice of a text completion, whole or in a chunk."""
+    """One choice of a text completion, whole or in a chunk."""
 
     index: int
     text: str
@@ -149,14 +153,15 @@ class ModelList(Answer):
     data: list[Model]
 
 
-def usage_of(last: TokenEvent) -> Usage:
-    """The usage that a terminal event tells."""
-    assert last.cache is not None, "an answered request has a cache report"
-    report = last.cache
+def usage_of(ends: Sequence[TokenEvent]) -> Usage:
+    """The usage that the terminal events of a request's choices tell."""
+    report = ends[0].cache
+    assert report is not None, "an answered request has a cache report"
+    num_generated = sum(last.num_generated for last in ends)
     return Usage(
         prompt_tokens=report.prompt_tokens,
-        completion_tokens=last.num_generated,
-        total_tokens=report.prompt_tokens + last.num_generated,
+        completion_tokens=num_generated,
+        total_tokens=report.prompt_tokens + num_generated,
         prompt_tokens_details=PromptTokensDetails(
             cached_tokens=0, image_tokens=report.image_tokens
         ),

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,13 +19,13 @@ from server.errors import ApiError, to_api_error
 from server.health import Live
 from server.openai import openapi, policies
 from server.openai.answers import ChatCompletion, Model, ModelList, TextCompletion, kept_ratio
+from server.openai.choices import Choices, Events, Told, each_choice, merged, opening
 from server.openai.meter import Meter
 from server.openai.openapi import STREAMED, ErrorEnvelope, described
 from server.openai.parse import receive
 from server.openai.sampling import num_logprobs
 from server.openai.schemas import ChatRequest, CompletionRequest, Generation
 from server.openai.stream import (
-    Events,
     EventStream,
     collect,
     metered,
@@ -94,6 +94,12 @@ class Answering:
     request: Request
     body: Generation
     id: str
+    num_generated: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def num_choices(self) -> int:
+        """How many answers were asked for."""
+        return self.body.n or 1
 
     @property
     def paper(self) -> Letterhead:
@@ -114,28 +120,30 @@ class Answering:
         work = self._stream(events, writer) if self.body.stream else self._whole(events, writer)
         return await unless_gone(self.request.receive, work)
 
-    async def _whole(self, events: Events, writer: Writer) -> Response:
-        collected = await collect(events)
-        headers = self._headers(collected.last)
+    async def _whole(self, events: Choices, writer: Writer) -> Response:
+        collected = await collect(events, self.num_choices)
+        headers = self._headers(collected[0].last)
         return Response(writer.whole(collected).to_json(), 200, headers, "application/json")
 
-    async def _stream(self, events: Events, writer: Writer) -> Response:
-        """Headers wait for the first event: what is refused until then has a proper status."""
-        first = await anext(events)
-        return EventStream(server_sent(first, events, writer), self._headers(first))
+    async def _stream(self, events: Choices, writer: Writer) -> Response:
+        """Headers wait for the first events: what is refused until then has a proper status."""
+        first = await opening(events, self.num_choices)
+        chunks = server_sent(first, events, writer, self.num_choices)
+        return EventStream(chunks, self._headers(first[0].event))
 
-    async def _events(self, prepare: Prepare) -> Events:
+    async def _events(self, prepare: Prepare) -> Choices:
         """Everything that happens for this request; closing it at any point undoes it."""
         deadline_s = self.live.deadline_s()
         try:
-            with self.live.gate.entered():
+            self._check_num_choices()
+            with self.live.gate.entered(self.num_choices):
                 request = await within(deadline_s, prepare())
-                meter = Meter(self.live.metrics, self.request.state.arrived_s)
-                events = metered(self.live.engine.submit(request), meter, deadline_s)
+                choices = each_choice(request, self.num_choices)
+                events = merged([self._choice(each, deadline_s) for each in choices])
                 async with contextlib.aclosing(events):
-                    async for event in events:
-                        self._note(event)
-                        yield event
+                    async for told in events:
+                        self._note(told)
+                        yield told
         except (asyncio.CancelledError, GeneratorExit):
             self.request.state.left = True
             raise
@@ -143,21 +151,34 @@ class Answering:
             self.request.state.error_code = to_api_error(error).code
             raise
 
+    def _choice(self, request: EngineRequest, deadline_s: float | None) -> Events:
+        meter = Meter(self.live.metrics, self.request.state.arrived_s)
+        return metered(self.live.engine.submit(request), meter, deadline_s)
+
+    def _check_num_choices(self) -> None:
+        """The engine's queue takes all choices at once: more of them than fit never will."""
+        most = self.live.settings.max_waiting
+        if self.num_choices > most:
+            message = f"This server answers at most {most} choices a request (--max-waiting)."
+            raise ApiError("invalid_value", message, param="n")
+
     def _headers(self, event: TokenEvent) -> dict[str, str]:
         return {} if event.cache is None else {"x-lookm-kept-ratio": kept_ratio(event.cache)}
 
-    def _note(self, event: TokenEvent) -> None:
-        """What the log line of this request says, so far."""
-        state = self.request.state
+    def _note(self, told: Told) -> None:
+        """What the log line of this request says, so far; its `n` answers count together."""
+        state, event = self.request.state, told.event
         if event.cache is not None:
             cache = event.cache
             state.facts = (
                 f"method={cache.policy.method} prompt={cache.prompt_tokens} "
                 f"image_tokens={cache.image_tokens} kept={cache.kept_tokens}"
             )
+        self.num_generated[told.choice] = event.num_generated
+        generated = sum(self.num_generated.values())
         finish = f" finish={event.finish}" if event.finish else ""
         facts = getattr(state, "facts", "")
-        state.summary = f"{facts} generated={event.num_generated}{finish}"
+        state.summary = f"{facts} generated={generated}{finish}"
 
 
 def _model(live: Services, name: str) -> Model:

@@ -199,7 +199,9 @@ class Generation(Strict):
     stream: Annotated[bool | None, Honoured()] = None
     stream_options: Annotated[StreamOptions | None, Honoured()] = None
     user: Annotated[str | None, Accepted("not stored")] = None
-    n: Annotated[object, Refused("One answer a request: send it n times.", (1,))] = None
+    n: Annotated[
+        Annotated[int, Field(ge=1, le=16)] | None, Honoured("1 to 16; choice i uses `seed` + i")
+    ] = None
 
 
 class ChatRequest(Generation):
@@ -254,6 +256,6 @@ class CompletionRequest(Generation):
         Honoured("one string, alone or in a list"),
     ]
     echo: Annotated[object, Refused("The prompt is not repeated.", (False,))] = None
-    best_of: Annotated[object, Refused("One answer a request.", (1,))] = None
+    best_of: Annotated[object, Refused("Every answer is given: ask for `n`.", (1,))] = None
     suffix: Annotated[object, Refused("Insertion is not supported.", ("",))] = None
     logprobs: Annotated[Annotated[int, Field(ge=0, le=20)] | None, Honoured()] = None

@@ -7,7 +7,7 @@ the request and frees its pages. Knows ASGI and SSE; nothing about what is in an
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from starlette.requests import ClientDisconnect
@@ -16,11 +16,11 @@ from starlette.types import Receive, Scope, Send
 
 from lookm.types import TokenEvent
 from server.errors import ApiError, to_api_error
+from server.openai.choices import Choices, Events, Told
 from server.openai.meter import Meter
 from server.openai.writers import Collected, Writer
 
 T = TypeVar("T")
-Events = AsyncGenerator[TokenEvent]
 
 DONE = b"data: [DONE]\n\n"
 DEADLINE = "The request took longer than this server allows (--request-timeout-s)."
@@ -44,31 +44,37 @@ async def metered(events: Events, meter: Meter, deadline_s: float | None) -> Eve
         meter.close()
 
 
-async def collect(events: Events) -> Collected:
-    """The whole answer."""
+async def collect(events: Choices, num_choices: int) -> list[Collected]:
+    """The whole answer of each choice."""
+    seen: list[list[TokenEvent]] = [[] for _ in range(num_choices)]
     async with contextlib.aclosing(events):
-        seen = [event async for event in events]
-    text = "".join(event.text for event in seen)
-    told = tuple(event.logprobs for event in seen if event.logprobs is not None)
-    return Collected(text, told, seen[-1])
+        async for told in events:
+            seen[told.choice].append(told.event)
+    return [_collected(each) for each in seen]
 
 
-async def server_sent(first: TokenEvent, rest: Events, writer: Writer) -> AsyncGenerator[bytes]:
-    """The stream of one answer. A failure from here on is an `error` event and a clean end."""
+async def server_sent(
+    first: Sequence[Told], rest: Choices, writer: Writer, num_choices: int
+) -> AsyncGenerator[bytes]:
+    """The stream of one request. A failure from here on is an `error` event and a clean end."""
+    ends: list[TokenEvent] = []
     async with contextlib.aclosing(rest):
-        if (head := writer.head()) is not None:
-            yield _data(head.to_json())
+        for choice in range(num_choices):
+            if (head := writer.head(choice)) is not None:
+                yield _data(head.to_json())
         try:
-            async for event in _chain(first, rest):
+            async for told in _chain(first, rest):
+                event = told.event
                 if event.text or event.logprobs is not None:
-                    yield _data(writer.delta(event).to_json())
+                    yield _data(writer.delta(told.choice, event).to_json())
                 if event.finish is not None:
-                    yield _data(writer.end(event).to_json())
-                    if (usage := writer.usage(event)) is not None:
-                        yield _data(usage.to_json())
+                    ends.append(event)
+                    yield _data(writer.end(told.choice, event).to_json())
+            if (usage := writer.usage(ends)) is not None:
+                yield _data(usage.to_json())
         except Exception as error:  # noqa: BLE001 - the HTTP edge: the status is already sent
-            told = to_api_error(error)
-            yield b"event: error\n" + _data(json.dumps(told.envelope()))
+            failure = to_api_error(error)
+            yield b"event: error\n" + _data(json.dumps(failure.envelope()))
         yield DONE
 
 
@@ -136,10 +142,17 @@ async def _until(events: Events, deadline_s: float | None) -> AsyncIterator[Toke
         yield event
 
 
-async def _chain(first: TokenEvent, rest: Events) -> AsyncIterator[TokenEvent]:
-    yield first
-    async for event in rest:
-        yield event
+async def _chain(first: Sequence[Told], rest: Choices) -> AsyncIterator[Told]:
+    for told in first:
+        yield told
+    async for told in rest:
+        yield told
+
+
+def _collected(seen: Sequence[TokenEvent]) -> Collected:
+    text = "".join(event.text for event in seen)
+    told = tuple(event.logprobs for event in seen if event.logprobs is not None)
+    return Collected(text, told, seen[-1])
 
 
 def _raise_failure(event: TokenEvent) -> None:

@@ -1,12 +1,14 @@
-"""Puts answers on paper: one writer for chats, one for text completions, with the same four verbs.
+"""Puts answers on paper: one writer for chats, one for text completions, with the same five verbs.
 
-whole(collected)        the answer of a request that does not stream
-head()                  the first chunk of a stream, where there is one
-delta(event)            a chunk of text
-end(last), usage(last)  the chunks that close it
+whole(collected)     the answer of a request that does not stream, with all its choices
+head(choice)         the first chunk of a choice, where there is one
+delta(choice, event) a chunk of its text
+end(choice, last)    the chunk that closes it
+usage(ends)          the chunk that closes the stream, where it was asked for
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -41,7 +43,7 @@ class Letterhead:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """A whole answer: its text, what was told of its tokens, and its terminal event."""
+    """One whole choice: its text, what was told of its tokens, and its terminal event."""
 
     text: str
     logprobs: tuple[TokenLogprob, ...]
@@ -51,11 +53,11 @@ class Collected:
 class Writer(Protocol):
     """See the module."""
 
-    def whole(self, collected: Collected) -> Answer: ...
-    def head(self) -> Answer | None: ...
-    def delta(self, event: TokenEvent) -> Answer: ...
-    def end(self, last: TokenEvent) -> Answer: ...
-    def usage(self, last: TokenEvent) -> Answer | None: ...
+    def whole(self, collected: Sequence[Collected]) -> Answer: ...
+    def head(self, choice: int) -> Answer | None: ...
+    def delta(self, choice: int, event: TokenEvent) -> Answer: ...
+    def end(self, choice: int, last: TokenEvent) -> Answer: ...
+    def usage(self, ends: Sequence[TokenEvent]) -> Answer | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,39 +66,41 @@ class ChatWriter:
 
     paper: Letterhead
 
-    def whole(self, collected: Collected) -> ChatCompletion:
-        choice = Choice(
-            index=0,
-            message=AssistantAnswer(role="assistant", content=collected.text, refusal=None),
-            logprobs=chat_logprobs(collected.logprobs) if self.paper.logprobs else None,
-            finish_reason=finish_of(collected.last),
-        )
+    def whole(self, collected: Sequence[Collected]) -> ChatCompletion:
         return ChatCompletion(
             id=self.paper.id,
             object="chat.completion",
             created=self.paper.created,
             model=self.paper.model,
             system_fingerprint=self.paper.fingerprint,
-            choices=[choice],
-            usage=usage_of(collected.last),
+            choices=[self._choice(index, each) for index, each in enumerate(collected)],
+            usage=usage_of([each.last for each in collected]),
         )
 
-    def head(self) -> ChatChunk:
-        return self._chunk([_chunk_choice(Delta(role="assistant", content=""))])
+    def head(self, choice: int) -> ChatChunk:
+        return self._chunk([_chunk_choice(choice, Delta(role="assistant", content=""))])
 
-    def delta(self, event: TokenEvent) -> ChatChunk:
-        choice = _chunk_choice(Delta(content=event.text))
+    def delta(self, choice: int, event: TokenEvent) -> ChatChunk:
+        written = _chunk_choice(choice, Delta(content=event.text))
         if event.logprobs is not None:
-            choice.logprobs = chat_logprobs([event.logprobs])
-        return self._chunk([choice])
+            written.logprobs = chat_logprobs([event.logprobs])
+        return self._chunk([written])
 
-    def end(self, last: TokenEvent) -> ChatChunk:
-        return self._chunk([_chunk_choice(Delta(), finish_of(last))])
+    def end(self, choice: int, last: TokenEvent) -> ChatChunk:
+        return self._chunk([_chunk_choice(choice, Delta(), finish_of(last))])
 
-    def usage(self, last: TokenEvent) -> ChatChunk | None:
+    def usage(self, ends: Sequence[TokenEvent]) -> ChatChunk | None:
         if not self.paper.include_usage:
             return None
-        return self._chunk([]).model_copy(update={"usage": usage_of(last)})
+        return self._chunk([]).model_copy(update={"usage": usage_of(ends)})
+
+    def _choice(self, index: int, collected: Collected) -> Choice:
+        return Choice(
+            index=index,
+            message=AssistantAnswer(role="assistant", content=collected.text, refusal=None),
+            logprobs=chat_logprobs(collected.logprobs) if self.paper.logprobs else None,
+            finish_reason=finish_of(collected.last),
+        )
 
     def _chunk(self, choices: list[ChunkChoice]) -> ChatChunk:
         chunk = ChatChunk(
@@ -114,35 +118,39 @@ class ChatWriter:
 
 @dataclass(slots=True)
 class TextWriter:
-    """`text_completion`, whole and in chunks; it counts the characters that tokens told of."""
+    """`text_completion`, whole and in chunks; it counts the characters of each choice's tokens."""
 
     paper: Letterhead
-    offset: int = 0
+    offsets: dict[int, int] = field(default_factory=dict)
 
-    def whole(self, collected: Collected) -> TextCompletion:
-        choice = _text_choice(collected.text, finish_of(collected.last))
-        if self.paper.logprobs:
-            choice.logprobs = text_logprobs(collected.logprobs)
-        whole = self._chunk([choice])
-        return whole.model_copy(update={"usage": usage_of(collected.last)})
+    def whole(self, collected: Sequence[Collected]) -> TextCompletion:
+        whole = self._chunk([self._choice(index, each) for index, each in enumerate(collected)])
+        return whole.model_copy(update={"usage": usage_of([each.last for each in collected])})
 
-    def head(self) -> None:
-        return None
+    def head(self, choice: int) -> None:
+        del choice
 
-    def delta(self, event: TokenEvent) -> TextCompletion:
-        choice = _text_choice(event.text)
+    def delta(self, choice: int, event: TokenEvent) -> TextCompletion:
+        written = _text_choice(choice, event.text)
         if event.logprobs is not None:
-            choice.logprobs = text_logprobs([event.logprobs], self.offset)
-            self.offset += len(event.logprobs.token)
-        return self._chunk([choice])
+            offset = self.offsets.get(choice, 0)
+            written.logprobs = text_logprobs([event.logprobs], offset)
+            self.offsets[choice] = offset + len(event.logprobs.token)
+        return self._chunk([written])
 
-    def end(self, last: TokenEvent) -> TextCompletion:
-        return self._chunk([_text_choice("", finish_of(last))])
+    def end(self, choice: int, last: TokenEvent) -> TextCompletion:
+        return self._chunk([_text_choice(choice, "", finish_of(last))])
 
-    def usage(self, last: TokenEvent) -> TextCompletion | None:
+    def usage(self, ends: Sequence[TokenEvent]) -> TextCompletion | None:
         if not self.paper.include_usage:
             return None
-        return self._chunk([]).model_copy(update={"usage": usage_of(last)})
+        return self._chunk([]).model_copy(update={"usage": usage_of(ends)})
+
+    def _choice(self, index: int, collected: Collected) -> TextChoice:
+        choice = _text_choice(index, collected.text, finish_of(collected.last))
+        if self.paper.logprobs:
+            choice.logprobs = text_logprobs(collected.logprobs)
+        return choice
 
     def _chunk(self, choices: list[TextChoice]) -> TextCompletion:
         chunk = TextCompletion(
@@ -164,9 +172,9 @@ def finish_of(last: TokenEvent) -> Finish:
     return last.finish
 
 
-def _chunk_choice(delta: Delta, finish: Finish | None = None) -> ChunkChoice:
-    return ChunkChoice(index=0, delta=delta, logprobs=None, finish_reason=finish)
+def _chunk_choice(index: int, delta: Delta, finish: Finish | None = None) -> ChunkChoice:
+    return ChunkChoice(index=index, delta=delta, logprobs=None, finish_reason=finish)
 
 
-def _text_choice(text: str, finish: Finish | None = None) -> TextChoice:
-    return TextChoice(index=0, text=text, logprobs=None, finish_reason=finish)
+def _text_choice(index: int, text: str, finish: Finish | None = None) -> TextChoice:
+    return TextChoice(index=index, text=text, logprobs=None, finish_reason=finish)

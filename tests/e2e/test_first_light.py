@@ -160,6 +160,18 @@ def test_what_was_kept_is_in_the_metrics(demo_server: ServerProcess) -> None:
     assert demo_server.series("lookm_decode_tokens_per_second") > 0
 
 
+def test_seeded_choices_are_the_answers_of_the_seeds_that_follow(ask: openai.OpenAI) -> None:
+    def answers(**fields: Any) -> list[str | None]:
+        hot: Any = QUESTION | {"temperature": 2, "max_tokens": 12}
+        extra = {"kv_cache": "look-m@0.2", "ignore_eos": True}
+        told = ask.chat.completions.create(**hot, **fields, extra_body=extra)
+        return [choice.message.content for choice in told.choices]
+
+    together = answers(n=2, seed=40)
+    assert together == answers(seed=40) + answers(seed=41)
+    assert together[0] != together[1]
+
+
 def test_an_answer_follows_a_json_schema_and_tells_its_logprobs(ask: openai.OpenAI) -> None:
     properties = {"shape": {"enum": ["circle", "star", "square"]}, "count": {"enum": [1, 2, 3]}}
     schema = {

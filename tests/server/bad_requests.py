@@ -89,7 +89,9 @@ BAD: list[tuple[str, dict[str, Any], int, str, str | None]] = [
     ("empty stop", {"stop": [""]}, 400, "invalid_value", "stop[0]"),
     ("usage without stream", {"stream_options": {"include_usage": True}}, 400, "invalid_value",
      "stream_options"),
-    ("two answers", {"n": 2}, 400, "unsupported_parameter", "n"),
+    ("seventeen answers", {"n": 17}, 400, "invalid_value", "n"),
+    ("no answers", {"n": 0}, 400, "invalid_value", "n"),
+    ("n not a number", {"n": "2"}, 400, "invalid_type", "n"),
     ("refused by the engine", messages(text("fake:reject")), 400, "invalid_value", "messages"),
     ("failed by the engine", messages(text("fake:error")), 500, "engine_failed", None),
 ]  # fmt: skip

@@ -64,7 +64,7 @@ def test_every_accepted_or_refused_field_says_why() -> None:
     for model in (*BASE, schemas.AssistantMessage, schemas.ImageUrl, schemas.TextPart):
         for row in field_table(model):
             assert row.treatment == "honoured" or row.note
-    assert "| `n` | refused | One answer a request" in markdown_table(schemas.ChatRequest)
+    assert "| `tools` | refused | Tool calling" in markdown_table(schemas.ChatRequest)
 
 
 @pytest.mark.parametrize(("model", "name", "marker"), REFUSED)

@@ -83,7 +83,7 @@ def test_models_and_text_completions(ask: openai.OpenAI) -> None:
         ({"extra_body": {"kv_cache": "look-m@7"}}, openai.BadRequestError, "kv_cache"),
         ({"extra_body": {"unknown": 1}}, openai.BadRequestError, "unknown"),
         ({"model": "gpt-6"}, openai.NotFoundError, "model"),
-        ({"n": 3}, openai.BadRequestError, "n"),
+        ({"n": 17}, openai.BadRequestError, "n"),
     ],
 )
 def test_failures_are_the_clients_exception_classes(
