@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help serve test e2e check fmt install demo bench bench-peers clean
+.PHONY: help serve test e2e check fmt install demo eval bench bench-peers clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -41,6 +41,9 @@ fmt: $(STAMP)  ## Format and fix what can be fixed
 
 demo: $(STAMP)  ## One request answered on the command line, full cache beside look-m@0.2
 	$(BIN)/python -m lookm
+
+eval: $(STAMP)  ## The demo model's answers at each kept fraction
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m lookm.eval $(ARGS)
 
 bench: $(STAMP)  ## This engine at full cache, at look-m@0.2, and beside generate()
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m server.bench.own $(ARGS)
