@@ -16,6 +16,9 @@ FROM scratch AS wheels
 FROM ${PYTHON_IMAGE} AS build
 # An index with another build of torch: PyTorch's own CPU index makes the image gigabytes smaller.
 ARG TORCH_INDEX_URL=
+# What some processors insist on: torchvision (OneVision, Qwen-VL, InternVL, Mistral), and for SmolVLM
+# num2words as well.
+ARG EXTRA_PACKAGES=
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ python3-dev \
@@ -25,10 +28,11 @@ ENV PATH=/opt/lookm/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /source
 COPY pyproject.toml requirements.lock docker/dependencies.py ./
 # Only what the server needs, at the versions of the lock; the tools of the tests stay out.
+# hadolint ignore=SC2086
 RUN --mount=type=bind,from=wheels,target=/wheels \
     python dependencies.py pyproject.toml > dependencies.txt \
     && PIP_EXTRA_INDEX_URL="${TORCH_INDEX_URL}" pip install --find-links /wheels \
-        --constraint requirements.lock --requirement dependencies.txt setuptools wheel
+        --constraint requirements.lock --requirement dependencies.txt setuptools wheel ${EXTRA_PACKAGES}
 COPY README.md LICENSE ./
 COPY lookm lookm
 COPY server server

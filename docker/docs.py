@@ -24,6 +24,9 @@ COMPOSE_ONLY = """\
 # Another build of torch: PyTorch's own CPU index (pytorch.org, "Get started", CPU) makes the image
 # gigabytes smaller. Leave empty for a GPU.
 # TORCH_INDEX_URL=
+# What some processors insist on: torchvision (OneVision, Qwen-VL, InternVL, Mistral), and for SmolVLM
+# num2words as well.
+# EXTRA_PACKAGES=
 # How long docker waits for running answers at stop: more than LOOKM_DRAIN_TIMEOUT_S by 15 s.
 # STOP_GRACE=45s
 # The key Prometheus reads /metrics with: one of LOOKM_API_KEYS, where there are any.

@@ -7,6 +7,7 @@ has its own registry. Labels are bounded: presets, finish reasons and error code
 """
 
 import contextlib
+import dataclasses
 import math
 import time
 from collections import deque
@@ -146,6 +147,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._engine = engine
         self._vllm_model: str | None = None
+        self._clock = DecodeClock()
         self._rate = DecodeRate()
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
@@ -180,18 +182,23 @@ class Metrics:
         yield
         self.observe(name, time.perf_counter() - begun_s)
 
-    def on_step(self, _: Sequence[TokenEvent], __: EngineStats) -> None:
+    def on_step(self, _: Sequence[TokenEvent], stats: EngineStats) -> None:
         """Observer of the engine's steps (`EngineClient.observers`)."""
         now_s = time.monotonic()
+        self._clock.step(now_s, stats)
         if now_s - self._rate.sampled_s >= RATE_SAMPLE_S:
-            self._rate.sample(now_s, self._engine.totals)
+            self._sample_rate(now_s)
 
     def expose(self) -> bytes:
         """All series in Prometheus' text format, without the creation times nobody plots."""
-        self._rate.sample(time.monotonic(), self._engine.totals)
+        self._sample_rate(time.monotonic())
         self._gauges["lookm_decode_tokens_per_second"].set(self._rate.tokens_per_s())
         self._describe_engine()
         return generate_latest(_Families(self._families()))
+
+    def _sample_rate(self, now_s: float) -> None:
+        totals = dataclasses.replace(self._engine.totals, decode_s=self._clock.decoding_s)
+        self._rate.sample(now_s, totals)
 
     def _describe_engine(self) -> None:
         """Set `lookm_engine_config_info`, once the engine is known."""
@@ -221,6 +228,26 @@ class Metrics:
         for label in series.labels:  # one at most. All begin at zero: a rate sees the first event
             for value in LABEL_VALUES[label]:
                 counted.labels(value)
+
+
+class DecodeClock:
+    """Time in which tokens were decoded, as a client feels it.
+
+    From the arrival of one step to that of the next, where the next decoded: what lies between two
+    steps (messages, scheduling) counts. `EngineStats.decode_s` is only the steps' own time, so
+    tokens over it are more a second than any client sees: by 7 to 16 % with the demo model.
+    """
+
+    def __init__(self) -> None:
+        self.decoding_s = 0.0
+        self._stepped_s = math.inf
+        self._decoded_tokens = 0
+
+    def step(self, now_s: float, stats: EngineStats) -> None:
+        """A step has arrived."""
+        if stats.decode_tokens_total > self._decoded_tokens:
+            self.decoding_s += max(0.0, now_s - self._stepped_s)
+        self._stepped_s, self._decoded_tokens = now_s, stats.decode_tokens_total
 
 
 class DecodeRate:
