@@ -106,7 +106,9 @@ class KvCache(Strict):
 
     method: Annotated[str, Honoured("a preset")]
     keep: Annotated[float | None, Honoured("fraction of the prompt that is kept")] = None
-    keep_tokens: Annotated[int | None, Honoured("tokens that are kept")] = None
+    keep_tokens: Annotated[
+        Annotated[int, Field(lt=10**9)] | None, Honoured("tokens that are kept")
+    ] = None
     recent: Annotated[float, Honoured("share of the kept that is recent")] = 0.5
     merge: Annotated[
         Literal["none", "average", "pivot", "weighted"] | None, Honoured("how evicted keys merge")
@@ -181,7 +183,9 @@ class Generation(Strict):
     max_tokens: Annotated[TokenCount | None, Honoured("else all that fits the context")] = None
     temperature: Annotated[Annotated[float, Field(ge=0, le=2)] | None, Honoured()] = None
     top_p: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Honoured()] = None
-    top_k: Annotated[Annotated[int, Field(ge=-1)] | None, Honoured("extension; 0 is off")] = None
+    top_k: Annotated[
+        Annotated[int, Field(ge=-1, le=2**31 - 1)] | None, Honoured("extension; 0 is off")
+    ] = None
     seed: Annotated[Seed | None, Honoured()] = None
     stop: Annotated[Stop | None, Honoured("up to 4, of up to 256 characters")] = None
     frequency_penalty: Annotated[Penalty | None, Honoured()] = None
@@ -191,7 +195,9 @@ class Generation(Strict):
     repetition_penalty: Annotated[
         Annotated[float, Field(gt=0, le=100)] | None, Honoured("extension; 1 is off")
     ] = None
-    min_tokens: Annotated[Annotated[int, Field(ge=0)] | None, Honoured("extension")] = None
+    min_tokens: Annotated[
+        Annotated[int, Field(ge=0, le=2**31 - 1)] | None, Honoured("extension")
+    ] = None
     stop_token_ids: Annotated[
         Annotated[list[TokenId], Field(max_length=128)] | None, Honoured("extension")
     ] = None

@@ -1,7 +1,6 @@
 """The main job, as users do it: `lookm serve`, images, a question, an answer under look-m@0.2."""
 
 import json
-import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -82,14 +81,6 @@ def test_an_image_of_an_earlier_turn_is_seen(demo_server: ServerProcess) -> None
     response = httpx.post(demo_server.url + CHAT, json=body, timeout=60)
     assert response.json()["usage"]["prompt_tokens_details"]["image_tokens"] == 128
     assert "image 2" in response.json()["choices"][0]["message"]["content"].lower()
-
-
-def test_the_command_of_the_banner_works_when_pasted(demo_server: ServerProcess) -> None:
-    command = ["bash", "-c", demo_server.curl]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    answer = json.loads(result.stdout)
-    assert "image 2" in answer["choices"][0]["message"]["content"].lower()
-    assert answer["usage"]["kv_cache"]["method"] == "look-m"
 
 
 def test_a_fifth_of_the_cache_takes_a_fifth_of_the_memory(demo_server: ServerProcess) -> None:

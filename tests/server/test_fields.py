@@ -18,7 +18,7 @@ from openai.types.chat import chat_completion_user_message_param as user
 from openai.types.chat import completion_create_params as chat_params
 
 from server.errors import ApiError
-from server.openai import schemas
+from server.openai import reference, schemas
 from server.openai.fields import Refused, field_table, markdown_table
 from server.openai.parse import parse
 
@@ -65,6 +65,11 @@ def test_every_accepted_or_refused_field_says_why() -> None:
         for row in field_table(model):
             assert row.treatment == "honoured" or row.note
     assert "| `tools` | refused | Tool calling" in markdown_table(schemas.ChatRequest)
+
+
+def test_the_reference_is_what_the_models_say() -> None:
+    written = reference.PATH.read_text(encoding="utf-8")
+    assert written == reference.reference(), "run: python -m server.openai.reference"
 
 
 @pytest.mark.parametrize(("model", "name", "marker"), REFUSED)

@@ -1,0 +1,52 @@
+"""`FIELDS.md`, the reference of request fields, written from the request models.
+
+After a change of the models: `python -m server.openai.reference`. A test fails until it is done.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from server.openai import schemas
+from server.openai.fields import markdown_table
+
+PATH = Path(__file__).with_name("FIELDS.md")
+
+INTRODUCTION = """\
+# Request fields
+
+Written by `python -m server.openai.reference` from the request models; do not edit.
+
+- *honoured*: does what OpenAI's documentation says, or what the note says.
+- *accepted*: valid, and changes nothing here; the note says why that is harmless.
+- *refused*: 400 with the field in `error.param`; `null` and what the note lets pass ask for nothing
+  and are allowed.
+
+Any other field, and any value of a wrong type or out of range, is a 400 that names it.
+"""
+
+SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
+    ("`POST /v1/chat/completions`", schemas.ChatRequest),
+    ("`POST /v1/completions`", schemas.CompletionRequest),
+    ("`POST /tokenize`", schemas.TokenizeRequest),
+    ("`kv_cache` as an object", schemas.KvCache),
+    ("`stream_options`", schemas.StreamOptions),
+    ("`messages[]` of the user", schemas.UserMessage),
+    ("`messages[]` of the assistant", schemas.AssistantMessage),
+    ("`image_url` of a content part", schemas.ImageUrl),
+)
+
+
+def reference() -> str:
+    """The whole document."""
+    return INTRODUCTION + "".join(_sections())
+
+
+def _sections() -> Iterator[str]:
+    for title, model in SECTIONS:
+        yield f"\n## {title}\n\n{markdown_table(model)}\n"
+
+
+if __name__ == "__main__":
+    PATH.write_text(reference(), encoding="utf-8")
