@@ -24,7 +24,7 @@ from lookm.models.demo.words import (
 def which(rng: random.Random, world: World) -> Answered | None:
     """Which image shows a red star?"""
     by: Callable[[Shape], str] = rng.choice(
-        (name, name, lambda item: item.kind, lambda item: f"{item.colour} object")
+        (name, lambda item: item.kind, lambda item: f"{item.colour} object")
     )
     found = unique(rng, world, by)
     if found is None or len(world.scenes) < 2:
@@ -37,6 +37,12 @@ def which(rng: random.Random, world: World) -> Answered | None:
     return one_of(rng, forms).format(thing, a(thing)), f"The {thing} is in image {index + 1}."
 
 
+def _numbered(words: list[str]) -> str:
+    """Image 1 is red, image 2 is blue and image 3 is red. (Bare lists lose count.)"""
+    told = join([f"image {i + 1} is {word}" for i, word in enumerate(words)])
+    return f"I{told[1:]}."
+
+
 def list_colours(rng: random.Random, world: World) -> Answered | None:
     """List the colours of all images."""
     if any(len(scene.shapes) > 1 for scene in world.scenes) or len(world.scenes) < 2:
@@ -46,8 +52,8 @@ def list_colours(rng: random.Random, world: World) -> Answered | None:
         "List the {0} of all images.|List all {0}.|List the {0} in order.|What are the {0}?|"
         "What {0} are in the images?|Name the {0}.|What {0} are the objects?|List the {0}."
     )
-    told = join([scene.colour for scene in world.scenes])
-    return one_of(rng, forms).format(word), f"The {word} are {told}."
+    told = _numbered([scene.colour for scene in world.scenes])
+    return one_of(rng, forms).format(word), told
 
 
 def list_shapes(rng: random.Random, world: World) -> Answered | None:
@@ -59,8 +65,8 @@ def list_shapes(rng: random.Random, world: World) -> Answered | None:
         "What are the shapes?|What shapes are in the images?|Name the shapes.|"
         "What shapes do you see?|List the shapes."
     )
-    kinds = [scene.shapes[0].kind for scene in world.scenes]
-    return one_of(rng, forms), f"The shapes are {join(kinds)}."
+    told = _numbered([a(scene.shapes[0].kind) for scene in world.scenes])
+    return one_of(rng, forms), told
 
 
 def describe_all(rng: random.Random, world: World) -> Answered | None:

@@ -131,18 +131,13 @@ def _rows(
     image: int,
 ) -> Rows:
     """Answers of place t are predicted at t, so `target` already points at the token before."""
-    ids_t, group_t = torch.from_numpy(ids), torch.from_numpy(group)
-    mine, keys = group_t[:, root_tokens:, None], group_t[:, None, :]
-    order = torch.arange(ids.shape[1])
-    causal = order[None, root_tokens:, None] >= order[None, None, :]
-    may = (keys == 0) | ((keys == mine) & causal)
-    mask = torch.zeros(may.shape, dtype=torch.bfloat16).masked_fill_(~may, float("-inf"))
+    ids_t = torch.from_numpy(ids)
     answer_of = torch.from_numpy(target).flatten()
     answer_at = (answer_of >= 0).nonzero().squeeze(1)
     return Rows(
         ids=ids_t,
         pos=torch.from_numpy(pos),
-        mask=mask,
+        group=torch.from_numpy(group),
         picture=torch.from_numpy(pictures.astype(np.int64)),
         picture_at=(ids_t.flatten() == image).nonzero().squeeze(1),
         answer_at=answer_at,

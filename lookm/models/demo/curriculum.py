@@ -32,11 +32,15 @@ class Curriculum:
         return STAGES[self.stage]
 
     def draw_num_images(self, rng: random.Random) -> int:
-        """Mostly the longer half of what is allowed, now and then no picture at all."""
+        """Many few, many near the most allowed, now and then no picture at all."""
         fate = rng.random()
         if fate < 0.02:
             return 0
-        low = 1 if fate < 0.5 else max(1, self.max_images // 2)
+        if fate < 0.12:
+            return self.max_images
+        if fate < 0.4:
+            return rng.randint(1, min(3, self.max_images))
+        low = 1 if fate < 0.7 else max(1, self.max_images // 2)
         return rng.randint(low, self.max_images)
 
     def record(self, num_images: int, tasks: Iterable[str], right: Iterable[bool]) -> None:

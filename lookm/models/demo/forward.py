@@ -19,23 +19,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration
 
-from lookm.models.demo.vision import normalise
-
 _ROOT_BLOCKS = 4  # causal root attention in so many steps, each against the keys before it
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A batch of trees as tensors; `ids` and `pos` are [B, T].
+    """A batch of trees as tensors; `ids`, `pos` and `group` are [B, T].
 
+    `group` is 0 in the root, 1, 2, ... in the branches and -1 in padding.
     `picture` [images] are rows of the picture bank, `picture_at` [images * patches] flat token
-    places. `mask` [B, T - P, T] is 0 where a branch token may look and -inf elsewhere. `answer_at`
-    are the flat places that have to predict `answer_target`; `answer_of` numbers their answers.
+    places. `answer_at` are the flat places that have to predict `answer_target`; `answer_of`
+    numbers their answers.
     """
 
     ids: Tensor
     pos: Tensor
-    mask: Tensor
+    group: Tensor
     picture: Tensor
     picture_at: Tensor
     answer_at: Tensor
@@ -48,7 +47,7 @@ class Rows:
         return Rows(
             self.ids.to(device),
             self.pos.to(device),
-            self.mask.to(device),
+            self.group.to(device),
             self.picture.to(device),
             self.picture_at.to(device),
             self.answer_at.to(device),
@@ -88,6 +87,23 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
     return torch.matmul(torch.softmax(scores.add_(mask), dim=-1), v)
 
 
+@dataclass(frozen=True, slots=True)
+class _Masks:
+    """0 where a token may look, -inf elsewhere: root blocks (start, stop, mask), then branches."""
+
+    root: list[tuple[int, int, Tensor]]
+    branch_BLT: Tensor
+
+
+def _branch_mask(rows: Rows, dtype: torch.dtype) -> Tensor:
+    """Branch tokens see the root, and of their own branch what came before: [B, T - P, T]."""
+    mine, keys = rows.group[:, rows.root_tokens :, None], rows.group[:, None, :]
+    place = torch.arange(rows.group.shape[1], device=rows.group.device)
+    before = place[None, rows.root_tokens :, None] >= place[None, None, :]
+    may = (keys == 0) | ((keys == mine) & before)
+    return torch.zeros(may.shape, dtype=dtype, device=may.device).masked_fill_(~may, float("-inf"))
+
+
 class TreeForward(nn.Module):
     """Answer logits of trees, from the weights of `model`."""
 
@@ -100,26 +116,22 @@ class TreeForward(nn.Module):
         self.project: Any = torch.compile(_project, dynamic=True) if compiled else _project
         self.finish: Any = torch.compile(_finish, dynamic=True) if compiled else _finish
 
-    def forward(self, rows: Rows, pixels: Tensor) -> Tensor:
-        """Logits [answer tokens, V] at `rows.answer_at`; `pixels` uint8 [images, H, W, 3]."""
+    def forward(self, rows: Rows, features: Tensor) -> Tensor:
+        """Logits [answer tokens, V] at `rows.answer_at`; `features` [images, patches, C]."""
         dtype = torch.bfloat16
         language: Any = self.model.model.language_model
         table = language.embed_tokens.weight
         x = F.embedding(rows.ids, table).to(dtype)
         if len(rows.picture):
-            x = self._with_pictures(x, rows, pixels)
+            x = self._with_pictures(x, rows, features.to(dtype))
         cos, sin = self._turns(rows.pos)
-        blocks = self._root_masks(rows.root_tokens, x)
+        masks = _Masks(self._root_masks(rows.root_tokens, x), _branch_mask(rows, dtype))
         for layer in language.layers:
-            x = self._layer(layer, x, cos, sin, rows, blocks)
+            x = self._layer(layer, x, (cos, sin), masks)
         chosen = _norm(x.flatten(0, 1)[rows.answer_at], language.norm.weight)
         return F.linear(chosen, table.to(dtype)).float()
 
-    def _with_pictures(self, x: Tensor, rows: Rows, pixels: Tensor) -> Tensor:
-        tower: Any = self.model.model.vision_tower
-        with torch.autocast(x.device.type, dtype=x.dtype):
-            states = tower(pixel_values=normalise(pixels)).last_hidden_state
-        features = states[:, 1:].to(x.dtype)
+    def _with_pictures(self, x: Tensor, rows: Rows, features: Tensor) -> Tensor:
         projector: Any = self.model.model.multi_modal_projector
         one, two = projector.linear_1, projector.linear_2
         seen = F.gelu(F.linear(features, one.weight.to(x.dtype), one.bias.to(x.dtype)))
@@ -143,28 +155,21 @@ class TreeForward(nn.Module):
             masks.append((start, stop, mask))
         return masks
 
-    def _layer(
-        self,
-        layer: Any,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        rows: Rows,
-        blocks: list[tuple[int, int, Tensor]],
-    ) -> Tensor:
+    def _layer(self, layer: Any, x: Tensor, turns: tuple[Tensor, Tensor], masks: _Masks) -> Tensor:
         mix, mlp, dtype = layer.self_attn, layer.mlp, x.dtype
         scale = self.width**-0.5
         wqkv = torch.cat((mix.q_proj.weight * scale, mix.k_proj.weight, mix.v_proj.weight)).to(
             dtype
         )
         wgu = torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)).to(dtype)
-        qkv = self.project(x, layer.input_layernorm.weight, wqkv, cos, sin, self.heads)
+        qkv = self.project(x, layer.input_layernorm.weight, wqkv, *turns, self.heads)
         q, k, v = (each.transpose(1, 2).contiguous() for each in qkv)
         parts = [
             _attend(q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop], mask)
-            for start, stop, mask in blocks
+            for start, stop, mask in masks.root
         ]
-        parts.append(_attend(q[:, :, rows.root_tokens :], k, v, rows.mask[:, None]))
+        branches = q[:, :, -masks.branch_BLT.shape[1] :]
+        parts.append(_attend(branches, k, v, masks.branch_BLT[:, None]))
         mixed = torch.cat(parts, dim=2).transpose(1, 2).flatten(2)
         wo, wd = mix.o_proj.weight.to(dtype), mlp.down_proj.weight.to(dtype)
         return self.finish(x, mixed, wo, layer.post_attention_layernorm.weight, wgu, wd)  # type: ignore[no-any-return]

@@ -16,14 +16,14 @@ class Optimizer:
     def __init__(
         self, named: Iterable[tuple[str, torch.nn.Parameter]], peak_rate: float, slow: str = "?"
     ) -> None:
-        """`slow` is a part of parameter names; those learn at a fifth of the rate."""
+        """`slow` is a part of parameter names; those learn at half the rate."""
         matrices: dict[bool, list[torch.nn.Parameter]] = {False: [], True: []}
         rest: dict[bool, list[torch.nn.Parameter]] = {False: [], True: []}
         for name, parameter in named:
             flat = parameter.ndim != 2 or any(word in name for word in _NOT_MATRICES)
             (rest if flat else matrices)[slow in name].append(parameter)
         groups = [
-            [{"params": kind[late], "share": 0.2 if late else 1.0} for late in kind if kind[late]]
+            [{"params": kind[late], "share": 0.5 if late else 1.0} for late in kind if kind[late]]
             for kind in (matrices, rest)
         ]
         self.peak_rate = peak_rate

@@ -44,7 +44,7 @@ TASKS: Final = (
     Task("describe all", ask_many.describe_all, 2.0),
     Task("describe only", ask_many.describe_only, 1.0),
     Task("two", ask_many.two, 0.7),
-    Task("which", ask_many.which, 2.0),
+    Task("which", ask_many.which, 1.5),
     Task("same", ask_many.same, 0.7),
     Task("yes or no", ask_one.yes_no, 0.7),
     Task("count", ask_many.count, 0.7),

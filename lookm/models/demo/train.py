@@ -17,12 +17,12 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
@@ -30,13 +30,13 @@ from torch.nn import functional as F
 from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
 
 from lookm.models.demo.bank import Bank, open_bank
-from lookm.models.demo.batches import Batch, Batcher
+from lookm.models.demo.batches import Batch
 from lookm.models.demo.build import build_config, build_processor, build_tokenizer, save, wrap
 from lookm.models.demo.curriculum import Curriculum
+from lookm.models.demo.feed import Source, batches
 from lookm.models.demo.forward import TreeForward
 from lookm.models.demo.optim import Clock, Optimizer
-from lookm.models.demo.scenes import scene
-from lookm.models.demo.vision import train_tower
+from lookm.models.demo.vision import PatchHeads, look, train_tower
 
 #: What glibc and OpenMP need for many short steps on a CPU (15x on the vision step).
 CPU_ENVIRONMENT: Final = {
@@ -50,6 +50,8 @@ CPU_ENVIRONMENT: Final = {
 }
 _SAVE_EVERY_S: Final = 240.0
 _LOG_EVERY: Final = 50
+_NAMING: Final = 1.0  # weight of naming patches beside answering
+_WORKERS: Final = 12  # processes that draw pictures and batches beside a GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +116,18 @@ class _Training:
 
     def __init__(self, options: Options) -> None:
         self.options = options
-        self.tokenizer = _tokenizer(options.work_dir / "tokenizer.json")
-        self.processor = build_processor(self.tokenizer)
+        path = options.work_dir / "tokenizer.json"
+        tokenizer = _tokenizer(path)
+        self.processor = build_processor(tokenizer)
         self.model = LlavaForConditionalGeneration._from_config(
-            build_config(len(self.tokenizer)), attn_implementation="eager"
+            build_config(len(tokenizer)), attn_implementation="eager"
         )
         self.model.to(options.device)
         self.bank = self._see()
-        scenes = [scene("train", options.seed, number) for number in range(options.scenes)]
-        self.batcher = Batcher(self.tokenizer, scenes, options.seed, options.batch_tokens)
+        self.source = Source(path, options.seed, options.batch_tokens, options.scenes)
         self.forward = TreeForward(self.model, options.compiled)
-        named = self.model.named_parameters()
+        self.heads = PatchHeads().to(options.device)
+        named = (*self.model.named_parameters(), *self.heads.named_parameters())
         self.optimizer = Optimizer(named, options.rate, slow="vision_tower")
         self.curriculum, self.step, self.answers, self.tokens = Curriculum(), 0, 0, 0
         self.clock = Clock(options.minutes)
@@ -133,7 +136,7 @@ class _Training:
     def _see(self) -> Bank:
         """Render the pictures, train (or load) the tower and put it into the model."""
         options, folder = self.options, self.options.work_dir
-        workers = 2 if options.device == "cpu" else 12
+        workers = 2 if options.device == "cpu" else _WORKERS
         bank = open_bank(folder, "train", options.seed, options.scenes, workers)
         batch = 256 if options.device == "cpu" else 1024
         tower = train_tower(bank, options.vision_minutes, options.device, folder, batch, _log)
@@ -149,6 +152,7 @@ class _Training:
             return
         state = torch.load(self._state_path, map_location=self.options.device, weights_only=True)
         self.model.load_state_dict(state["model"])
+        self.heads.load_state_dict(state["heads"])
         for part, saved in zip(self.optimizer.parts, state["optimizer"], strict=True):
             part.load_state_dict(saved)
         self.curriculum = Curriculum(**state["curriculum"])
@@ -158,6 +162,7 @@ class _Training:
     def _save(self) -> None:
         state = {
             "model": self.model.state_dict(),
+            "heads": self.heads.state_dict(),
             "optimizer": [part.state_dict() for part in self.optimizer.parts],
             "curriculum": asdict(self.curriculum),
             "counts": (self.step, self.answers, self.tokens),
@@ -167,26 +172,16 @@ class _Training:
         self._state_path.with_suffix(".new").replace(self._state_path)
         save(self.model, self.processor, self.options.out)
 
-    def _batches(self) -> Iterator[Batch]:
-        """Batches, each drawn in a thread while the one before is trained on."""
-
-        def draw(step: int) -> Batch:
-            rng = random.Random(f"llava-demo sizes {self.options.seed} {step}")
-            return self.batcher.draw(step, self.curriculum.draw_num_images(rng))
-
-        with ThreadPoolExecutor(2 if self.options.device == "cpu" else 8) as pool:
-            ahead: list[Future[Batch]] = []
-            step = self.step
-            while True:
-                while len(ahead) < (2 if self.options.device == "cpu" else 16):
-                    ahead.append(pool.submit(draw, step))
-                    step += 1
-                yield ahead.pop(0).result()
+    def _num_images(self, step: int) -> int:
+        return self.curriculum.draw_num_images(
+            random.Random(f"llava-demo sizes {self.options.seed} {step}")
+        )
 
     def run(self) -> None:
         """Train until the time is up; save now and then and at the end."""
         saved_s, began_s = time.monotonic(), time.monotonic()
-        for batch in self._batches():
+        processes = 0 if self.options.device == "cpu" else _WORKERS
+        for batch in batches(self.source, self.step, self._num_images, processes):
             loss = self._train_on(batch)
             if self.curriculum.advance(self.clock.share_done):
                 _log(json.dumps({"step": self.step, "max_images": self.curriculum.max_images}))
@@ -203,10 +198,10 @@ class _Training:
 
     def _train_on(self, batch: Batch) -> Tensor:
         rows = batch.rows.to(self.options.device)
-        pixels = torch.from_numpy(self.bank.pixels[batch.rows.picture.numpy()])
-        logits = self.forward(rows, pixels.to(self.options.device))
+        features, naming = self._look(batch.rows.picture.numpy())
+        logits = self.forward(rows, features)
         loss = F.cross_entropy(logits, rows.answer_target)
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss + _NAMING * naming)
         self.optimizer.step(self.clock.share_done)
         with torch.no_grad():
             wrong = (logits.argmax(-1) != rows.answer_target).float()
@@ -217,6 +212,17 @@ class _Training:
         self.answers += len(batch.tasks)
         self.tokens += rows.ids.numel()
         return loss.detach()
+
+    def _look(self, pictures: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+        """Features of some pictures of the bank, and the loss of naming patches, also of others."""
+        device, others = self.options.device, np.random.default_rng(self.step)
+        more = others.integers(len(self.bank.pixels), size=self.options.batch_tokens // 48)
+        rows = np.concatenate((pictures, more))
+        features = look(
+            self.model.model.vision_tower, torch.from_numpy(self.bank.pixels[rows]).to(device)
+        )
+        naming, _ = self.heads.loss(features, torch.from_numpy(self.bank.labels[rows]).to(device))
+        return features[: len(pictures)], naming
 
     def _report(self, loss: Tensor, step_s: float) -> None:
         line = {

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
@@ -42,19 +44,51 @@ def vision_config() -> CLIPVisionConfig:
     )
 
 
+class PatchHeads(nn.Module):
+    """One linear layer per label on the tower's patch features; needed in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (len(KIND_LABELS), len(COLOUR_LABELS), len(PLACE_LABELS))
+        self.head = nn.ModuleList(nn.Linear(128, width) for width in widths)
+
+    def loss(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross entropy of features [B, patches, 128] against labels [B, patches, 3] of a bank, and
+        the share of object patches named rightly: kind, colour, place."""
+        on_object = labels[..., 2] != NO_LABEL
+        weight = torch.where(on_object, 2.0, 1.0).flatten()
+        loss, right = torch.zeros((), device=labels.device), []
+        for i, head in enumerate(self.head):
+            logits = head(features.float())
+            wanted = labels[..., i].long()
+            each = nn.functional.cross_entropy(
+                logits.flatten(0, 1), wanted.flatten(), reduction="none", ignore_index=NO_LABEL
+            )
+            loss = loss + (each * weight).mean()
+            right.append((logits.argmax(-1) == wanted)[on_object].float().mean())
+        return loss, torch.stack(right)
+
+
 class PatchNamer(nn.Module):
-    """The tower with one linear head per label; only the tower is kept."""
+    """The tower with its heads."""
 
     def __init__(self) -> None:
         super().__init__()
         self.tower = CLIPVisionModel._from_config(vision_config(), attn_implementation="eager")
-        widths = (len(KIND_LABELS), len(COLOUR_LABELS), len(PLACE_LABELS))
-        self.head = nn.ModuleList(nn.Linear(128, width) for width in widths)
+        self.heads = PatchHeads()
 
-    def forward(self, pixels_BCHW: Tensor) -> list[Tensor]:
-        """Logits [B, patches, labels] for kind, colour and place."""
-        states = self.tower(pixel_values=pixels_BCHW).last_hidden_state[:, 1:]
-        return [head(states) for head in self.head]
+    def loss(self, bank: Bank, rows: npt.NDArray[np.int64], device: str) -> tuple[Tensor, Tensor]:
+        """Loss and accuracies of some rows of a bank."""
+        pixels = torch.from_numpy(bank.pixels[rows]).to(device)
+        features = look(self.tower, pixels)
+        return self.heads.loss(features, torch.from_numpy(bank.labels[rows]).to(device))
+
+
+def look(tower: Any, pixels: Tensor) -> Tensor:
+    """Patch features [B, patches, 128], as `LlavaModel` selects them, of uint8 [B, H, W, 3]."""
+    with torch.autocast(pixels.device.type, dtype=torch.bfloat16):
+        states: Tensor = tower(pixel_values=normalise(pixels)).last_hidden_state
+    return states[:, 1:]
 
 
 def normalise(pixels: Tensor) -> Tensor:
@@ -76,35 +110,15 @@ def train_tower(
     held = len(bank.pixels) - 1024
     while clock.share_done < 1.0:
         rows = np.sort(order.choice(held, batch, replace=False))
-        loss, _ = _loss(namer, bank, rows, device)
+        loss, _ = namer.loss(bank, rows, device)
         torch.autograd.backward(loss)
         optimizer.step(clock.share_done)
         step += 1
         if step % 50 == 0 or clock.share_done >= 1.0:
             with torch.no_grad():
-                _, right = _loss(namer, bank, np.arange(held, held + 1024), device)
+                _, right = namer.loss(bank, np.arange(held, held + 1024), device)
             line = {"vision_step": step, "s": clock.used_s, "loss": loss.item()}
             line |= dict(zip(("kind", "colour", "place"), right.tolist(), strict=True))
             log(json.dumps({key: round(value, 4) for key, value in line.items()}))
     torch.save(namer.tower.state_dict(), path)
     return namer.tower.eval()
-
-
-def _loss(namer: PatchNamer, bank: Bank, rows: np.ndarray, device: str) -> tuple[Tensor, Tensor]:
-    pixels = torch.from_numpy(bank.pixels[rows]).to(device)
-    labels = torch.from_numpy(bank.labels[rows]).to(device).long()
-    with torch.autocast(device.split(":")[0], dtype=torch.bfloat16):
-        logits = namer(normalise(pixels))
-    on_object = labels[..., 2] != NO_LABEL
-    weight = torch.where(on_object, 2.0, 1.0)
-    loss, right = torch.zeros((), device=device), []
-    for i, logit in enumerate(logits):
-        each = nn.functional.cross_entropy(
-            logit.float().flatten(0, 1),
-            labels[..., i].flatten(),
-            reduction="none",
-            ignore_index=NO_LABEL,
-        )
-        loss = loss + (each * weight.flatten()).mean()
-        right.append((logit.argmax(-1) == labels[..., i])[on_object].float().mean().cpu())
-    return loss, torch.stack(right)

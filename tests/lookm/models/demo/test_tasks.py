@@ -31,8 +31,8 @@ TRUTH = {
     "colour of": "The circle is red|The star is orange",
     "shape of": "The red object is a circle|The orange object is a star",
     "place of": "The red circle is in the top left|The orange star is in the middle",
-    "list colours": "The colou?rs are red and orange",
-    "list shapes": "The shapes are circle and star",
+    "list colours": "Image 1 is red and image 2 is orange",
+    "list shapes": "Image 1 is a circle and image 2 is a star",
     "describe all": r"Image 1 shows a red circle\. Image 2 shows an orange star",
     "two": "Image 1 shows a red circle and image 2 shows an orange star",
     "which": "The (red circle|circle|red object) is in image 1|"

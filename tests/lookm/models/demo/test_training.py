@@ -15,9 +15,11 @@ from lookm.models.demo.batches import Batcher
 from lookm.models.demo.build import build_config, build_processor
 from lookm.models.demo.chat import Piece, draw_tree, draw_world
 from lookm.models.demo.curriculum import CORE, STAGES, Curriculum
+from lookm.models.demo.feed import Source, batches, draw
 from lookm.models.demo.forward import TreeForward
 from lookm.models.demo.optim import trapezoid
 from lookm.models.demo.scenes import Scene, render, scene
+from lookm.models.demo.vision import look
 
 SCENES = [scene("test", 9, number) for number in range(12)]
 
@@ -63,7 +65,8 @@ def test_tree_pass_equals_each_conversation_alone(processor: LlavaProcessor) -> 
     tree = draw_tree(rng, draw_world(rng, SCENES[:2]), 200)
     batch = batcher.lay_out([tree], [0, 1], 2)
     pixels = torch.from_numpy(np.stack([pixels_of(render(each)) for each in SCENES[:2]]))
-    logits = TreeForward(model, compiled=False)(batch.rows, pixels)
+    features = look(model.model.vision_tower, pixels)
+    logits = TreeForward(model, compiled=False)(batch.rows, features)
     roots = sum(piece.task is not None for piece in tree.root)
     number = roots
     for branch in tree.branches:
@@ -80,6 +83,17 @@ def test_tree_pass_equals_each_conversation_alone(processor: LlavaProcessor) -> 
                 number += 1
             at += size
     assert number == len(batch.tasks)
+
+
+def test_a_step_names_its_batch() -> None:
+    path = checkpoint_path() / "tokenizer.json"
+    one, other = (draw(Source(path, seed, 600, 40), step=3, num_images=2) for seed in (0, 0))
+    assert one.tasks == other.tasks
+    assert torch.equal(one.rows.ids, other.rows.ids)
+    fed = batches(Source(path, 0, 600, 40), 3, lambda step: 2 if step == 3 else 1, processes=0)
+    assert torch.equal(next(fed).rows.ids, one.rows.ids)
+    assert next(fed).num_images == 1
+    fed.close()
 
 
 def test_the_curriculum_moves_on_accuracy() -> None:
