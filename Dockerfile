@@ -16,8 +16,8 @@ FROM scratch AS wheels
 FROM ${PYTHON_IMAGE} AS build
 # An index with another build of torch: PyTorch's own CPU index makes the image gigabytes smaller.
 ARG TORCH_INDEX_URL=
-# What some processors insist on: torchvision (OneVision, Qwen-VL, InternVL, Mistral), and for SmolVLM
-# num2words as well.
+# What some processors insist on: torchvision (OneVision, Qwen-VL, InternVL, Mistral); SmolVLM:
+# torchvision num2words.
 ARG EXTRA_PACKAGES=
 # hadolint ignore=DL3008
 RUN apt-get update \

@@ -24,8 +24,8 @@ COMPOSE_ONLY = """\
 # Another build of torch: PyTorch's own CPU index (pytorch.org, "Get started", CPU) makes the image
 # gigabytes smaller. Leave empty for a GPU.
 # TORCH_INDEX_URL=
-# What some processors insist on: torchvision (OneVision, Qwen-VL, InternVL, Mistral), and for SmolVLM
-# num2words as well.
+# What some processors insist on: torchvision (OneVision, Qwen-VL, InternVL, Mistral); SmolVLM:
+# torchvision num2words.
 # EXTRA_PACKAGES=
 # How long docker waits for running answers at stop: more than LOOKM_DRAIN_TIMEOUT_S by 15 s.
 # STOP_GRACE=45s
