@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 
 import httpx
@@ -25,6 +26,7 @@ class ServerProcess:
         )
         self.banner = ""
         self.url = ""
+        self._log = threading.Thread(target=self._drain, daemon=True)
 
     def wait_ready(self) -> None:
         """Read the banner up to the end of the command that is ready to paste."""
@@ -34,6 +36,7 @@ class ServerProcess:
             if found := READY.search(line):
                 self.url = found[1]
             if line.startswith("  -d "):
+                self._log.start()
                 return
         raise AssertionError(f"the server did not start:\n{self.banner}")
 
@@ -50,7 +53,15 @@ class ServerProcess:
 
     def close(self) -> None:
         self.process.terminate()
+        if self._log.is_alive():
+            self._log.join(30)
         self.process.communicate(timeout=30)
+
+    def _drain(self) -> None:
+        """Read the log on: a full pipe would stop the server at its next line."""
+        assert self.process.stdout is not None
+        while self.process.stdout.readline():
+            pass
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
