@@ -20,7 +20,7 @@ from lookm.models import demo
 from lookm.policy import parse
 from lookm.types import CacheReport, Request, Sampling
 
-DEFAULT_QUESTION = "What is in image 2?"
+DEFAULT_QUESTION = "List the colours of all images."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

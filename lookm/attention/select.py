@@ -40,13 +40,13 @@ def choose(name: str, device: torch.device | str, dtype: torch.dtype | None = No
 
 def _cpu_problem(device: torch.device, dtype: torch.dtype | None) -> str | None:
     """Why the C++ kernels cannot run, or None."""
-    from lookm.attention.kernels.build import missing_tools
+    from lookm.attention.kernels.build import cached_library, missing_tools
 
     if device.type != "cpu":
         return f"the device is {device.type}"
     if dtype not in (None, torch.float32, torch.bfloat16):
         return f"the type is {dtype}"
-    missing = missing_tools()
+    missing = [] if cached_library().exists() else missing_tools()
     return f"{' and '.join(missing)} is missing" if missing else None
 
 

@@ -96,6 +96,12 @@ def test_an_engine_on_the_kernel_equals_generate(kv_heads):
         assert got[str(i)] == generate(tiny_llava(kv_heads=kv_heads), prompt, 12)
 
 
+@pytest.fixture
+def nothing_built(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+@pytest.mark.usefixtures("nothing_built")
 def test_without_a_compiler_auto_is_the_reference_and_says_why(monkeypatch, caplog):
     monkeypatch.setattr(build, "missing_tools", lambda: ["ninja"])
     assert choose("auto", "cpu").name == "reference"
@@ -104,6 +110,13 @@ def test_without_a_compiler_auto_is_the_reference_and_says_why(monkeypatch, capl
         choose("cpu", "cpu")
 
 
+@needs_compiler
+def test_a_kernel_built_before_needs_no_compiler(kernel, monkeypatch):
+    monkeypatch.setattr(build, "missing_tools", lambda: ["ninja"])
+    assert choose("auto", "cpu").name == kernel.name
+
+
+@pytest.mark.usefixtures("nothing_built")
 def test_a_kernel_that_does_not_compile_is_reported_in_one_line(monkeypatch, caplog):
     def fail():
         raise RuntimeError("Error building extension\nmany\nlines")
