@@ -21,7 +21,7 @@ import torch
 NAME = "lookm_cpu_kernels"
 SOURCE = Path(__file__).with_name("cpu_kernels.cpp")
 _COMPILERS = ("g++", "c++", "clang++")
-_FLAGS = ("-O3", "-fno-math-errno")
+_FLAGS = ("-O3", "-fno-math-errno", "-fopenmp")  # without OpenMP, parallel_for is a plain loop
 _CPU_FLAGS = {
     "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"),
     "AVX2": ("-mavx2", "-mfma"),
@@ -62,6 +62,7 @@ def cached_library() -> Path:
         sys.version,
         platform.machine(),
         capability,
+        *_FLAGS,
     )
     key = hashlib.sha256("\0".join(facts).encode()).hexdigest()[:16]
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -22,6 +22,8 @@
 #include <cstring>
 #include <vector>
 
+#include "lanes.hpp"
+
 namespace column_sums {
 
 using at::BFloat16;
@@ -29,31 +31,6 @@ namespace blas = at::native::cpublas;
 
 constexpr int64_t kRows = 64;
 constexpr int64_t kKeys = 256;
-
-// e^x for x <= 0, relative error below 2e-7, branch-free so that the compiler can vectorise it:
-// 2^(n + f) with n rounded to an integer, f in [-1/2, 1/2] by polynomial, n added to the exponent.
-inline float exp_nonpositive(float x) {
-  constexpr float kLog2e = 1.44269504088896341f, kRound = 12582912.f;  // 1.5 * 2^23
-  const float t = (x < -87.f ? -87.f : x) * kLog2e;
-  const float shifted = t + kRound;
-  const float f = t - (shifted - kRound);
-  int32_t n;
-  std::memcpy(&n, &shifted, sizeof(n));
-  n -= 0x4B400000;  // the bits of kRound
-  float p = 1.5403530e-4f;  // Taylor coefficients of 2^f: ln(2)^m / m!
-  p = p * f + 1.3333558e-3f;
-  p = p * f + 9.6181291e-3f;
-  p = p * f + 5.5504109e-2f;
-  p = p * f + 2.4022651e-1f;
-  p = p * f + 6.9314718e-1f;
-  p = p * f + 1.f;
-  int32_t bits;
-  std::memcpy(&bits, &p, sizeof(bits));
-  bits += n << 23;
-  float result;
-  std::memcpy(&result, &bits, sizeof(result));
-  return result;
-}
 
 // Keys j0 .. j0 + keys of one head in the layout the matrix kernel reads, [D / 2, kKeys, 2]: pairs of
 // neighbouring dims side by side. Columns past `keys` are zero.
@@ -65,13 +42,13 @@ void pack_keys(const BFloat16* k, int64_t keys, int64_t dim, BFloat16* packed) {
 }
 
 void add_row(const float* logits, int64_t count, float scale, float lse, float* sums) {
-  for (int64_t j = 0; j < count; ++j) sums[j] += exp_nonpositive(logits[j] * scale - lse);
+  for (int64_t j = 0; j < count; ++j) sums[j] += lanes::exp_nonpositive(logits[j] * scale - lse);
 }
 
 void add_row_squares(const float* logits, int64_t count, float scale, float lse, float* sums,
                      float* squares) {
   for (int64_t j = 0; j < count; ++j) {
-    const float a = exp_nonpositive(logits[j] * scale - lse);
+    const float a = lanes::exp_nonpositive(logits[j] * scale - lse);
     sums[j] += a;
     squares[j] += a * a;
   }

@@ -13,6 +13,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "lanes.hpp"
+
 namespace combine {
 
 using at::BFloat16;
@@ -23,9 +25,7 @@ inline void one_head(const BFloat16* kept, const BFloat16* evicted, const int64_
   std::vector<float> sums(num_kept * dim);
   std::vector<int64_t> counts(num_kept);
   for (int64_t e = 0; e < num_evicted; ++e) {
-    float* sum = sums.data() + target[e] * dim;
-    const BFloat16* row = evicted + e * dim;
-    for (int64_t d = 0; d < dim; ++d) sum[d] += weight[e] * static_cast<float>(row[d]);
+    lanes::add_scaled(sums.data() + target[e] * dim, weight[e], evicted + e * dim, dim);
     ++counts[target[e]];
   }
   for (int64_t s = 0; s < num_kept; ++s) {

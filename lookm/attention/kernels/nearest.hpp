@@ -22,6 +22,8 @@
 #include <tuple>
 #include <vector>
 
+#include "lanes.hpp"
+
 namespace nearest {
 
 using at::BFloat16;
@@ -31,18 +33,7 @@ constexpr int64_t kRows = 64;
 constexpr int64_t kColumns = 256;
 
 inline float inverse_length(const BFloat16* key, int64_t dim) {
-  constexpr int kLanes = 16;
-  float part[kLanes] = {0};
-  int64_t d = 0;
-  for (; d + kLanes <= dim; d += kLanes)
-    for (int l = 0; l < kLanes; ++l) {
-      const float x = static_cast<float>(key[d + l]);
-      part[l] += x * x;
-    }
-  float sum = 0;
-  for (; d < dim; ++d) sum += static_cast<float>(key[d]) * static_cast<float>(key[d]);
-  for (int l = 0; l < kLanes; ++l) sum += part[l];
-  return 1.f / std::max(std::sqrt(sum), FLT_MIN);
+  return 1.f / std::max(std::sqrt(lanes::dot(key, key, dim)), FLT_MIN);
 }
 
 struct Best {

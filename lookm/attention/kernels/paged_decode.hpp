@@ -16,42 +16,14 @@
 #include <ATen/ops/empty_like.h>
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <limits>
 #include <vector>
+
+#include "lanes.hpp"
 
 namespace paged_decode {
 
 using at::BFloat16;
-
-inline float widen(float x) { return x; }
-inline float widen(BFloat16 x) {
-  uint32_t bits = static_cast<uint32_t>(x.x) << 16;
-  float wide;
-  std::memcpy(&wide, &bits, sizeof(wide));
-  return wide;
-}
-
-// Dot product of a float query with a stored row. Sixteen partial sums let the compiler use wide
-// registers without being allowed to reorder a single one.
-template <typename T>
-inline float dot(const float* q, const T* k, int64_t dim) {
-  constexpr int kLanes = 16;
-  float part[kLanes] = {0};
-  int64_t d = 0;
-  for (; d + kLanes <= dim; d += kLanes)
-    for (int lane = 0; lane < kLanes; ++lane) part[lane] += q[d + lane] * widen(k[d + lane]);
-  float sum = 0;
-  for (; d < dim; ++d) sum += q[d] * widen(k[d]);
-  for (int lane = 0; lane < kLanes; ++lane) sum += part[lane];
-  return sum;
-}
-
-template <typename T>
-inline void add_scaled(float* out, float weight, const T* v, int64_t dim) {
-  for (int64_t d = 0; d < dim; ++d) out[d] += weight * widen(v[d]);
-}
 
 struct Shape {
   int64_t group, dim, page_rows, page_stride, head_stride;
@@ -68,7 +40,7 @@ void attend(const Shape& shape, const T* q, const T* k_pool, const T* v_pool, co
   float* scores = values + group * dim;
   float* maximum = scores + group * rows_per_page;
   float* sum = maximum + group;
-  for (int64_t i = 0; i < group * dim; ++i) query[i] = widen(q[i]) * scale;
+  for (int64_t i = 0; i < group * dim; ++i) query[i] = static_cast<float>(q[i]) * scale;
   std::fill(maximum, maximum + group, -std::numeric_limits<float>::infinity());
 
   for (int64_t first = 0; first < length; first += rows_per_page) {
@@ -80,20 +52,18 @@ void attend(const Shape& shape, const T* q, const T* k_pool, const T* v_pool, co
       float* s = scores + g * rows_per_page;
       float page_maximum = maximum[g];
       for (int64_t r = 0; r < rows; ++r) {
-        s[r] = dot(query + g * dim, k + r * dim, dim);
+        s[r] = lanes::dot(query + g * dim, k + r * dim, dim);
         page_maximum = std::max(page_maximum, s[r]);
       }
-      const float shrink = std::exp(maximum[g] - page_maximum);
+      const float shrink = lanes::exp_nonpositive(maximum[g] - page_maximum);
       if (shrink != 1.f) {
         sum[g] *= shrink;
         for (int64_t d = 0; d < dim; ++d) values[g * dim + d] *= shrink;
       }
       maximum[g] = page_maximum;
-      for (int64_t r = 0; r < rows; ++r) {
-        const float weight = std::exp(s[r] - page_maximum);
-        sum[g] += weight;
-        add_scaled(values + g * dim, weight, v + r * dim, dim);
-      }
+      for (int64_t r = 0; r < rows; ++r) s[r] = lanes::exp_nonpositive(s[r] - page_maximum);
+      for (int64_t r = 0; r < rows; ++r) sum[g] += s[r];
+      lanes::add_weighted_rows(values + g * dim, s, v, rows, dim);
     }
   }
   for (int64_t g = 0; g < group; ++g) {
