@@ -19,7 +19,7 @@ class Prometheus:
     """Debian's binary on a free port. `query` is an instant query."""
 
     def __init__(self, binary: str, target_url: str, folder: Path) -> None:
-        config = yaml.safe_load((DOCKER / "prometheus" / "prometheus.yml").read_text())
+        config = yaml.safe_load((DOCKER / "prometheus.yml").read_text())
         config["global"] = {"scrape_interval": "250ms", "evaluation_interval": "250ms"}
         config["rule_files"] = [str(DOCKER / "prometheus" / "alerts.yml")]
         config["scrape_configs"][0]["static_configs"] = [

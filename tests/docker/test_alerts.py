@@ -15,16 +15,14 @@ PROMTOOL = shutil.which("promtool")
     "command",
     [
         ("check", "config", "--syntax-only", "prometheus.yml"),
-        ("check", "rules", "alerts.yml"),
-        ("test", "rules", "alerts_test.yml"),
+        ("check", "rules", "prometheus/alerts.yml"),
+        ("test", "rules", "prometheus/alerts_test.yml"),
     ],
     ids=" ".join,
 )
 def test_promtool_agrees(command: tuple[str, ...]) -> None:
     assert PROMTOOL is not None
-    run = subprocess.run(
-        [PROMTOOL, *command], cwd=DOCKER / "prometheus", capture_output=True, text=True
-    )
+    run = subprocess.run([PROMTOOL, *command], cwd=DOCKER, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
