@@ -50,10 +50,8 @@ FROM ${PYTHON_IMAGE}
 COPY --from=build /opt/lookm /opt/lookm
 COPY --from=build /opt/cache /opt/cache
 COPY docker/healthcheck.py /opt/healthcheck.py
-# The kernels are looked for only where a compiler is on PATH. None is needed: they are there.
-RUN printf '#!/bin/sh\necho "there is no compiler in this image" >&2\nexit 1\n' > /usr/local/bin/c++ \
-    && chmod 755 /usr/local/bin/c++ \
-    && useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin lookm \
+# The kernels are there already, so that no compiler is.
+RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin lookm \
     && install --directory --owner lookm --group lookm /models
 ENV PATH=/opt/lookm/bin:$PATH \
     PYTHONUNBUFFERED=1 \
