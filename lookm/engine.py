@@ -179,7 +179,7 @@ class Engine:
         return EngineStats(
             capacity_bytes=self.plan.capacity_bytes,
             used_bytes=self._pool.num_used * self._pool.page_bytes,
-            full_bytes=sum(self._full_bytes(sequence) for sequence in running),
+            full_bytes=sum(seq.cache.full_bytes(len(seq.tokens)) for seq in running),
             running=len(running),
             waiting=len(self._scheduler.waiting),
             prompt_tokens_total=self._totals.prompt_tokens,
@@ -254,11 +254,6 @@ class Engine:
                 f"the request needs {pages * self.plan.page_bytes} bytes of KV cache, the pool has "
                 f"{self.plan.capacity_bytes}; keep less of the cache, or ask for fewer tokens"
             )
-
-    def _full_bytes(self, sequence: Sequence) -> int:
-        """What a running sequence would hold at full cache."""
-        pages = pages_for(len(sequence.tokens), self.plan.page_tokens) * self.plan.num_layers
-        return pages * self.plan.page_bytes
 
     def _account(self, batch: Batch, spent_s: float) -> None:
         for segment in batch.segments:

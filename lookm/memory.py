@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from lookm.cache import page_bytes
+from lookm.cache import page_bytes, pages_for
 from lookm.config import EngineConfig, EnginePlan
 from lookm.errors import ConfigError
 from lookm.models.adapter import Adapter
@@ -33,7 +33,7 @@ def make_plan(config: EngineConfig, adapter: Adapter, *, model_path: str) -> Eng
         raise ConfigError(
             f"max_context_tokens {context} is more than the model's {dims.max_context_tokens}"
         )
-    pages_per_layer = -(-context // config.page_tokens)
+    pages_per_layer = pages_for(context, config.page_tokens)
     enough = config.max_running * pages_per_layer * dims.num_layers
     if config.kv_cache_bytes is None:
         num_pages = min(enough, int(_free_bytes(adapter.device)) // size)

@@ -14,7 +14,7 @@ import torch
 
 from lookm.attention import Attention, masked
 from lookm.batch import Batch, Segment, Sequence
-from lookm.cache import DecodeTables, PagePool, pages_for
+from lookm.cache import DecodeTables, PagePool
 from lookm.look import look
 from lookm.models.adapter import Adapter
 from lookm.models.embedded import EmbeddedPrompt, PackedRows
@@ -114,9 +114,7 @@ class Runner:
             evicted_tokens=round(evicted),
             merged_tokens=round(step.merged[sequence] / num_layers),
             bytes=sequence.cache.bytes,
-            full_bytes=pages_for(num_prompt, self._pool.page_tokens)
-            * num_layers
-            * self._pool.page_bytes,
+            full_bytes=sequence.cache.full_bytes(num_prompt),
             compressed=segment.looks,
         )
 

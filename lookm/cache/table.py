@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lookm.cache.pool import PagePool
+from lookm.cache.pool import PagePool, pages_for
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -34,6 +34,11 @@ class SequenceCache:
     def bytes(self) -> int:
         """Bytes of the pages held, whole pages."""
         return self.num_pages * self._pool.page_bytes
+
+    def full_bytes(self, tokens: int) -> int:
+        """Bytes of the pages that `tokens` rows in every layer would take: a full cache."""
+        pool = self._pool
+        return pages_for(tokens, pool.page_tokens) * len(self.pages) * pool.page_bytes
 
     def missing_pages(self, rows_L: Int64) -> int:
         """Pages still to be taken so that every layer can hold `rows_L` rows."""

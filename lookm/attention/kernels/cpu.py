@@ -46,8 +46,8 @@ class CpuAttention:
         group = q_HTD.shape[0] // k_KTD.shape[0]
         out_1HTD, lse_1HT = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             q_HTD[None],
-            k_KTD[None].repeat_interleave(group, 1),
-            v_KTD[None].repeat_interleave(group, 1),
+            _for_each_query_head(k_KTD, group)[None],
+            _for_each_query_head(v_KTD, group)[None],
             0.0,
             True,
             scale=scale,
@@ -122,6 +122,11 @@ class CpuAttention:
             q_BHD.contiguous(), k_pages_PKND, v_pages_PKND, table_BM, lengths_B, scale
         )
         return out_BHD
+
+
+def _for_each_query_head(row_KTD: torch.Tensor, group: int) -> torch.Tensor:
+    """`[H, T, D]`; the rows themselves, not copied, where each query head has its own."""
+    return row_KTD if group == 1 else row_KTD.repeat_interleave(group, 0)
 
 
 def _check(
