@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-AttentionName = Literal["auto", "reference", "cpu"]
+AttentionName = Literal["auto", "reference", "cpu", "triton"]
+Graphs = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Everything a user can ask for. Bytes and tokens are in the names; None means "decide"."""
+    """Everything a user can ask for. Bytes and tokens are in the names; None means "decide".
+
+    `graphs`: decode steps from CUDA graphs; "auto" is on where there is CUDA. On a CPU "on" runs
+    the same code step by step.
+    """
 
     model: str = "llava-demo"
     device: str = "auto"
@@ -27,6 +32,7 @@ class EngineConfig:
     image_cache_bytes: int = 256 * 2**20
     threads: int | None = None
     attention: AttentionName = "auto"
+    graphs: Graphs = "auto"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import torch
 
-from lookm.attention import choose
+from lookm.attention import choose, page_writer
 from lookm.batch import Batch, Sequence
 from lookm.cache import PagePool, SequenceCache, pages_for
 from lookm.cache.table import Int64
@@ -51,6 +51,7 @@ class Engine:
             (plan.num_pages, plan.num_kv_heads, plan.page_tokens, plan.head_dim),
             dtype=adapter.dtype,
             device=adapter.device,
+            write=page_writer(attention),
         )
         self._scheduler = Scheduler(self._pool, config)
         self._max_waiting = max(1, config.max_waiting)

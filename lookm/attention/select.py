@@ -3,7 +3,10 @@
 Knows the names. Never falls back in silence: what was chosen, and why, is logged here.
 """
 
+import importlib.util
 import logging
+import os
+from collections.abc import Callable
 
 import torch
 
@@ -11,31 +14,67 @@ from lookm.attention.api import Attention
 from lookm.attention.reference import ReferenceAttention
 from lookm.errors import ConfigError
 
+WriteRows = Callable[
+    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None
+]
+
 logger = logging.getLogger(__name__)
 
-NAMES = ("auto", "reference", "cpu")
+NAMES = ("auto", "reference", "cpu", "triton")
 
 
 def choose(name: str, device: torch.device | str, dtype: torch.dtype | None = None) -> Attention:
     """The implementation called `name`; `"auto"` is the fastest that can run here.
 
-    `"cpu"` are the C++ kernels (float32, bfloat16), compiled at their first use. Raises
-    `ConfigError` for a name that does not exist or cannot run here.
+    `"triton"` are the CUDA kernels (float32, bfloat16, float16), `"cpu"` the C++ ones (float32,
+    bfloat16), both compiled at their first use. Raises `ConfigError` for a name that does not exist
+    or cannot run here.
     """
     if name not in NAMES:
         raise ConfigError(f"unknown attention {name!r}: choose one of {', '.join(NAMES)}.")
     if name == "reference":
         return ReferenceAttention()
-    problem = _cpu_problem(torch.device(device), dtype)
+    device = torch.device(device)
+    if name == "triton" or (name == "auto" and device.type == "cuda"):
+        problem, make = _triton_problem(device, dtype), _triton
+    else:
+        problem, make = _cpu_problem(device, dtype), _cpu
     if problem is None:
         try:
-            return _cpu()
+            return make()
         except (RuntimeError, OSError) as error:
             problem = f"the C++ kernels cannot be built: {str(error).strip().splitlines()[0]}"
-    if name == "cpu":
-        raise ConfigError(f"attention 'cpu' cannot be used: {problem}.")
+    if name != "auto":
+        raise ConfigError(f"attention {name!r} cannot be used: {problem}.")
     logger.warning("attention: reference (torch), because %s", problem)
     return ReferenceAttention()
+
+
+def page_writer(attention: Attention) -> WriteRows | None:
+    """The kernel that writes rows into pages beside `attention`; None: the pool's own."""
+    if attention.name != "triton":
+        return None
+    from lookm.attention.kernels.triton_write import write_rows
+
+    return write_rows
+
+
+def _triton_problem(device: torch.device, dtype: torch.dtype | None) -> str | None:
+    """Why the Triton kernels cannot run, or None."""
+    if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
+        return f"the type is {dtype}"
+    if device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return f"the device is {device.type}"
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install triton)"
+    return None
+
+
+def _triton() -> Attention:
+    from lookm.attention.kernels.gpu import TritonAttention
+
+    logger.info("attention: triton (CUDA kernels)")
+    return TritonAttention()
 
 
 def _cpu_problem(device: torch.device, dtype: torch.dtype | None) -> str | None:

@@ -59,12 +59,12 @@ def test_files_that_the_documents_name_exist():
 
 def test_the_lock_pins_every_dependency_and_the_agreed_torch():
     lock = (ROOT / "requirements.lock").read_text()
-    pinned = dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)$", lock, re.MULTILINE))
+    pinned = dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;]+)", lock, re.MULTILINE))
     names = {name.lower().replace("_", "-") for name in pinned}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     for requirement in wanted:
-        name = re.split(r"[<>=\[ ]", requirement)[0].lower().replace("_", "-")
+        name = re.split(r"[<>=;\[ ]", requirement)[0].lower().replace("_", "-")
         assert name in names, requirement
     assert pinned["torch"] == "2.13.0"
     assert "torchvision" not in names

@@ -1,0 +1,106 @@
+"""The Triton kernels as an `Attention`, for CUDA; in Triton's interpreter they run on a CPU too.
+
+The twin of every method is `reference.ReferenceAttention`'s (or `lookm.policy.merges`'), and no
+method falls back to it because a kernel failed: a kernel that cannot run raises. Knows which kernel
+does what; the kernels know shapes, strides and types.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from lookm.attention.api import Statistics
+from lookm.attention.kernels import triton_decode, triton_flash, triton_merge, triton_sums
+from lookm.types import Needs
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class TritonAttention:
+    """`lookm.attention.Attention`: float16, bfloat16 and float32, heads of up to 256."""
+
+    name = "triton"
+
+    def prefill(
+        self,
+        q_HTD: torch.Tensor,
+        k_KTD: torch.Tensor,
+        v_KTD: torch.Tensor,
+        *,
+        scale: float,
+        needs: Needs,
+    ) -> tuple[torch.Tensor, Statistics]:
+        """Flash attention, then the column sums from its log-sum-exp. See `Attention.prefill`."""
+        if not (needs.sums or needs.squares or needs.window):
+            out_HTD = F.scaled_dot_product_attention(
+                q_HTD[None], k_KTD[None], v_KTD[None], is_causal=True, scale=scale, enable_gqa=True
+            )[0]
+            return out_HTD.transpose(0, 1), Statistics()
+        out_THD, lse_HT = flash(q_HTD, k_KTD, v_KTD, scale=scale)
+        sums_KT = squares_KT = window_KT = None
+        if needs.sums or needs.squares:
+            sums_KT, squares_KT = triton_sums.column_sums(
+                q_HTD, k_KTD, lse_HT, scale=scale, squares=needs.squares
+            )
+        if needs.window:
+            first_row = max(0, q_HTD.shape[1] - needs.window)
+            window_KT, _ = triton_sums.column_sums(
+                q_HTD, k_KTD, lse_HT, scale=scale, first_row=first_row
+            )
+        return out_THD, Statistics(sums_KT=sums_KT, squares_KT=squares_KT, window_KT=window_KT)
+
+    def nearest(
+        self, kept_KSD: torch.Tensor, evicted_KED: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """`merges.nearest_by_cosine`."""
+        return triton_merge.nearest(kept_KSD, evicted_KED)
+
+    def combine(
+        self,
+        kept_KSD: torch.Tensor,
+        evicted_KED: torch.Tensor,
+        target_KE: torch.Tensor,
+        weight_KE: torch.Tensor,
+        centre_KS: torch.Tensor,
+    ) -> torch.Tensor | None:
+        """`merges.combine`."""
+        return triton_merge.combine(kept_KSD, evicted_KED, target_KE, weight_KE, centre_KS)
+
+    def extend(
+        self, q_HTD: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor, *, scale: float
+    ) -> torch.Tensor:
+        """Flash attention whose last query sees every row. See `Attention.extend`."""
+        return flash(q_HTD, k_KSD, v_KSD, scale=scale)[0]
+
+    def decode(
+        self,
+        q_BHD: torch.Tensor,
+        k_pages_PKND: torch.Tensor,
+        v_pages_PKND: torch.Tensor,
+        table_BM: torch.Tensor,
+        lengths_B: torch.Tensor,
+        *,
+        scale: float,
+    ) -> torch.Tensor:
+        """Split over rows. See `Attention.decode`."""
+        return triton_decode.decode(
+            q_BHD, k_pages_PKND, v_pages_PKND, table_BM, lengths_B, scale=scale
+        )
+
+
+def flash(
+    q_HTD: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor, *, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`out_THD` and `lse_HT`; query t sees rows `0 .. S - T + t`.
+
+    torch's flash attention where it can (half precision, heads of a multiple of 8), else the Triton
+    kernel. torch's aligns the causal triangle to the last row as well, unlike its SDPA. Its first
+    two results have been these in every version since 2.1; those after them are not read.
+    """
+    if not (q_HTD.is_cuda and q_HTD.dtype in _HALF and q_HTD.shape[2] % 8 == 0):
+        return triton_flash.flash(q_HTD, k_KSD, v_KSD, scale=scale)
+    found = torch.ops.aten._scaled_dot_product_flash_attention(
+        q_HTD[None], k_KSD[None], v_KSD[None], 0.0, True, False, scale=scale
+    )
+    out_THD: torch.Tensor = found[0][0].transpose(0, 1)
+    lse_HT: torch.Tensor = found[1][0, :, : q_HTD.shape[1]].contiguous()
+    return out_THD, lse_HT

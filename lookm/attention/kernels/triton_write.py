@@ -1,0 +1,67 @@
+"""Rows of keys and values into their pages, in one launch.
+
+Contract (twin: `cache.pool.write_rows`): pages [P, K, N, D] contiguous; page and slot [R] int64;
+k and v [R, K, D] of any strides with D dense, rounded to the pages' type. No two rows share a place
+(rows sent to the scratch page may: what it holds is never read for an answer).
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from lookm.attention.kernels.triton_launch import block_of, dense_rows, on
+
+TILE_ELEMENTS = 4096
+
+
+@triton.jit
+def _write(
+    k, v, k_pages, v_pages, page, slot,
+    k_stride_r, k_stride_h, v_stride_r, v_stride_h, page_stride, head_stride,
+    K: tl.constexpr, D: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """One program per row and `BLOCK_K` heads."""
+    r = tl.program_id(0).to(tl.int64)
+    h = tl.program_id(1) * BLOCK_K + tl.arange(0, BLOCK_K)
+    d = tl.arange(0, BLOCK_D)
+    mask_KD = (h < K)[:, None] & (d < D)[None, :]
+    start = tl.load(page + r) * page_stride + tl.load(slot + r) * D
+    to_KD = start + h[:, None] * head_stride + d[None, :]
+    k_KD = tl.load(k + r * k_stride_r + h[:, None] * k_stride_h + d[None, :], mask=mask_KD)
+    v_KD = tl.load(v + r * v_stride_r + h[:, None] * v_stride_h + d[None, :], mask=mask_KD)
+    tl.store(k_pages + to_KD, k_KD.to(k_pages.dtype.element_ty), mask=mask_KD)
+    tl.store(v_pages + to_KD, v_KD.to(v_pages.dtype.element_ty), mask=mask_KD)
+
+
+def write_rows(
+    k_PKND: torch.Tensor,
+    v_PKND: torch.Tensor,
+    page_R: torch.Tensor,
+    slot_R: torch.Tensor,
+    k_RKD: torch.Tensor,
+    v_RKD: torch.Tensor,
+) -> None:
+    """Store R rows, each at its own (page, slot)."""
+    num_rows, num_heads, size = k_RKD.shape
+    assert k_PKND.is_contiguous(), "pages must be contiguous"
+    assert v_PKND.is_contiguous(), "pages must be contiguous"
+    assert k_PKND.shape == v_PKND.shape, (k_PKND.shape, v_PKND.shape)
+    assert (num_heads, size) == (k_PKND.shape[1], k_PKND.shape[3]), (k_RKD.shape, k_PKND.shape)
+    assert v_RKD.shape == k_RKD.shape, (k_RKD.shape, v_RKD.shape)
+    for index_R in (page_R, slot_R):
+        assert index_R.shape == (num_rows,), index_R.shape
+        assert index_R.dtype == torch.int64, index_R.dtype
+        assert index_R.is_contiguous(), "index tensors must be contiguous"
+        assert index_R.device == k_PKND.device == k_RKD.device, "one device for all"
+    if num_rows == 0:
+        return
+    k_RKD, v_RKD = dense_rows(k_RKD), dense_rows(v_RKD)
+    block_d = block_of(size)
+    block_k = min(triton.next_power_of_2(num_heads), max(1, TILE_ELEMENTS // block_d))
+    with on(k_PKND):
+        _write[(num_rows, triton.cdiv(num_heads, block_k))](
+            k_RKD, v_RKD, k_PKND, v_PKND, page_R, slot_R,
+            k_RKD.stride(0), k_RKD.stride(1), v_RKD.stride(0), v_RKD.stride(1),
+            k_PKND.stride(0), k_PKND.stride(1),
+            K=num_heads, D=size, BLOCK_K=block_k, BLOCK_D=block_d, num_warps=4,
+        )  # fmt: skip

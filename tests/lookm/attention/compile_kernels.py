@@ -1,0 +1,87 @@
+"""Compiles every Triton kernel for an H200, on a machine without a GPU; prints a line for each.
+
+    python -m tests.lookm.attention.compile_kernels
+
+A process of its own: the rest of the suite runs kernels in Triton's interpreter, which must be
+chosen before Triton is imported. Launches become compilations, so the launchers are the real ones.
+"""
+
+import inspect
+import sys
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from lookm.attention.kernels.triton_decode import decode
+from lookm.attention.kernels.triton_flash import flash
+from lookm.attention.kernels.triton_merge import combine, nearest
+from lookm.attention.kernels.triton_sums import column_sums
+from lookm.attention.kernels.triton_write import write_rows
+from tests.lookm.attention.triton_cases import noise, paged, prompt
+
+H200 = GPUTarget("cuda", 90, 32)
+SHARED_BYTES = 227 * 1024  # of one multiprocessor of compute capability 9.0
+NAMES = {
+    torch.float16: "*fp16",
+    torch.bfloat16: "*bf16",
+    torch.float32: "*fp32",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+}
+
+
+def compile_instead(self, *args, grid, warmup, **kwargs):
+    """`JITFunction.run`, without a device."""
+    names = set(self.signature.parameters)
+    bound = self.signature.bind(*args, **{k: v for k, v in kwargs.items() if k in names})
+    signature, constants = {}, {}
+    for index, (name, value) in enumerate(bound.arguments.items()):
+        if self.params[index].is_constexpr:
+            signature[name], constants[(index,)] = "constexpr", value
+        elif isinstance(value, torch.Tensor):
+            signature[name] = NAMES[value.dtype]
+        else:
+            signature[name] = "fp32" if isinstance(value, float) else "i32"
+    options = {k: v for k, v in kwargs.items() if k not in names}
+    source = ASTSource(self, signature, constexprs=constants)
+    compiled = triton.compile(source, target=H200, options=options)
+    assert compiled.metadata.shared <= SHARED_BYTES, (self.__name__, compiled.metadata.shared)
+    print(self.__name__, compiled.metadata.shared, len(compiled.asm["cubin"]))
+
+
+def compile_all(dtype, size, group):
+    """Every launcher once at one type, head size and group."""
+    heads, kv_heads = 2 * group, 2
+    decode(*paged(heads, kv_heads, size, [40, 3], dtype=dtype), scale=0.1)
+    q, k, v = prompt(heads, kv_heads, 70, size, dtype=dtype)
+    _, lse = flash(q, k, v, scale=0.1)
+    column_sums(q, k, lse, scale=0.1, squares=True)
+    column_sums(q, k, lse, scale=0.1, first_row=5)
+    pages = noise(9, kv_heads, 16, size, dtype=dtype)
+    place = torch.arange(5)
+    write_rows(pages, pages.clone(), place, place, k.transpose(0, 1)[:5], v.transpose(0, 1)[:5])
+    rows = noise(2, 33, size, dtype=dtype)
+    target, weight = torch.zeros(2, 33, dtype=torch.int64), torch.ones(2, 33)
+    nearest(rows, rows)
+    combine(rows, rows, target, weight, weight)
+
+
+def main() -> int:
+    assert "warmup" in inspect.signature(JITFunction.run).parameters, "another Triton"
+    JITFunction.run = compile_instead
+    for dtype, size, group in (
+        (torch.float16, 128, 1),
+        (torch.bfloat16, 128, 4),
+        (torch.bfloat16, 80, 7),
+        (torch.float32, 64, 2),
+        (torch.float32, 256, 1),
+    ):
+        compile_all(dtype, size, group)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

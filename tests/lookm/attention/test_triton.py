@@ -1,0 +1,142 @@
+"""The Triton kernels against their torch twins, in Triton's interpreter where there is no GPU."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("triton")
+
+from lookm import CachePolicy
+from lookm.attention import choose
+from lookm.attention.kernels import triton_decode, triton_merge
+from lookm.errors import ConfigError
+from tests.lookm.attention import triton_cases as cases
+from tests.lookm.tiny import answers, random_prompt, tiny_engine, tiny_llava
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# The interpreter multiplies matrices of bfloat16 by their bits: those run on a GPU only.
+HALF = [torch.float16, torch.bfloat16] if DEVICE == "cuda" else [torch.float16]
+few = settings(max_examples=5, deadline=None, derandomize=True)
+heads = st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 2), (5, 1)])
+sizes = st.sampled_from([7, 16, 64, 80, 96, 128, 256])
+
+
+@few
+@given(heads, sizes, st.lists(st.integers(0, 70), min_size=1, max_size=3), st.sampled_from([4, 16]))
+def test_decode_equals_the_reference(shape, size, lengths, page_rows):
+    cases.check_decode(*shape, size, lengths, page_rows=page_rows, device=DEVICE)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_decode_in_half_precision_is_as_close_as_the_type_allows(dtype):
+    cases.check_decode(4, 1, 80, [40, 0, 90], dtype=dtype, device=DEVICE)
+
+
+def test_decode_of_bfloat16_without_groups_is_as_close_as_the_type_allows():
+    cases.check_decode(2, 2, 80, [40, 0, 9], dtype=torch.bfloat16, device=DEVICE)
+
+
+def test_decode_splits_long_rows_and_adds_them_up():
+    assert triton_decode.num_splits(1) > 1
+    cases.check_decode(1, 1, 16, [1500], device=DEVICE)
+
+
+def test_the_comparison_sees_a_wrong_page():
+    q, k, v, table, lengths = cases.paged(4, 2, 16, [40], device=DEVICE)
+    right = triton_decode.decode(q, k, v, table, lengths, scale=0.2)
+    wrong = triton_decode.decode(q, k, v, table.flip(1).contiguous(), lengths, scale=0.2)
+    assert not torch.allclose(right, wrong, atol=1e-3)
+
+
+def test_very_large_scores_do_not_overflow():
+    q, k, v, table, lengths = cases.paged(4, 2, 16, [40], device=DEVICE)
+    found = triton_decode.decode(q * 100, k * 100, v, table, lengths, scale=1.0)
+    assert torch.isfinite(found).all()
+
+
+@few
+@given(st.integers(1, 20), st.integers(1, 5), sizes, st.sampled_from([4, 16]))
+def test_write_puts_every_row_in_its_place_and_nothing_elsewhere(rows, kv_heads, size, page_rows):
+    cases.check_write(rows, kv_heads, size, page_rows, device=DEVICE)
+
+
+@few
+@given(heads, st.integers(1, 80), sizes, st.integers(0, 100))
+def test_prefill_gives_the_output_and_every_sum(shape, tokens, size, window):
+    cases.check_prefill(*shape, tokens, size, window, device=DEVICE)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_prefill_in_half_precision_is_as_close_as_the_type_allows(dtype):
+    cases.check_prefill(4, 2, 70, 16, 5, dtype=dtype, device=DEVICE)
+
+
+@few
+@given(st.data())
+def test_extension_sees_what_came_before_and_no_future(data):
+    rows = data.draw(st.integers(1, 80))
+    queries = data.draw(st.integers(1, rows))
+    cases.check_extend(*data.draw(heads), queries, rows, data.draw(sizes), device=DEVICE)
+
+
+@pytest.mark.parametrize("first_row", [0, 31, 32, 63, 69])
+def test_sums_may_begin_at_any_row(first_row):
+    cases.check_sums_from(first_row, 4, 2, 70, 16, device=DEVICE)
+
+
+@few
+@given(st.integers(1, 3), st.integers(1, 70), st.integers(1, 70), sizes)
+def test_nearest_equals_the_policys_own_search(num_heads, num_kept, num_evicted, size):
+    cases.check_nearest(num_heads, num_kept, num_evicted, size, device=DEVICE)
+
+
+@few
+@given(st.integers(1, 2), st.integers(1, 12), st.integers(1, 60), sizes)
+def test_combine_equals_the_policys_own(num_heads, num_kept, num_evicted, size):
+    cases.check_combine(num_heads, num_kept, num_evicted, size, device=DEVICE)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_merging_in_half_precision_is_as_close_as_the_type_allows(dtype):
+    cases.check_nearest(2, 40, 33, 80, dtype=dtype, device=DEVICE)
+    cases.check_combine(2, 9, 33, 80, dtype=dtype, device=DEVICE)
+
+
+def test_the_launchers_refuse_what_the_kernels_cannot_read():
+    q, k, v, table, lengths = cases.paged(4, 2, 16, [40], device=DEVICE)
+    for wrong in (
+        (q.double(), k.double(), v.double(), table, lengths),
+        (q, k.transpose(1, 2), v.transpose(1, 2), table, lengths),
+        (q, k, v, table.long(), lengths),
+        (q, k, v, table, lengths.float()),
+        (q[:, :3], k, v, table, lengths),
+        (q, k, v, table[:0], lengths),
+    ):
+        with pytest.raises(AssertionError):
+            triton_decode.decode(*wrong, scale=1.0)
+    wide = cases.noise(2, 3, 300, device=DEVICE)
+    with pytest.raises(AssertionError, match="up to 256"):
+        triton_merge.nearest(wide, wide)
+
+
+@pytest.mark.parametrize("policy", [CachePolicy(), CachePolicy("look-m", keep=0.3)])
+def test_an_engine_on_the_kernels_answers_as_on_the_reference(policy):
+    request = random_prompt(2, seed=5).request("a", policy, max_tokens=3)
+    found = {
+        name: answers(tiny_engine(tiny_llava().to(DEVICE), attention=name), [request])["a"]
+        for name in ("triton", "reference")
+    }
+    assert found["triton"] == found["reference"]
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="asks for a machine without a GPU")
+def test_without_a_gpu_or_the_interpreter_triton_is_refused_with_the_reason(monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET")
+    with pytest.raises(ConfigError, match="device is cpu"):
+        choose("triton", "cpu")
+
+
+def test_float64_has_no_kernel():
+    with pytest.raises(ConfigError, match="float64"):
+        choose("triton", DEVICE, torch.float64)

@@ -1,0 +1,25 @@
+"""Every Triton kernel goes through Triton's compiler for the GPU it is meant for."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("triton")
+
+
+@pytest.mark.slow
+def test_every_kernel_compiles_for_an_h200_and_fits_its_shared_memory(tmp_path):
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+    environment.pop("TRITON_INTERPRET", None)
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.lookm.attention.compile_kernels"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    names = {line.split()[0] for line in run.stdout.splitlines()}
+    assert names == {"_split", "_add_up", "_flash", "_sums", "_write", "_nearest", "_combine"}

@@ -1,0 +1,144 @@
+"""What every Triton kernel must do, at any size: run by the interpreter on CPU, and on a GPU."""
+
+import torch
+
+from lookm.attention.kernels.gpu import TritonAttention, flash
+from lookm.attention.kernels.triton_merge import combine, nearest
+from lookm.attention.kernels.triton_sums import column_sums
+from lookm.attention.kernels.triton_write import write_rows
+from lookm.attention.reference import ReferenceAttention, window_sums
+from lookm.cache import PagePool
+from lookm.policy import merges
+from lookm.types import Needs
+
+#: Absolute error against float64 of outputs of size 1, by type.
+ATOL = {torch.float32: 5e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+
+
+def noise(*shape, seed=0, dtype=torch.float32, device="cpu"):
+    generator = torch.Generator().manual_seed(seed + sum(shape))
+    return torch.randn(shape, generator=generator).to(device=device, dtype=dtype)
+
+
+def paged(heads, kv_heads, size, lengths, *, dtype=torch.float32, device="cpu", page_rows=16):
+    """Queries, pages filled with noise everywhere, a shuffled table, lengths."""
+    width = max(1, -(-max(lengths) // page_rows))
+    pages = len(lengths) * width + 3
+    q = noise(len(lengths), heads, size, dtype=dtype, device=device)
+    k, v = (
+        noise(pages, kv_heads, page_rows, size, seed=i, dtype=dtype, device=device) for i in (1, 2)
+    )
+    order = torch.randperm(pages, generator=torch.Generator().manual_seed(size))
+    table = order[: len(lengths) * width].view(len(lengths), width).to(device, torch.int32)
+    return q, k, v, table, torch.tensor(lengths, device=device)
+
+
+def check_decode(heads, kv_heads, size, lengths, *, dtype=torch.float32, **where):
+    case = paged(heads, kv_heads, size, lengths, dtype=dtype, **where)
+    wide = [part.double() if part.is_floating_point() else part for part in case]
+    exact = ReferenceAttention().decode(*wide, scale=size**-0.5)
+    found = TritonAttention().decode(*case, scale=size**-0.5)
+    assert found.dtype == dtype
+    assert (found - exact).abs().max() < ATOL[dtype]
+    for b, length in enumerate(lengths):
+        assert length or not found[b].any(), "a sequence of length 0 gives 0"
+
+
+def check_write(num_rows, kv_heads, size, page_rows, *, dtype=torch.float32, device="cpu"):
+    shape = (num_rows + 2, kv_heads, page_rows, size)
+    plain, fast = (PagePool(shape, dtype=dtype, device=device) for _ in range(2))
+    places = torch.randperm(shape[0] * page_rows)[:num_rows].to(device)
+    k, v = (noise(kv_heads, num_rows, size, seed=i, device=device).transpose(0, 1) for i in (1, 2))
+    plain.write(places // page_rows, places % page_rows, k, v)
+    write_rows(fast.k_PKND, fast.v_PKND, places // page_rows, places % page_rows, k, v)
+    assert torch.equal(plain.k_PKND, fast.k_PKND)
+    assert torch.equal(plain.v_PKND, fast.v_PKND)
+
+
+def prompt(heads, kv_heads, rows, size, *, queries=None, dtype=torch.float32, device="cpu"):
+    """Queries and rows as transformers leaves them: the tokens first, seen through a transpose."""
+    queries = rows if queries is None else queries
+    q = noise(queries, heads, size, dtype=dtype, device=device).transpose(0, 1)
+    k, v = (
+        noise(rows, kv_heads, size, seed=i, dtype=dtype, device=device).transpose(0, 1)
+        for i in (1, 2)
+    )
+    return q, k, v
+
+
+def check_prefill(heads, kv_heads, tokens, size, window, *, dtype=torch.float32, device="cpu"):
+    """Output, sums, squares and window against float64, and the sum of all sums."""
+    q, k, v = prompt(heads, kv_heads, tokens, size, dtype=dtype, device=device)
+    scale, needs = size**-0.5, Needs(sums=True, squares=True, window=window)
+    out, found = TritonAttention().prefill(q, k, v, scale=scale, needs=needs)
+    wide = [part.double() for part in (q, k, v)]
+    exact_out, exact = ReferenceAttention().prefill(*wide, scale=scale, needs=needs)
+    assert out.dtype == dtype
+    assert (out - exact_out).abs().max() < ATOL[dtype]
+    close = {"rtol": 2e-5, "atol": 2e-5} if dtype == torch.float32 else {"rtol": 0.01, "atol": 2e-3}
+    torch.testing.assert_close(found.sums_KT.double(), exact.sums_KT, **close)
+    torch.testing.assert_close(found.squares_KT.double(), exact.squares_KT, **close)
+    if window:
+        expected = window_sums(wide[0], wide[1], scale, min(window, tokens))
+        torch.testing.assert_close(found.window_KT.double(), expected, **close)
+    else:
+        assert found.window_KT is None
+    rows = found.sums_KT.double().sum(1)
+    assert torch.allclose(rows, torch.full_like(rows, tokens * heads / kv_heads), rtol=2e-3)
+    again = TritonAttention().prefill(q, k, v, scale=scale, needs=needs)[1]
+    assert torch.equal(again.sums_KT, found.sums_KT), "the same bits every time"
+
+
+def check_extend(heads, kv_heads, queries, rows, size, *, dtype=torch.float32, device="cpu"):
+    q, k, v = prompt(heads, kv_heads, rows, size, queries=queries, dtype=dtype, device=device)
+    wide = [part.double() for part in (q, k, v)]
+    exact = ReferenceAttention().extend(*wide, scale=size**-0.5)
+    found = TritonAttention().extend(q, k, v, scale=size**-0.5)
+    assert (found - exact).abs().max() < ATOL[dtype]
+
+
+def check_sums_from(first_row, heads, kv_heads, tokens, size, *, device="cpu"):
+    """A column sum from some row on is what the rows before leave of the whole sum."""
+    q, k, v = prompt(heads, kv_heads, tokens, size, device=device)
+    _, lse = flash(q, k, v, scale=size**-0.5)
+    found, _ = column_sums(q, k, lse, scale=size**-0.5, first_row=first_row)
+    exact = window_sums(q.double(), k.double(), size**-0.5, tokens - first_row)
+    torch.testing.assert_close(found.double(), exact, rtol=2e-5, atol=2e-5)
+
+
+def check_nearest(num_heads, num_kept, num_evicted, size, *, dtype=torch.float32, device="cpu"):
+    kept = noise(num_heads, num_kept, size, dtype=dtype, device=device)
+    evicted = noise(num_heads, num_evicted, size, seed=1, dtype=dtype, device=device)
+    kept[:, -1] = kept[:, 0]  # equal keys: the first is taken
+    evicted[0, 0] = 0  # no direction
+    target, cosine = nearest(kept, evicted)
+    exact_target, exact_cosine = merges.nearest_by_cosine(kept.double(), evicted.double())
+    assert target.dtype == torch.int64
+    torch.testing.assert_close(cosine.double(), exact_cosine, rtol=0, atol=2e-5)
+    assert cosine[0, 0] == 0
+    if num_kept > 1:
+        assert not (target == num_kept - 1).any(), "the last key equals the first"
+    taken = torch.nn.functional.cosine_similarity(
+        kept.double().gather(1, target[..., None].expand(-1, -1, size)), evicted.double(), dim=2
+    )
+    torch.testing.assert_close(taken, exact_cosine, rtol=0, atol=2e-5)
+    assert (target == exact_target).double().mean() > 0.9
+
+
+def check_combine(num_heads, num_kept, num_evicted, size, *, dtype=torch.float32, device="cpu"):
+    kept = noise(num_heads, num_kept, size, dtype=dtype, device=device)
+    evicted = noise(num_heads, num_evicted, size, seed=1, dtype=dtype, device=device)
+    generator = torch.Generator().manual_seed(size)
+    target = torch.randint(0, num_kept, (num_heads, num_evicted), generator=generator).to(device)
+    target[:, : num_evicted // 2] = num_kept // 2  # one row is popular
+    weight = noise(num_heads, num_evicted, seed=2, device=device).abs()
+    centre = 1 + noise(num_heads, num_kept, seed=3, device=device).abs()
+    found = combine(kept, evicted, target, weight, centre)
+    wide = (kept.double(), evicted.double(), target, weight.double(), centre.double())
+    exact = merges.combine(*wide)
+    close = {torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}[dtype]
+    torch.testing.assert_close(found.double(), exact, rtol=close, atol=close)
+    assert torch.equal(combine(kept, evicted, target, weight, centre), found), "no order of arrival"
+    for head in range(num_heads):
+        untouched = sorted(set(range(num_kept)) - set(target[head].tolist()))
+        assert torch.equal(found[head, untouched], kept[head, untouched])
