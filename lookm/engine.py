@@ -20,6 +20,7 @@ from lookm.cache import PagePool, SequenceCache, pages_for
 from lookm.cache.table import Int64
 from lookm.config import EngineConfig, EnginePlan
 from lookm.errors import LookmError, PromptTooLongError, RequestError
+from lookm.graphs import make_graphs
 from lookm.look import kept_rows
 from lookm.memory import make_plan
 from lookm.models.adapter import Adapter
@@ -60,6 +61,7 @@ class Engine:
             self._pool,
             attention,
             FeatureCache(adapter.encode_image, config.image_cache_bytes),
+            make_graphs(config, plan, adapter, self._pool, attention),
         )
         num_logits = adapter.logits(adapter.embed_tokens([0])).shape[-1]
         self._postprocessor = Postprocessor(processor, adapter.eos_ids, num_logits)

@@ -15,6 +15,7 @@ import torch
 from lookm.attention import Attention, masked
 from lookm.batch import Batch, Segment, Sequence
 from lookm.cache import DecodeTables, PagePool
+from lookm.graphs import DecodeGraphs
 from lookm.look import look
 from lookm.models.adapter import Adapter
 from lookm.models.embedded import EmbeddedPrompt, PackedRows
@@ -27,17 +28,31 @@ class Runner:
     """Runs batches. Owns the model and the pool's contents, not who is in them."""
 
     def __init__(
-        self, adapter: Adapter, pool: PagePool, attention: Attention, features: FeatureCache
+        self,
+        adapter: Adapter,
+        pool: PagePool,
+        attention: Attention,
+        features: FeatureCache,
+        graphs: DecodeGraphs | None = None,
     ) -> None:
         self._adapter = adapter
         self._pool = pool
         self._attention = attention
+        self._graphs = graphs
         self.features = features
         self.encode_s = 0.0
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> list[Choice]:
         """Compute one step; returns a new token for each of `batch.sampled`."""
+        if self._graphs is None or batch.segments:
+            return self._run(batch)
+        logits_BV = self._graphs.run(batch.decodes)
+        _advance_decodes(batch)
+        return sample(logits_BV, [sequence.sampler for sequence in batch.decodes])
+
+    def _run(self, batch: Batch) -> list[Choice]:
+        """A step with prompts in it, or any step where decode steps are not recorded."""
         step = _Step(batch, self._pool, self._attention)
         hidden_TE = self._adapter.forward(self._embed(batch), step)
         self._advance(batch, step)
@@ -89,9 +104,7 @@ class Runner:
 
     def _advance(self, batch: Batch, step: "_Step") -> None:
         """Move every sequence past the tokens it ran, and report what its prompt kept."""
-        for sequence in batch.decodes:
-            sequence.cache.kept_L += 1
-            sequence.seen += 1
+        _advance_decodes(batch)
         for segment in batch.segments:
             sequence = segment.sequence
             sequence.seen = segment.end
@@ -117,6 +130,12 @@ class Runner:
             full_bytes=sequence.cache.full_bytes(num_prompt),
             compressed=segment.looks,
         )
+
+
+def _advance_decodes(batch: Batch) -> None:
+    for sequence in batch.decodes:
+        sequence.cache.kept_L += 1
+        sequence.seen += 1
 
 
 class _Step:

@@ -24,7 +24,13 @@ class SequenceCache:
         self.pages: list[list[int]] = [[] for _ in range(num_layers)]
         self.kept_L: Int64 = np.zeros(num_layers, dtype=np.int64)
         self._held_L: Int64 = np.zeros(num_layers, dtype=np.int64)  # lengths of `pages`
+        self.generation = 0  # how often pages were given back: a copy of the table is then void
         self.table_LM: Int32 = np.zeros((num_layers, 8), dtype=np.int32)  # `pages`, for batches
+
+    @property
+    def held_L(self) -> Int64:  # noqa: N802 shapes live in names
+        """Pages held, per layer."""
+        return self._held_L
 
     @property
     def num_pages(self) -> int:
@@ -71,8 +77,8 @@ class SequenceCache:
         page_of = np.asarray(self.pages[layer], dtype=np.int64)
         size, device = self._pool.page_tokens, k_KSD.device
         self._pool.write(
-            torch.from_numpy(page_of[rows // size]).to(device),
-            torch.from_numpy(rows % size).to(device),
+            upload(page_of[rows // size], device),
+            upload(rows % size, device),
             k_KSD.transpose(0, 1),
             v_KSD.transpose(0, 1),
         )
@@ -80,7 +86,7 @@ class SequenceCache:
 
     def gather(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Copies of this layer's rows in order, K and V, each `[K, kept, D]`."""
-        pages = torch.tensor(self.pages[layer], device=self._pool.k_PKND.device)
+        pages = upload(np.array(self.pages[layer]), self._pool.device)
         kept = int(self.kept_L[layer])
         k, v = (
             store[pages].transpose(0, 1).flatten(1, 2)[:, :kept]
@@ -95,6 +101,7 @@ class SequenceCache:
             pages.clear()
         self.kept_L[:] = 0
         self._held_L[:] = 0
+        self.generation += 1
 
 
 class DecodeTables:
@@ -113,7 +120,15 @@ class DecodeTables:
             columns = min(width, cache.table_LM.shape[1])
             table[:, b, :columns] = cache.table_LM[:, :columns]
         page = np.take_along_axis(table, (kept // page_tokens)[..., None], axis=2)[..., 0]
-        self.table_LBM = torch.from_numpy(table).to(device)
-        self.kept_LB = torch.from_numpy(kept).to(device)
-        self.page_LB = torch.from_numpy(page.astype(np.int64)).to(device)
-        self.slot_LB = torch.from_numpy(kept % page_tokens).to(device)
+        self.table_LBM = upload(table, device)
+        self.kept_LB = upload(kept, device)
+        self.page_LB = upload(page.astype(np.int64), device)
+        self.slot_LB = upload(kept % page_tokens, device)
+
+
+def upload(array: Int32 | Int64, device: torch.device) -> torch.Tensor:
+    """The array on the device. To CUDA without waiting: the copy joins what is already queued."""
+    tensor = torch.from_numpy(array)
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -114,10 +114,10 @@ class Adapter:
         )
 
     @torch.inference_mode()
-    def embed_tokens(self, ids: list[int]) -> torch.Tensor:
+    def embed_tokens(self, ids: list[int] | torch.Tensor) -> torch.Tensor:
         """Embeddings of generated tokens, `[n, E]`."""
         embeds: torch.Tensor = self._model.get_input_embeddings()(
-            torch.tensor(ids, device=self.device)
+            torch.as_tensor(ids, device=self.device)
         )
         return embeds
 
