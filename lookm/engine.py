@@ -60,7 +60,7 @@ class Engine:
             adapter,
             self._pool,
             attention,
-            FeatureCache(adapter.encode_image, config.image_cache_bytes),
+            FeatureCache(adapter.encode_images, config.image_cache_bytes),
             make_graphs(config, plan, adapter, self._pool, attention),
         )
         num_logits = adapter.logits(adapter.embed_tokens([0])).shape[-1]

@@ -1,19 +1,28 @@
 """How much memory is free, and how many pages of it the KV cache gets.
 
-Asked once at start; the answer is part of the plan.
+Asked once at start; the answer is part of the plan. On a GPU it is measured: what is free once the
+weights are loaded, less what the longest prefill takes at its peak.
 """
 
+import logging
 from pathlib import Path
 
 import torch
 
+from lookm.attention import Attention, choose
 from lookm.cache import page_bytes, pages_for
 from lookm.config import EngineConfig, EnginePlan
 from lookm.errors import ConfigError
 from lookm.models.adapter import Adapter
+from lookm.models.embedded import PackedRows
+from lookm.types import Needs
 
 CPU_SHARE = 0.25  # of free memory: pixels, activations and the other processes live there too
-GPU_SHARE = 0.85  # of what is free once the weights are loaded
+GPU_SHARE = 0.85  # of what is free once the weights are loaded: before a prefill was measured
+GPU_SPARE = 0.04  # of what is free then, besides the prefill: recorded graphs, images, libraries
+PROFILE_TOKENS = 16384  # a longer prefill is taken to need proportionally more
+
+logger = logging.getLogger(__name__)
 
 _CGROUP_LIMITS = (
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -36,7 +45,7 @@ def make_plan(config: EngineConfig, adapter: Adapter, *, model_path: str) -> Eng
     pages_per_layer = pages_for(context, config.page_tokens)
     enough = config.max_running * pages_per_layer * dims.num_layers
     if config.kv_cache_bytes is None:
-        num_pages = min(enough, int(_free_bytes(adapter.device)) // size)
+        num_pages = min(enough, int(_free_bytes(config, adapter, context)) // size)
     else:
         num_pages = config.kv_cache_bytes // size
     if num_pages < dims.num_layers:
@@ -44,6 +53,7 @@ def make_plan(config: EngineConfig, adapter: Adapter, *, model_path: str) -> Eng
             f"the KV cache memory holds {num_pages} pages of {size} bytes; this model needs at "
             f"least {dims.num_layers} (one per layer): raise it"
         )
+    _log_conversations(num_pages, size, config.page_tokens, dims.num_layers)
     return EnginePlan(
         model_path=model_path,
         device=str(adapter.device),
@@ -62,11 +72,65 @@ def make_plan(config: EngineConfig, adapter: Adapter, *, model_path: str) -> Eng
     )
 
 
-def _free_bytes(device: torch.device) -> float:
-    if device.type == "cuda":
-        free, _total = torch.cuda.mem_get_info(device)
-        return GPU_SHARE * free
-    return CPU_SHARE * free_host_bytes()
+def conversations(num_pages: int, page_tokens: int, num_layers: int, tokens: int) -> int:
+    """How many sequences that keep `tokens` rows in every layer fit into the pool."""
+    return num_pages // (pages_for(tokens, page_tokens) * num_layers)
+
+
+def _log_conversations(num_pages: int, size: int, page_tokens: int, num_layers: int) -> None:
+    full, kept = (
+        conversations(num_pages, page_tokens, num_layers, tokens) for tokens in (4096, 4096 // 5)
+    )
+    logger.info(
+        "KV cache: %.2f GiB; conversations of 4,096 tokens that fit: %d at full, %d at look-m@0.2",
+        num_pages * size / 2**30,
+        full,
+        kept,
+    )
+
+
+def _free_bytes(config: EngineConfig, adapter: Adapter, context: int) -> float:
+    if adapter.device.type != "cuda":
+        return CPU_SHARE * free_host_bytes()
+    attention = choose(config.attention, adapter.device, adapter.dtype)
+    needed = prefill_bytes(adapter, attention, max(config.max_step_tokens, context))
+    torch.cuda.empty_cache()
+    free, _total = torch.cuda.mem_get_info(adapter.device)
+    return (1 - GPU_SPARE) * free - needed
+
+
+def prefill_bytes(adapter: Adapter, attention: Attention, num_tokens: int) -> float:
+    """Memory that a prefill of `num_tokens` takes at its peak, besides pages; measured, on CUDA."""
+    measured = min(num_tokens, PROFILE_TOKENS)
+    before = torch.cuda.memory_allocated(adapter.device)
+    torch.cuda.reset_peak_memory_stats(adapter.device)
+    with torch.inference_mode():
+        pos_RT = torch.arange(measured, device=adapter.device).expand(adapter.position_rows, -1)
+        rows = PackedRows(adapter.embed_tokens([0] * measured), pos_RT)
+        adapter.logits(adapter.forward(rows, _Looking(attention))[-1:])
+    peak = torch.cuda.max_memory_allocated(adapter.device) - before
+    return peak * num_tokens / measured
+
+
+class _Looking:
+    """A prefill that is looked at, and stored nowhere (`interface.StepContext`)."""
+
+    def __init__(self, attention: Attention) -> None:
+        self._attention = attention
+
+    def attend(
+        self,
+        layer: int,
+        q_HTD: torch.Tensor,
+        k_KTD: torch.Tensor,
+        v_KTD: torch.Tensor,
+        scale: float,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Attention with the sums; a window, which needs less, is not looked at differently."""
+        del layer, window
+        needs = Needs(sums=True)
+        return self._attention.prefill(q_HTD, k_KTD, v_KTD, scale=scale, needs=needs)[0]
 
 
 def free_host_bytes() -> int:

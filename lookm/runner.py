@@ -92,7 +92,7 @@ class Runner:
         """
         if sequence.embedded is None:
             started_s = time.monotonic()
-            features = [self.features.get(image) for image in sequence.request.images]
+            features = self.features.get(sequence.request.images)
             spent_s = time.monotonic() - started_s
             self.encode_s += spent_s
             sequence.clock.encode_s += spent_s

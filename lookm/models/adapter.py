@@ -17,8 +17,11 @@ import torch
 from lookm.errors import RequestError
 from lookm.models.embedded import EmbeddedPrompt, PackedRows, PromptMask
 from lookm.models.families import Family
+from lookm.models.images import alike
 from lookm.models.interface import ATTENTION, Probe, StepContext, attend
 from lookm.types import ImageInput
+
+MAX_IMAGES_TOGETHER = 16
 
 __all__ = ["Adapter", "Dimensions", "EmbeddedPrompt", "PackedRows", "StepContext"]
 
@@ -82,6 +85,38 @@ class Adapter:
                 param="messages",
             )
         return features_FNE
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[ImageInput]) -> list[torch.Tensor]:
+        """`encode_image` of each. On CUDA, images of one size go through the tower together.
+
+        On a CPU they go one by one: batches are no faster there, and round differently.
+        """
+        most = MAX_IMAGES_TOGETHER if self.device.type == "cuda" else 1
+        encoded: dict[str, torch.Tensor] = {}
+        for group in alike(images, most):
+            features = self.encode_together(group) if len(group) > 1 else None
+            for i, image in enumerate(group):
+                encoded[image.digest] = (
+                    self.encode_image(image) if features is None else features[i]
+                )
+        return [encoded[image.digest] for image in images]
+
+    @torch.inference_mode()
+    def encode_together(self, images: Sequence[ImageInput]) -> list[torch.Tensor]:
+        """`encode_image` of several that are `images.alike`, in one pass."""
+        pixels = torch.cat([self._tensor(image, "pixel_values") for image in images])
+        output = self._model.get_image_features(pixel_values=pixels, return_dict=True)
+        features_NE = torch.cat([part.flatten(0, -2) for part in output.pooler_output])
+        counts = [image.num_tokens for image in images]
+        if features_NE.shape[0] != sum(counts):
+            raise RequestError(
+                f"{len(images)} images gave {features_NE.shape[0]} features for {sum(counts)} "
+                "tokens",
+                param="messages",
+            )
+        parts = torch.split(features_NE, counts)  # type: ignore[no-untyped-call]
+        return [part_NE[None].clone() for part_NE in parts]
 
     @torch.inference_mode()
     def embed_prompt(

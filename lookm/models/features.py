@@ -5,7 +5,7 @@ has two layouts of an image, `images.arranged` has given them two digests.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -15,7 +15,9 @@ from lookm.types import ImageInput
 class FeatureCache:
     """Features `[F, N, E]` keyed by an image's digest. `max_bytes` 0 caches nothing."""
 
-    def __init__(self, encode: Callable[[ImageInput], torch.Tensor], max_bytes: int) -> None:
+    def __init__(
+        self, encode: Callable[[Sequence[ImageInput]], list[torch.Tensor]], max_bytes: int
+    ) -> None:
         self._encode = encode
         self._max_bytes = max_bytes
         self._features: OrderedDict[str, torch.Tensor] = OrderedDict()
@@ -23,17 +25,25 @@ class FeatureCache:
         self.queries = 0
         self.hits = 0
 
-    def get(self, image: ImageInput) -> torch.Tensor:
-        """The image's features, encoded now if they are not held."""
-        self.queries += 1
-        held = self._features.get(image.digest)
-        if held is not None:
-            self.hits += 1
+    def get(self, images: Sequence[ImageInput]) -> list[torch.Tensor]:
+        """The images' features; those that are not held are encoded now, together."""
+        found: dict[str, torch.Tensor] = {}
+        missing: dict[str, ImageInput] = {}
+        for image in images:
+            held = self._features.get(image.digest)
+            if held is None:
+                missing[image.digest] = image
+                continue
             self._features.move_to_end(image.digest)
-            return held
-        features_FNE = self._encode(image)
-        self._hold(image.digest, features_FNE)
-        return features_FNE
+            found[image.digest] = held
+        self.queries += len(images)
+        self.hits += len(images) - len(missing)
+        if missing:
+            encoded = self._encode(list(missing.values()))
+            for digest, features_FNE in zip(missing, encoded, strict=True):
+                found[digest] = features_FNE
+                self._hold(digest, features_FNE)
+        return [found[image.digest] for image in images]
 
     def _hold(self, digest: str, features_FNE: torch.Tensor) -> None:
         size = features_FNE.nbytes

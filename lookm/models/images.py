@@ -1,11 +1,11 @@
-"""One image, in each of the layouts a prompt may want it in.
+"""One image, in each of the layouts a prompt may want it in; several that may be encoded at once.
 
 Most families lay an image out in one way. LLaVA-OneVision cuts an image that is alone in its
 prompt into tiles, and takes an image among others whole: other pixels, other tokens, other
 features. `ImageInput` then carries both, the second one's entries under `AMONG`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from lookm.models.families import Family
 from lookm.types import ImageInput
@@ -32,3 +32,20 @@ def _among_others(image: ImageInput) -> ImageInput:
         },
         num_tokens=int(image.tensors[NUM_TOKENS]),
     )
+
+
+def alike(images: Sequence[ImageInput], most: int) -> Iterator[list[ImageInput]]:
+    """The images in groups of up to `most` that one pass of the vision tower can encode.
+
+    Those are single pictures of one size that come as pixels alone. Tiles, grids and masks say
+    what belongs together in ways that differ by family: such images stay alone.
+    """
+    groups: dict[tuple[int, ...], list[ImageInput]] = {}
+    for image in {image.digest: image for image in images}.values():
+        shape = image.tensors["pixel_values"].shape if "pixel_values" in image.tensors else ()
+        alone = set(image.tensors) != {"pixel_values"} or shape[0] != 1 or image.num_tokens == 1
+        key = (-1, len(groups)) if alone else (image.num_tokens, *shape)
+        groups.setdefault(key, []).append(image)
+    for group in groups.values():
+        for start in range(0, len(group), most):
+            yield group[start : start + most]

@@ -53,18 +53,26 @@ def write(
     shape: Shape, folder: Path, *, dtype: torch.dtype = torch.bfloat16, seed: int = 0
 ) -> None:
     """Write a random checkpoint with its processor into `folder`."""
+    build(shape, dtype=dtype, seed=seed).save_pretrained(folder)
+    _processor(shape).save_pretrained(folder)
+
+
+def build(
+    shape: Shape, *, dtype: torch.dtype = torch.bfloat16, device: str = "cpu", seed: int = 0
+) -> Any:
+    """The random model itself, in eval mode, its weights made on `device`."""
     from transformers import LlavaForConditionalGeneration
 
     torch.manual_seed(seed)
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        model = LlavaForConditionalGeneration(_config(shape))
+        with torch.device(device):
+            model = LlavaForConditionalGeneration(_config(shape))
     finally:
         torch.set_default_dtype(before)
     model.generation_config.eos_token_id = None
-    model.save_pretrained(folder)
-    _processor(shape).save_pretrained(folder)
+    return model.eval()
 
 
 def _config(shape: Shape) -> Any:

@@ -10,8 +10,11 @@ from lookm.models import demo
 from lookm.models.adapter import Adapter
 from lookm.models.families import FAMILIES, family_of
 from lookm.models.features import FeatureCache
+from lookm.models.images import alike
 from lookm.models.loading import load_config, resolve_path
 from lookm.types import ImageInput
+from tests.lookm.models.toys import TOYS
+from tests.lookm.models.toys import prompt as toy_prompt
 from tests.lookm.tiny import IMAGE, IMAGE_TOKENS, random_prompt, tiny_llava
 
 
@@ -94,21 +97,60 @@ def image(name, tokens=2):
 def test_features_are_made_once_per_content_and_the_oldest_leave_first():
     made = []
 
-    def encode(image):
-        made.append(image.digest)
-        return torch.zeros(IMAGE_TOKENS, 4)
+    def encode(images):
+        made.extend(image.digest for image in images)
+        return [torch.zeros(IMAGE_TOKENS, 4) for _ in images]
 
     size = IMAGE_TOKENS * 4 * 4
     cache = FeatureCache(encode, max_bytes=2 * size)
     for name in "aabacab":
-        cache.get(image(name))
+        cache.get([image(name)])
     assert made == ["a", "b", "c", "b"]
     assert (cache.queries, cache.hits) == (7, 3)
     assert cache.used_bytes == 2 * size
 
 
 def test_a_feature_cache_of_no_bytes_holds_nothing():
-    cache = FeatureCache(lambda _: torch.zeros(2, 2), max_bytes=0)
-    cache.get(image("a"))
-    cache.get(image("a"))
+    cache = FeatureCache(lambda images: [torch.zeros(2, 2)] * len(images), max_bytes=0)
+    cache.get([image("a")])
+    cache.get([image("a")])
     assert (cache.hits, cache.used_bytes) == (0, 0)
+
+
+def test_images_of_one_prompt_are_asked_for_together_and_each_once():
+    asked = []
+
+    def encode(images):
+        asked.append([image.digest for image in images])
+        return [torch.full((2, 2), float(len(image.digest))) for image in images]
+
+    cache = FeatureCache(encode, max_bytes=1000)
+    cache.get([image("bb")])
+    features = cache.get([image("a"), image("bb"), image("ccc"), image("a")])
+    assert asked == [["bb"], ["a", "ccc"]]
+    assert [int(each[0, 0]) for each in features] == [1, 2, 3, 1]
+
+
+@pytest.mark.parametrize("name", ["llava", "gemma3", "paligemma"])
+def test_images_encoded_together_are_the_images_encoded_alone(name):
+    """In float32, up to rounding: which is why a CPU, where tests compare tokens, does not."""
+    toy = TOYS[name]
+    ours, images = Adapter(toy.model(), toy.row), toy_prompt(toy, 3, seed=1).images
+    assert len(list(alike(images, 16))) == 1
+    together = ours.encode_together(images)
+    for image, features in zip(images, together, strict=True):
+        assert torch.allclose(features, ours.encode_image(image), atol=1e-4)
+    assert not torch.allclose(together[0], together[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["pixtral", "qwen2_vl", "llava_next", "idefics3"])
+def test_images_whose_tensors_say_more_than_pixels_stay_alone(name):
+    images = toy_prompt(TOYS[name], 3, seed=1).images
+    assert [len(group) for group in alike(images, 16)] == [1, 1, 1]
+
+
+def test_groups_are_of_one_size_and_bounded():
+    pixels = [np.zeros((1, 3, side, side), np.float32) for side in (8, 8, 16, 8)]
+    images = [ImageInput(str(i), {"pixel_values": p}, 4) for i, p in enumerate(pixels)]
+    groups = [[image.digest for image in group] for group in alike([*images, images[0]], 2)]
+    assert groups == [["0", "1"], ["3"], ["2"]]

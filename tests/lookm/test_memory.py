@@ -1,0 +1,39 @@
+"""The plan of memory: what a pool holds, and the line that says so."""
+
+import logging
+
+import pytest
+import torch
+
+from lookm.attention import ReferenceAttention
+from lookm.memory import _Looking, conversations
+from lookm.models.adapter import Adapter
+from lookm.models.embedded import PackedRows
+from lookm.models.families import family_of
+from tests.lookm.tiny import tiny_engine, tiny_llava
+
+
+def test_a_fifth_of_the_cache_is_five_times_the_conversations():
+    pages = 32 * 256 * 100  # 100 conversations of 4,096 tokens in 32 layers
+    assert conversations(pages, 16, 32, 4096) == 100
+    assert conversations(pages, 16, 32, 4096 // 5) >= 4.7 * 100
+
+
+def test_the_plan_says_in_one_line_how_many_conversations_fit(caplog):
+    with caplog.at_level(logging.INFO, logger="lookm.memory"):
+        tiny_engine(kv_cache_bytes=16 * 2**20)
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "lookm.memory"]
+    pages = 16 * 2**20 // (2 * 2 * 16 * 16 * 4)
+    assert f"{pages // (256 * 3)} at full, {pages // (52 * 3)} at look-m@0.2" in line
+
+
+@pytest.mark.parametrize("tokens", [1, 33])
+def test_the_prefill_that_is_measured_is_a_real_one(tokens):
+    """Its hidden states are those of the model with a causal mask of its own."""
+    model = tiny_llava()
+    ours = Adapter(model, family_of(model.config))
+    pos_RT = torch.arange(tokens)[None]
+    rows = PackedRows(ours.embed_tokens([0] * tokens), pos_RT)
+    found = ours.forward(rows, _Looking(ReferenceAttention()))
+    expected = tiny_llava().model(input_ids=torch.zeros(1, tokens, dtype=torch.long))
+    torch.testing.assert_close(found, expected.last_hidden_state[0], rtol=1e-4, atol=1e-4)
