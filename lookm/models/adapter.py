@@ -115,7 +115,7 @@ class Adapter:
                 "tokens",
                 param="messages",
             )
-        parts = torch.split(features_NE, counts)  # type: ignore[no-untyped-call]
+        parts = torch.split(features_NE, counts)
         return [part_NE[None].clone() for part_NE in parts]
 
     @torch.inference_mode()
