@@ -109,7 +109,7 @@ class KvCache(Strict):
     keep_tokens: Annotated[
         Annotated[int, Field(lt=10**9)] | None, Honoured("tokens that are kept")
     ] = None
-    recent: Annotated[float, Honoured("share of the kept that is recent")] = 0.5
+    recent: Annotated[float | None, Honoured("share of the kept that is recent")] = None
     merge: Annotated[
         Literal["none", "average", "pivot", "weighted"] | None, Honoured("how evicted keys merge")
     ] = None

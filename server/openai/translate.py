@@ -152,12 +152,14 @@ class Translator:
                 param=param,
             )
         pool_rows = self.info.capacity_bytes // self.info.kv_bytes_per_token
-        pool_rows -= self.kept_bound(policy, prompt)
+        pool_rows -= policies.most_kept(
+            policy, prompt.ids, self.processor.image_token_id, self.info.num_layers
+        )
         left = context - num_prompt
         return Room(num_prompt, left, max(1, min(left, pool_rows - self.info.page_tokens)))
 
     def kept_bound(self, policy: CachePolicy, prompt: Prompt) -> int:
-        """The most tokens of the prompt that any layer keeps."""
+        """How many tokens of the prompt a layer keeps, mean over layers."""
         return policies.kept_bound(policy, prompt.ids, self.processor.image_token_id)
 
 

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from lookm.policy import resolve
 from lookm.types import CachePolicy, Request, TokenEvent
 from server.config import Settings
 from server.openai.schemas import ChatRequest
@@ -143,7 +144,7 @@ async def test_policy_is_read_from_body_or_model_name(
 ) -> None:
     async with serving(Settings(model="fake"), says) as (client, engine, _):
         assert (await client.post(CHAT, json=chat(**fields))).status_code == 200
-        assert engine.requests[0].policy == policy
+        assert engine.requests[0].policy == resolve(policy).policy
 
 
 CONVERSATION = [
