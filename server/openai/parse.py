@@ -119,8 +119,8 @@ def _wrong_tag(kind: str, item: str, context: dict[str, Any]) -> ApiError:
         message = f"Missing required parameter: '{param}'."
         return ApiError("missing_required_parameter", message, param=param)
     message = f"Invalid value for '{param}': supported are {context['expected_tags']}."
-    if context["tag"] in ("tool", "function"):
-        message += " Tool calling is not supported."
+    if context["tag"] == "function":
+        message += " Deprecated by OpenAI: use 'tool'."
     return ApiError("invalid_value", message, param=param)
 
 
