@@ -1,7 +1,7 @@
-"""Faster twins of two of a model's modules on a CPU in bfloat16; the model is otherwise untouched.
+"""Faster twins of two of a model's modules on a CPU in bfloat16; the rest is left untouched.
 
-`Linear` becomes `PackedLinear`: the weight in oneDNN's blocked layout, read at memory speed when few
-rows decode (1.5x) and without repacking when many are prefilled (up to 1.9x). Root mean square norms
+`Linear` becomes `PackedLinear`: the weight in oneDNN's blocked layout, read at memory speed when
+few rows decode (1.5x) and not repacked when many are prefilled (up to 1.9x). Root mean square norms
 become `FusedNorm`, one pass over memory, where a trial shows that they compute what Llama's does.
 Knows modules; knows nothing about families, attention or pages.
 """
@@ -52,12 +52,9 @@ class FusedNorm(nn.Module):
 
 def can_pack(model: Any) -> bool:
     """Whether this processor and this torch have the products that `PackedLinear` uses."""
-    return (
-        model.device.type == "cpu"
-        and model.dtype == torch.bfloat16
-        and torch.backends.mkldnn.is_available()
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+    if model.device.type != "cpu" or model.dtype != torch.bfloat16:
+        return False
+    return bool(torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @torch.inference_mode()

@@ -52,13 +52,26 @@ inline void store(c10::BFloat16* to, Floats x) {
   std::memcpy(to, &halves, sizeof(halves));
 }
 
-// Halves added until one is left: a chain of four additions, not of sixteen.
-inline float sum(Floats x) {
-  float part[kLanes];
-  store(part, x);
+// The lanes of x as one number, halves joined until one is left: four steps deep, not sixteen.
+template <typename Number, typename Vector, typename Join>
+inline Number folded(Vector x, Join join) {
+  Number part[kLanes];
+  std::memcpy(part, &x, sizeof(part));
   for (int64_t width = kLanes / 2; width > 0; width /= 2)
-    for (int64_t lane = 0; lane < width; ++lane) part[lane] += part[lane + width];
+    for (int64_t lane = 0; lane < width; ++lane) part[lane] = join(part[lane], part[lane + width]);
   return part[0];
+}
+
+inline float sum(Floats x) {
+  return folded<float>(x, [](float a, float b) { return a + b; });
+}
+
+inline float largest(Floats x) {
+  return folded<float>(x, [](float a, float b) { return a > b ? a : b; });
+}
+
+inline int32_t smallest(Integers x) {
+  return folded<int32_t>(x, [](int32_t a, int32_t b) { return a < b ? a : b; });
 }
 
 template <typename A, typename B>
@@ -146,14 +159,6 @@ inline Integers lane_numbers() {
   Integers numbers;
   for (int lane = 0; lane < kLanes; ++lane) numbers[lane] = lane;
   return numbers;
-}
-
-inline float largest(Floats x) {
-  float part[kLanes];
-  store(part, x);
-  float most = part[0];
-  for (float one : part) most = most > one ? most : one;
-  return most;
 }
 
 }  // namespace lanes

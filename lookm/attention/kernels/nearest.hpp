@@ -59,10 +59,8 @@ inline void take_best(const float* products, const float* scale, int32_t count, 
   }
   const float largest = lanes::largest(value);
   if (!(largest > best.value)) return;
-  int32_t lowest_column = std::numeric_limits<int32_t>::max();
-  for (int lane = 0; lane < lanes::kLanes; ++lane)
-    if (value[lane] == largest) lowest_column = std::min(lowest_column, at[lane]);
-  best = {largest, first + lowest_column};
+  const auto others = lanes::Integers{} + std::numeric_limits<int32_t>::max();
+  best = {largest, first + lanes::smallest(value == largest ? at : others)};
 }
 
 // Shapes, strides and types were checked by the launcher (kernels/cpu.py).
