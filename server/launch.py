@@ -18,6 +18,7 @@ from lookm.errors import LookmError
 from lookm.types import ModelInfo
 from server.app import create_app, is_fake
 from server.config import Settings, format_size
+from server.connection import timed_protocol
 from server.example import POLICY, example_curl
 from server.openai import policies
 from server.services import Services
@@ -111,6 +112,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
             server_header=False,
             lifespan="on",
             ws="none",
+            http=timed_protocol(settings.receive_timeout_s),
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
         )
