@@ -1,4 +1,4 @@
-"""The capacity experiment: its search, its conditions, and a server with a known number of places."""
+"""The capacity experiment: its search, its conditions, and a pool of known size."""
 
 import json
 import threading
@@ -138,6 +138,7 @@ def test_on_paper_a_fifth_of_the_cache_is_more_than_four_times_the_conversations
     assert found[0.2, 256]["ratio"] < found[0.2, 64]["ratio"]  # long answers are kept whole
 
 
+@pytest.mark.slow
 @pytest.mark.e2e
 def test_the_command_measures_the_demo_model(tmp_path):
     flags = "--kv-cache-memory 6MiB --keep 1,0.2 --images 8 --answer-tokens 12 --slo-ttft-s 60"

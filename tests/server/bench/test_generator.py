@@ -180,7 +180,11 @@ def test_a_server_without_our_metrics_has_no_memory_rather_than_none_used():
 def test_this_server_is_measured_with_its_memory_and_its_policies():
     server = ServerProcess("--model", "fake:step_s=0.005")
     mixed = Workload(
-        "fake", Spread(1, 2), 16, answer_tokens=Spread(6, 6), policies=(("full", 1), ("look-m@0.2", 1))
+        "fake",
+        Spread(1, 2),
+        16,
+        answer_tokens=Spread(6, 6),
+        policies=(("full", 1), ("look-m@0.2", 1)),
     )
     try:
         server.wait_ready()
