@@ -15,6 +15,8 @@ from rich.progress import Progress
 
 from lookm.errors import LookmError
 
+UNSAID = frozenset(("--api-key", "--json", "--html", "--compare"))
+
 
 @contextlib.contextmanager
 def told_errors() -> Iterator[None]:
@@ -42,11 +44,13 @@ def echo(lines: Iterable[str]) -> None:
 
 
 def command() -> str:
-    """What was typed, for reports: without the folder of the program, and without keys."""
-    shown, hide = ["lookm"], False
-    for word in sys.argv[1:]:
-        shown.append("..." if hide else word)
-        hide = word == "--api-key"
-        if word.startswith("--api-key="):
-            shown[-1] = "--api-key=..."
+    """What was typed, for reports: without keys, folders, and what does not change the run."""
+    shown = ["lookm"]
+    words = iter(sys.argv[1:])
+    for word in words:
+        flag, is_whole, _ = word.partition("=")
+        if flag not in UNSAID:
+            shown.append(word)
+        elif not is_whole:
+            next(words, None)
     return shlex.join(shown)
