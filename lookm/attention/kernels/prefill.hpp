@@ -49,8 +49,12 @@ struct Head {
 };
 
 // Tiles of 128 keys in the layout the matrix kernel reads, [D / 2, 128, 2]: neighbouring dims side by
-// side. Values likewise, [128 / 2, D, 2]: neighbouring rows side by side. Zero past the last row.
+// side. Values likewise, [128 / 2, D, 2]: neighbouring rows side by side. The last tile is zero past the
+// last row.
 void pack(const Head& k, const Head& v, int64_t tokens, int64_t dim, BFloat16* keys, BFloat16* values) {
+  const int64_t last_tile = (tokens - 1) / kKeys * kKeys * dim;
+  std::fill(keys + last_tile, keys + last_tile + kKeys * dim, BFloat16(0.f));
+  std::fill(values + last_tile, values + last_tile + kKeys * dim, BFloat16(0.f));
   for (int64_t j = 0; j < tokens; ++j) {
     const int64_t at = j % kKeys;
     BFloat16* key_tile = keys + j / kKeys * kKeys * dim;
@@ -154,8 +158,8 @@ inline std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& q, const at::Ten
   const int64_t heads = q.size(0), kv_heads = k.size(0), tokens = k.size(1), dim = k.size(2);
   const int64_t group = heads / kv_heads, tiles = (tokens + kKeys - 1) / kKeys, width = tiles * kKeys;
   at::Tensor out = at::empty({tokens, heads, dim}, q.options());
-  at::Tensor keys = at::zeros({kv_heads, width, dim}, q.options());
-  at::Tensor values = at::zeros({kv_heads, width, dim}, q.options());
+  at::Tensor keys = at::empty({kv_heads, width, dim}, q.options());
+  at::Tensor values = at::empty({kv_heads, width, dim}, q.options());
   // Each task has sums of its own, [2, H, kSpans, width]; they are added up in order.
   const at::TensorOptions numbers = q.options().dtype(at::kFloat);
   at::Tensor parts = with_sums ? at::zeros({2, heads, kSpans, width}, numbers) : at::Tensor();

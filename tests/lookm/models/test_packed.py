@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.llama.configuration_llama import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from lookm.attention.kernels import build
-from lookm.models.packed import FusedNorm, PackedLinear, can_pack, pack
+from lookm.models.packed import FusedMLP, FusedNorm, PackedLinear, can_pack, pack
 from tests.lookm.tiny import random_prompt, tiny_engine, tiny_llava
 
 pytestmark = pytest.mark.skipif(
@@ -60,11 +61,26 @@ def test_a_norm_that_computes_something_else_is_left_alone():
     assert isinstance(model.layer_norm, nn.LayerNorm)
 
 
+@pytest.mark.parametrize(("activation", "fuses"), [("silu", True), ("gelu", False)])
+@torch.inference_mode()
+def test_a_gated_mlp_is_fused_where_its_activation_is_silu(activation, fuses):
+    torch.manual_seed(0)
+    config = LlamaConfig(hidden_size=64, intermediate_size=160, hidden_act=activation)
+    model = nn.ModuleList([LlamaMLP(config)]).bfloat16()
+    exact_of = copy.deepcopy(model[0]).double()
+    pack(model)
+    assert isinstance(model[0], FusedMLP) is fuses
+    x = torch.randn(3, 50, 64).bfloat16()
+    exact = exact_of(x.double())
+    assert (model[0](x) - exact).abs().max() <= 2**-6 * exact.abs().max()
+
+
 @torch.inference_mode()
 def test_a_packed_model_gives_the_models_logits():
     model, packed = bfloat16_llava(), bfloat16_llava()
     assert can_pack(packed)
     pack(packed)
+    assert sum(isinstance(module, FusedMLP) for module in packed.modules()) == 3
     assert not any(type(module) is nn.Linear for module in packed.modules())
     ids = torch.arange(10, 70)[None]
     exact = tiny_llava().double()(input_ids=ids).logits
