@@ -68,10 +68,12 @@ def check(settings: Settings) -> None:
 def bind(host: str, port: int) -> socket.socket:
     """A socket that listens on the address. Raises `StartError`."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(
+        family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.socket(family, kind)
+        # With its protocol: else asyncio leaves Nagle's algorithm on, and every answer on a kept
+        # connection, every token of a stream, waits 40 ms for an acknowledgement.
+        listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise StartError(f"cannot listen on {host!r}: {error.strerror}", MISUSED) from None
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -6,10 +6,10 @@ does: `translate` turns these models into the engine's values.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from server.openai.fields import Accepted, Honoured, Refused
-from server.openai.strict import ARRAY, OBJECT, STRING, Strict
+from server.openai.strict import ARRAY, OBJECT, STRING, Strict, not_empty
 from server.openai.tool_schemas import ToolCall, ToolChoice, Tools
 
 OLD_TOOLS = "Deprecated by OpenAI: use `tools`."
@@ -30,7 +30,8 @@ class ImageUrl(Strict):
 
     url: Annotated[
         str,
-        Field(min_length=1),
+        AfterValidator(not_empty),
+        Field(json_schema_extra={"minLength": 1}),
         Honoured("data:, https:, http:, or sha256: of an image sent before"),
     ]
     detail: Annotated[
