@@ -78,7 +78,7 @@ def paper_lines(paper: Json) -> Iterator[str]:
 
 
 COLUMNS = (
-    "kv_cache", "conversations", "to full", "expected", "KV a prompt", "KV held, peak",
+    "policy", "conversations", "to full", "expected", "KV a prompt", "KV held, peak",
     "tokens/s", "last first token", "one more misses",
 )  # fmt: skip
 

@@ -144,12 +144,11 @@ def test_a_page_without_a_single_answer_is_still_a_page():
 
 
 def test_a_report_says_where_it_comes_from_and_no_secret(monkeypatch):
-    monkeypatch.setattr(
-        sys, "argv", ["/home/x/bin/lookm", "bench", "--api-key", "s3", "--rate", "2"]
-    )
-    assert command() == "lookm bench --api-key ... --rate 2"
-    monkeypatch.setattr(sys, "argv", ["lookm", "bench", "--api-key=s3"])
-    assert command() == "lookm bench --api-key=..."
+    typed = ["/home/x/lookm", "bench", "--api-key", "s3", "--rate=2", "--json", "/home/x/a.json"]
+    monkeypatch.setattr(sys, "argv", typed)
+    assert command() == "lookm bench --rate=2"
+    monkeypatch.setattr(sys, "argv", ["lookm", "bench", "--api-key=s3", "--policies", "full h2o"])
+    assert command() == "lookm bench --policies 'full h2o'"
     told = provenance("x")
     assert re.fullmatch(r"[0-9a-f]{7}(-changed)?|unknown", told["commit"])
     assert "GiB" in told["hardware"]
