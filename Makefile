@@ -5,8 +5,9 @@ HOST ?= 127.0.0.1
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RUNS := server/bench/results
 
-.PHONY: help serve test e2e check fmt install demo eval bench bench-peers clean
+.PHONY: help serve test e2e check fmt install demo eval bench bench-peers bench-capacity results results-run clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -51,6 +52,17 @@ bench: $(STAMP)  ## This engine at full cache, at look-m@0.2, and beside generat
 bench-peers: $(STAMP)  ## This server beside `transformers serve`
 	$(BIN)/python -m pip install --quiet accelerate
 	$(BIN)/python -m server.bench.peers $(ARGS)
+
+bench-capacity: $(STAMP)  ## Conversations that one KV pool serves together, by kept fraction
+	$(BIN)/lookm bench capacity $(ARGS)
+
+results: $(if $(RUN),results-run) $(STAMP)  ## README's tables from the committed runs; RUN=1 measures first
+	$(BIN)/python -m server.bench.results
+
+results-run: $(STAMP)  ## Measure on this machine what README's tables show (CPU, ten minutes)
+	$(MAKE) bench-capacity ARGS="--json $(RUNS)/capacity.json"
+	$(MAKE) bench ARGS="--json $(RUNS)/own.json"
+	$(MAKE) bench-peers ARGS="--json $(RUNS)/peers.json"
 
 clean:  ## Remove everything that was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -45,6 +45,8 @@ class Engine:
         self, adapter: Adapter, processor: Processor, config: EngineConfig, plan: EnginePlan
     ) -> None:
         attention = choose(config.attention, adapter.device, adapter.dtype)
+        if attention.name == "cpu":
+            adapter.pack()
         self.plan = replace(plan, attention=attention.name)
         self.processor = processor
         self._adapter = adapter

@@ -7,16 +7,16 @@ Knows nothing about pages, batches or models.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from lookm import policy as policies
-from lookm.attention import Attention, masked, statistics
+from lookm.attention import Attention, masked, spread, statistics
 from lookm.errors import PolicyError, RequestError
-from lookm.policy import Compressed, Recipe, View, scores
+from lookm.policy import Compressed, Ledger, Recipe, View, scores
 from lookm.types import CachePolicy, Needs
 
 # They divide by T - j, the number of queries that see key j in a causal prompt.
@@ -44,11 +44,12 @@ def kept_rows(
     *,
     causal: bool,
 ) -> npt.NDArray[np.int64]:
-    """How many rows each layer keeps of this prompt; exact, before the prefill.
+    """How many rows each layer keeps of this prompt at most, before the prefill.
 
-    Layers with a window are never compressed: where the others are, they keep the rows that later
-    tokens can still see, `window - 1`, and lose nothing by it. Raises `PolicyError` where `recipe`
-    has no meaning for this prompt on this model.
+    Exact, but for recipes that spread their budget by what the layers show. Layers with a window
+    are never compressed: where the others are, they keep the rows that later tokens can still see,
+    `window - 1`, and lose nothing by it. Raises `PolicyError` where `recipe` has no meaning for
+    this prompt on this model.
     """
     num_tokens = is_image_T.shape[0]
     kept = policies.kept_bound(recipe, is_image_T)
@@ -65,8 +66,18 @@ def kept_rows(
         )
     if kept == num_tokens:
         return np.full(len(windows_L), num_tokens, dtype=np.int64)
-    rows = [min(num_tokens, window - 1) if window else kept for window in windows_L]
+    bounds = iter(policies.kept_bounds(recipe, is_image_T, windows_L.count(None)))
+    rows = [min(num_tokens, window - 1) if window else next(bounds) for window in windows_L]
     return np.array(rows, dtype=np.int64)
+
+
+def needs_of(recipe: Recipe, is_image_T: torch.Tensor) -> Needs:
+    """What `recipe` needs of this prompt: `after_images` as a number of rows."""
+    needs = recipe.needs
+    images_I = is_image_T.nonzero()
+    if not needs.after_images or not len(images_I):
+        return needs
+    return replace(needs, window=max(1, len(is_image_T) - 1 - int(images_I[-1])))
 
 
 def look(
@@ -81,30 +92,40 @@ def look(
     mask_TT: torch.Tensor | None = None,
     layer: int = 0,
     num_layers: int = 1,
+    ledger: Ledger | None = None,
 ) -> Look:
     """Prefill one layer of a whole prompt and compress what it would cache.
 
-    The output attends to the uncompressed prompt, causally or where `mask_TT` allows. On CUDA
-    `compress_s` is the time to enqueue.
+    The output attends to the uncompressed prompt, causally or where `mask_TT` allows. `ledger` is
+    the prompt's, the same for all its layers; see `compress`. On CUDA `compress_s` is the time to
+    enqueue.
     """
+    needs = needs_of(recipe, is_image_T)
     if mask_TT is None:
-        out_THD, found = attention.prefill(q_HTD, k_KTD, v_KTD, scale=scale, needs=recipe.needs)
+        out_THD, found = attention.prefill(q_HTD, k_KTD, v_KTD, scale=scale, needs=needs)
     else:
         out_THD, found = masked.prefill(
-            q_HTD, k_KTD, v_KTD, scale=scale, mask_TT=mask_TT, needs=recipe.needs
+            q_HTD, k_KTD, v_KTD, scale=scale, mask_TT=mask_TT, needs=needs
         )
     started_s = time.monotonic()
+    spread_K = spread.measure(
+        q_HTD, k_KTD, scale=scale, is_image_T=is_image_T, needs=needs, mask_TT=mask_TT
+    )
     view = View(
         key_KTD=k_KTD,
         value_KTD=v_KTD,
         is_image_T=is_image_T,
+        query_HTD=q_HTD,
+        scale=scale,
         sums_KT=found.sums_KT,
         squares_KT=found.squares_KT,
         window_KT=found.window_KT,
+        density_K=spread_K.density_K,
+        entropy_K=spread_K.entropy_K,
         layer=layer,
         num_layers=num_layers,
     )
-    compressed = policies.compress(view, recipe, attention)
+    compressed = policies.compress(view, recipe, ledger or _one_layer(recipe, view), attention)
     return Look(out_THD, compressed, time.monotonic() - started_s)
 
 
@@ -119,13 +140,17 @@ def compress(
     scale: float | None = None,
     layer: int = 0,
     num_layers: int = 1,
+    ledger: Ledger | None = None,
 ) -> Compressed:
     """Compress one layer's KV cache of one prompt (LOOK-M, 2406.18139).
 
     `query` `[H, T, D]`, `key` and `value` `[K, T, D]`, all after RoPE and of one floating dtype
     and device, H a multiple of K; `is_image` `[T]` bool; `policy` a `CachePolicy` or a preset
     string such as `"look-m@0.2"`. `scale` multiplies the logits and defaults to `D ** -0.5`.
-    `layer` and `num_layers` matter to policies that treat layers differently.
+    `layer` and `num_layers` matter to policies that treat layers differently. Those that spread
+    their budget by what the layers show (`vl-cache`, `meda`, `prefixkv`, `d2o`) need a `ledger` as
+    well, one for all layers of a prompt, in order: `lookm.policy.open_ledger(resolve(policy),
+    is_image, num_layers)`. Without one a layer is given the nominal budget.
 
     Scores, similarities and sums are computed in float64; the result has the dtype of the input:
     merged rows of a half-precision cache are rounded once, at the end (pass float32 for more
@@ -134,25 +159,27 @@ def compress(
     """
     recipe = policies.resolve(policies.parse(policy) if isinstance(policy, str) else policy)
     _check(query, key, value, is_image)
-    wide_key, wide_value = key.double(), value.double()
+    wide_query, wide_key, wide_value = query.double(), key.double(), value.double()
     keeps_all = policies.kept_bound(recipe, is_image) == key.shape[1]
-    found = statistics(
-        query.double(),
-        wide_key,
-        scale=query.shape[2] ** -0.5 if scale is None else scale,
-        needs=Needs() if keeps_all else recipe.needs,
-    )
+    needs = Needs() if keeps_all else needs_of(recipe, is_image)
+    scale = query.shape[2] ** -0.5 if scale is None else scale
+    found = statistics(wide_query, wide_key, scale=scale, needs=needs)
+    spread_K = spread.measure(wide_query, wide_key, scale=scale, is_image_T=is_image, needs=needs)
     view = View(
         key_KTD=wide_key,
         value_KTD=wide_value,
         is_image_T=is_image,
+        query_HTD=wide_query,
+        scale=scale,
         sums_KT=found.sums_KT,
         squares_KT=found.squares_KT,
         window_KT=found.window_KT,
+        density_K=spread_K.density_K,
+        entropy_K=spread_K.entropy_K,
         layer=layer,
         num_layers=num_layers,
     )
-    kept = policies.compress(view, recipe)
+    kept = policies.compress(view, recipe, ledger or _one_layer(recipe, view))
     return Compressed(
         key=kept.key.to(key.dtype, copy=True),
         value=kept.value.to(value.dtype, copy=True),
@@ -161,6 +188,12 @@ def compress(
         num_merged=kept.num_merged,
         compressed=kept.compressed,
     )
+
+
+def _one_layer(recipe: Recipe, view: View) -> Ledger:
+    """A ledger opened at `view`'s layer."""
+    num_layers = max(view.num_layers, view.layer + 1)
+    return policies.open_ledger(recipe, view.is_image_T, num_layers, layer=view.layer)
 
 
 def _check(

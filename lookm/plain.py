@@ -38,6 +38,7 @@ def compressing(
     recipe = policies.resolve(policies.parse(policy) if isinstance(policy, str) else policy)
     num_layers = model.config.get_text_config().num_hidden_layers
     attention = choose("reference", model.device)
+    ledger = policies.open_ledger(recipe, is_image, num_layers)
 
     @torch.no_grad()
     def look_at(
@@ -53,6 +54,7 @@ def compressing(
             v_KTD,
             is_image_T=is_image.to(k_KTD.device),
             recipe=recipe,
+            ledger=ledger,
             scale=scale,
             attention=attention,
             layer=layer,

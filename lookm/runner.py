@@ -20,6 +20,7 @@ from lookm.look import look
 from lookm.models.adapter import Adapter
 from lookm.models.embedded import EmbeddedPrompt, PackedRows
 from lookm.models.features import FeatureCache
+from lookm.policy import Ledger, open_ledger
 from lookm.sampling import Choice, sample
 from lookm.types import CacheReport, Needs
 
@@ -53,7 +54,8 @@ class Runner:
 
     def _run(self, batch: Batch) -> list[Choice]:
         """A step with prompts in it, or any step where decode steps are not recorded."""
-        step = _Step(batch, self._pool, self._attention)
+        num_looked = self._adapter.dimensions.windows_L.count(None)
+        step = _Step(batch, self._pool, self._attention, num_looked)
         hidden_TE = self._adapter.forward(self._embed(batch), step)
         self._advance(batch, step)
         if not batch.sampled:
@@ -108,6 +110,8 @@ class Runner:
         for segment in batch.segments:
             sequence = segment.sequence
             sequence.seen = segment.end
+            if segment.looks:
+                sequence.cache.trim(sequence.cache.kept_L + sequence.todo)
             sequence.clock.compress_s += step.compress_s[sequence]
             if segment.end >= sequence.num_prompt:
                 sequence.embedded = None
@@ -141,10 +145,12 @@ def _advance_decodes(batch: Batch) -> None:
 class _Step:
     """One forward pass as its layers see it (`interface.StepContext`)."""
 
-    def __init__(self, batch: Batch, pool: PagePool, attention: Attention) -> None:
+    def __init__(self, batch: Batch, pool: PagePool, attention: Attention, num_looked: int) -> None:
         self._batch = batch
         self._pool = pool
         self._attention = attention
+        self._num_looked = num_looked  # layers that policies compress
+        self._ledgers: dict[Sequence, Ledger] = {}
         self._tables = (
             DecodeTables([seq.cache for seq in batch.decodes], pool.page_tokens, pool.device)
             if batch.decodes
@@ -232,13 +238,17 @@ class _Step:
         """Prefill a whole prompt, and store only what its policy keeps of it."""
         sequence = segment.sequence
         assert sequence.embedded is not None
+        is_image_T = sequence.embedded.is_image_T
+        if sequence not in self._ledgers:
+            self._ledgers[sequence] = open_ledger(sequence.recipe, is_image_T, self._num_looked)
         seen = look(
             rows.q_HTD,
             rows.k_KTD,
             rows.v_KTD,
-            is_image_T=sequence.embedded.is_image_T,
+            is_image_T=is_image_T,
             mask_TT=self._mask(sequence, rows),
             recipe=sequence.recipe,
+            ledger=self._ledgers[sequence],
             scale=rows.scale,
             attention=self._attention,
             layer=rows.layer,

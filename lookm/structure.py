@@ -1,4 +1,4 @@
-"""Structured answers: JSON objects, JSON schemas and regexes, as masks over each step's logits.
+"""Structured answers (JSON, JSON between markers, regexes) as masks over each step's logits.
 
 The only code that knows llguidance, which it imports when it is first needed. A grammar is compiled
 when its request is added, within limits: what cannot be served is refused with a reason, and a
@@ -12,6 +12,7 @@ mask may otherwise write white space until it runs out of tokens.
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from lookm.types import Structure
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+    from llguidance._lib import JsonCompileOptions
 
     from lookm.models.processor import Processor
 
@@ -32,10 +34,33 @@ Decode = Callable[[Sequence[int]], str]
 
 MAX_SOURCE_CHARACTERS = 2**16
 MAX_KEYS = 512  # of one object in a schema: the compiler's time grows with their square
-PARAM = "response_format"
 
 ANY_OBJECT = '{"type": "object"}'
 BETWEEN_JSON_TOKENS = r"( |\n[ \t]{0,32})"
+# Not lenient: a keyword that llguidance does not know is refused, not ignored.
+JSON_OPTIONS: "JsonCompileOptions" = {
+    "whitespace_pattern": BETWEEN_JSON_TOKENS,
+    "lenient": False,
+}
+
+Strings = Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """JSON between markers: `opened piece (between piece)* closed`, with at most `most` pieces.
+
+    A piece is one of `alternatives`, each `(begin, schema, end)`. Markers are lists of strings; one
+    that is the name of a control token of the model stands for that token. If `optional`, free text
+    may stand before the block or in its place; the first string of `opened` is not in that text.
+    """
+
+    alternatives: Sequence[tuple[Strings, dict[str, Any], Strings]]
+    opened: Strings
+    between: Strings = ()
+    closed: Strings = ()
+    most: int = 1
+    optional: bool = False
 
 
 class Vocabulary:
@@ -63,11 +88,14 @@ class Vocabulary:
         from llguidance import LLMatcher
 
         if self._tokens is None:
-            raise RequestError("this model's tokenizer cannot follow a structure", param=PARAM)
-        matcher = LLMatcher(self._tokens, _source(structure), log_level=0, limits=_limits())
+            message = "this model's tokenizer cannot follow a structure"
+            raise RequestError(message, param=structure.param)
+        source = _source(structure, self._tokens)
+        matcher = LLMatcher(self._tokens, source, log_level=0, limits=_limits())
         reason = _trouble(matcher)
         if reason is not None:
-            raise RequestError(f"{structure.kind} cannot be followed: {reason}", param=PARAM)
+            message = f"{structure.kind} cannot be followed: {reason}"
+            raise RequestError(message, param=structure.param)
         return TokenGrammar(matcher)
 
 
@@ -133,7 +161,7 @@ def _trouble(matcher: "LLMatcher") -> str | None:
     return _reason(matcher)
 
 
-def _source(structure: Structure) -> str:
+def _source(structure: Structure, tokens: "LLTokenizer") -> str:
     """The grammar in llguidance's own form."""
     from llguidance import LLMatcher
 
@@ -141,29 +169,68 @@ def _source(structure: Structure) -> str:
         raise RequestError(
             f"{structure.kind} has {len(structure.source)} characters; at most "
             f"{MAX_SOURCE_CHARACTERS} are allowed",
-            param=PARAM,
+            param=structure.param,
         )
     if structure.kind == "regex":
         return LLMatcher.grammar_from_regex(structure.source)
     try:
-        schema = _schema(structure.source if structure.kind == "json_schema" else ANY_OBJECT)
-        # Not lenient: a keyword that llguidance does not know is refused, not ignored.
+        if structure.kind == "json_pieces":
+            pieces = Pieces(**json.loads(structure.source))
+            return LLMatcher.grammar_from_lark(_lark(pieces, tokens, structure.param))
+        source = structure.source if structure.kind == "json_schema" else ANY_OBJECT
         return LLMatcher.grammar_from_json_schema(
-            json.dumps(schema),
-            overrides={"whitespace_pattern": BETWEEN_JSON_TOKENS, "lenient": False},
+            json.dumps(_checked(json.loads(source), structure.param)), overrides=JSON_OPTIONS
         )
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"json_schema cannot be read: {error}", param=PARAM) from error
+        message = f"{structure.kind} cannot be read: {error}"
+        raise RequestError(message, param=structure.param) from error
 
 
-def _schema(source: str) -> object:
-    schema = json.loads(source)
-    if not isinstance(schema, dict | bool):
-        raise RequestError("json_schema must be a JSON object", param=PARAM)
+def _lark(pieces: Pieces, tokens: "LLTokenizer", param: str) -> str:
+    """`pieces` as a grammar; see its docstring for the form."""
+    lines = []
+    for number, (begin, schema, end) in enumerate(pieces.alternatives):
+        fixed = {**_checked(schema, param), "x-guidance": JSON_OPTIONS}
+        before, after = _literal(begin, tokens), _literal(end, tokens)
+        lines.append(f"piece_{number}: {before} json_{number} {after}")
+        lines.append(f"json_{number}: %json {json.dumps(fixed)}")
+    any_piece = " | ".join(f"piece_{number}" for number in range(len(pieces.alternatives)))
+    again = f"({_literal(pieces.between, tokens)} piece)"
+    more = f"{again}{{0,{pieces.most - 1}}}" if pieces.most > 1 else ""
+    marker, *opened = pieces.opened
+    rest = f"{_literal(opened, tokens)} piece {more} {_literal(pieces.closed, tokens)}"
+    lines += [f"piece: {any_piece}", f"rest: {rest}"]
+    mark = _literal([marker], tokens)
+    if not pieces.optional:
+        return "\n".join([f"start: {mark} rest", *lines])
+    found = "".join(f"\\x{{{ord(character):x}}}" for character in marker)
+    lines += [
+        "start: TEXT | head rest",
+        # A control token ends any text; a spelled-out marker must be looked for in it.
+        f"head: TEXT {mark}" if mark.startswith("<[") else f"head[lazy]: ANY {mark}",
+        r"ANY: /(.|\n)*/",
+        f"TEXT: ANY & ~/(?s:.*){found}(?s:.*)/",
+    ]
+    return "\n".join(lines)
+
+
+def _literal(strings: Sequence[str], tokens: "LLTokenizer") -> str:
+    """Strings one after the other; one that is the name of a control token stands for it."""
+    shown = []
+    for text in filter(None, strings):
+        ids = tokens.tokenize_str(text, parse_special=True)
+        special = [i for i in ids if tokens.is_special_token(i)]
+        named = len(special) == 1 and tokens.decode_bytes(special) == text.encode()
+        shown.append(f"<[{special[0]}]>" if named else json.dumps(text))
+    return " ".join(shown)
+
+
+def _checked(schema: Any, param: str) -> dict[str, Any]:
+    if not isinstance(schema, dict):
+        raise RequestError("a JSON schema must be a JSON object", param=param)
     if _most_keys(schema) > MAX_KEYS:
-        raise RequestError(
-            f"an object of the json_schema has more than {MAX_KEYS} keys", param=PARAM
-        )
+        message = f"an object of the JSON schema has more than {MAX_KEYS} keys"
+        raise RequestError(message, param=param)
     return schema
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 Merge = Literal["none", "average", "pivot", "weighted"]
 TextMode = Literal["protect", "prior", "none"]
 FinishReason = Literal["stop", "length", "abort", "error"]
-StructureKind = Literal["json_object", "json_schema", "regex"]
+StructureKind = Literal["json_object", "json_schema", "json_pieces", "regex"]
 
 Array = npt.NDArray[np.generic]
 
@@ -26,41 +26,51 @@ class CachePolicy:
     `method` names a preset (`lookm.policy.PRESETS`). At most one of `keep` (fraction of the prompt,
     0 < keep <= 1) and `keep_tokens` (tokens, >= 1) is set; with neither, `full` keeps everything
     and every other method the paper's 20 %.
-    `recent` is the share of what is kept that goes to the last tokens of the prompt. `merge` and
-    `text` override the preset's own choice where they are not None. `lookm.policy.parse` reads the
-    short form (`"look-m@0.2"`); `lookm.policy.resolve` validates and turns it into parts.
+    `recent` is the share of what is kept that goes to the last tokens of the prompt. `recent`,
+    `merge` and `text` override the preset's own choice where they are not None.
+    `lookm.policy.parse` reads the short form (`"look-m@0.2"`); `lookm.policy.resolve` validates,
+    fills in `recent` and turns it into parts.
     """
 
     method: str = "full"
     keep: float | None = None
     keep_tokens: int | None = None
-    recent: float = 0.5
+    recent: float | None = None
     merge: Merge | None = None
     text: TextMode | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Which sums over the prompt's attention matrix a policy asks of the prefill pass.
+    """What a policy asks of the prompt's attention matrix A, per KV head and layer.
 
     `sums`: `sum_i A_ij`; `squares`: `sum_i A_ij^2`; `window` > 0: `sum_i A_ij` over the last
-    `window` query rows only. All per KV head (query heads of a group summed), float32.
+    `window` query rows only (query heads of a group summed), float32. With `after_images` the
+    window is every row after the last image token, where there is one (`look.needs_of`).
+    `density` and `entropy` say how widely A is spread (`lookm.attention.spread`).
     """
 
     sums: bool = False
     squares: bool = False
     window: int = 0
+    after_images: bool = False
+    density: bool = False
+    entropy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """A form the answer must have: a JSON object, JSON that fits a schema, or a regex match.
+    """A form the answer must have: a JSON object, JSON that fits a schema, pieces of JSON between
+    markers, or a regex match.
 
-    `source` is the JSON schema as JSON text, or the regex (Rust syntax, matched as a whole).
+    `source` is the JSON schema as JSON text, the regex (Rust syntax, matched as a whole), or for
+    pieces what `lookm.structure.Pieces` holds, as JSON. `param` is the request field to name where
+    the form cannot be followed.
     """
 
     kind: StructureKind
     source: str = field(default="", repr=False)
+    param: str = "response_format"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from server import health
 from server.config import Settings
 from server.errors import ApiError, to_api_error
 from server.media import MediaError, MediaLoader
-from server.middleware import BodyLimit, Journal, Keys, error_response
+from server.middleware import BodyClock, BodyLimit, Journal, Keys, error_response
 from server.openai import openapi, routes, tokenize
 from server.openai.seams import Media, Processor
 from server.services import ManagedEngine, Services
@@ -112,6 +112,7 @@ def _middleware(settings: Settings, live: Callable[[], Services]) -> list[Middle
         Middleware(Journal, on_rejected=on_rejected),
         *([cors] if settings.cors_origins else []),
         Middleware(Keys, keys=settings.keys()),
+        Middleware(BodyClock, timeout_s=settings.receive_timeout_s),
         Middleware(BodyLimit, max_bytes=settings.max_body, max_total_bytes=settings.max_body_total),
     ]
 

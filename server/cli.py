@@ -1,6 +1,6 @@
-"""`lookm serve`, `plan` and `version`. The options of `serve` are the fields of `Settings`.
+"""`lookm serve`, `plan`, `bench` and `version`. Knows typer; decides nothing.
 
-Knows typer; decides nothing.
+The options of `serve` are the fields of `Settings`.
 """
 
 import inspect
@@ -12,6 +12,7 @@ import typer
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from server.bench import commands as bench
 from server.config import Settings, format_size
 from server.version import version
 
@@ -115,3 +116,4 @@ def _show(default: object) -> str:
 
 
 app.command("serve")(with_options(serve))
+app.add_typer(bench.app, name="bench")

@@ -41,6 +41,7 @@ CODES: Mapping[str, ErrorKind] = {
     "image_not_found": ErrorKind(404),
     "not_found": ErrorKind(404),
     "method_not_allowed": ErrorKind(405),
+    "request_timeout": ErrorKind(408),
     "body_too_large": ErrorKind(413),
     "queue_full": ErrorKind(429, "rate_limit_error"),
     "internal_error": ErrorKind(500, "server_error"),

@@ -18,6 +18,7 @@ from lookm.errors import LookmError
 from lookm.types import ModelInfo
 from server.app import create_app, is_fake
 from server.config import Settings, format_size
+from server.connection import timed_protocol
 from server.example import POLICY, example_curl
 from server.openai import policies
 from server.services import Services
@@ -67,10 +68,12 @@ def check(settings: Settings) -> None:
 def bind(host: str, port: int) -> socket.socket:
     """A socket that listens on the address. Raises `StartError`."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(
+        family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        listener = socket.socket(family, kind)
+        # With its protocol: else asyncio leaves Nagle's algorithm on, and every answer on a kept
+        # connection, every token of a stream, waits 40 ms for an acknowledgement.
+        listener = socket.socket(family, kind, protocol)
     except OSError as error:
         raise StartError(f"cannot listen on {host!r}: {error.strerror}", MISUSED) from None
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -111,6 +114,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
             server_header=False,
             lifespan="on",
             ws="none",
+            http=timed_protocol(settings.receive_timeout_s),
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
         )

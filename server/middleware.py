@@ -1,10 +1,12 @@
-"""What happens to every request before a route sees it: id, log line, key, body limit.
+"""What happens to every request before a route sees it: id, log line, key, time and size of body.
 
 Pure ASGI: nothing is buffered, a client's leaving reaches the routes. Outermost first: `Journal`,
-CORS (Starlette's, only where configured), `Keys`, `BodyLimit`. The log line holds what the route
-says about itself in `request.state.summary`; never a prompt, a key or a URL.
+CORS (Starlette's, only where configured), `Keys`, `BodyClock`, `BodyLimit`. The log line holds what
+the route says about itself in `request.state.summary`; never a prompt, a key or a URL.
 """
 
+import asyncio
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -23,6 +25,7 @@ from server.errors import ApiError, to_api_error
 log = logging.getLogger("lookm.access")
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
+MIN_BODY_BYTES_PER_S = 64 * 2**10
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -103,6 +106,44 @@ class Keys:
         return await error_response(error, scope)(scope, receive, send)
 
 
+class BodyClock:
+    """Refuses bodies that drip: one may take `timeout_s`, and what its bytes take at 64 KiB/s.
+
+    (The time for headers is the connection's affair: `server.connection`.)
+    """
+
+    def __init__(self, app: ASGIApp, timeout_s: float) -> None:
+        self._app = app
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        deadline_s = asyncio.get_running_loop().time() + self._timeout_s
+        arriving = True
+
+        async def timed() -> Message:
+            nonlocal deadline_s, arriving
+            if not arriving:  # waits for the client to leave
+                return await receive()
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    message = await receive()
+            except TimeoutError:
+                raise self._too_slow() from None
+            deadline_s += len(message.get("body", b"")) / MIN_BODY_BYTES_PER_S
+            arriving = message.get("more_body", False)
+            return message
+
+        return await self._app(scope, timed, send)
+
+    def _too_slow(self) -> ApiError:
+        message = f"The body did not arrive within {self._timeout_s:g} s. Send it faster."
+        error = ApiError("request_timeout", message)
+        error.headers["connection"] = "close"
+        return error
+
+
 class BodyLimit:
     """Refuses bodies of more than `max_bytes`, and holds at most `max_total_bytes` of them at once.
 
@@ -159,10 +200,11 @@ class BodyLimit:
     async def _discard(self, receive: Receive) -> None:
         """Read on, within the limit, so that a client that only writes gets to read the answer."""
         left_bytes, more = self._max_bytes, True
-        while more and left_bytes > 0:
-            message = await receive()
-            left_bytes -= len(message.get("body", b""))
-            more = message.get("more_body", False)
+        with contextlib.suppress(ApiError):  # too slow: answered without waiting for the rest
+            while more and left_bytes > 0:
+                message = await receive()
+                left_bytes -= len(message.get("body", b""))
+                more = message.get("more_body", False)
 
     def _too_large(self) -> ApiError:
         limit = f"{self._max_bytes} bytes"

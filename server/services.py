@@ -20,6 +20,7 @@ from server.metrics import EngineView, Metrics, Observer
 from server.openai import policies
 from server.openai.seams import Engine, Media, Processor
 from server.openai.shelf import ImageShelf
+from server.openai.tools.dialects import tool_support
 from server.openai.translate import Pools, Translator, in_pool
 from server.version import version
 
@@ -117,6 +118,7 @@ class Services:
     async def _boot(self) -> None:
         await self.engine.start()
         processor = await in_pool(self._pools.text, self._load_processor)
+        support = await in_pool(self._pools.text, lambda: tool_support(processor))
         info = await self.engine.wait_ready(self.settings.start_timeout_s)
         self.model = self.settings.served_model_name or info.name
         self.fingerprint = fingerprint(info)
@@ -135,6 +137,7 @@ class Services:
             pools=self._pools,
             metrics=self.metrics,
             shelf=ImageShelf(self.settings.image_input_memory),
+            tool_support=support,
         )
 
 

@@ -1,7 +1,8 @@
 """How the KV cache is read: prefill with column sums, extension, paged decode.
 
 Reading order: `api` (the seam), `reference` (readable torch), `masked` (prompts whose tokens see
-later ones), `kernels` (C++ for the CPU, Triton for CUDA), `select` (which one runs).
+later ones), `spread` (what budgets over depth ask for), `kernels` (C++ for the CPU, Triton for
+CUDA), `select` (which one runs).
 Knows nothing about policies, pools or models.
 """
 

@@ -19,7 +19,8 @@ class Statistics:
 
     `sums_KT = sum_i A_ij`, `squares_KT = sum_i A_ij^2`, `window_KT = sum_i A_ij` over the last
     `Needs.window` queries only. Per KV head (query heads of a group summed), float32 (float64 for
-    float64 inputs). Each row of `sums_KT` adds up to T times the group size.
+    float64 inputs). Each row of `sums_KT` adds up to T times the group size. An `Attention` gives
+    these three; what else `Needs` can ask for is `spread.measure`'s.
     """
 
     sums_KT: torch.Tensor | None = None

@@ -229,10 +229,14 @@ def window_sums(
     if not window:
         return None
     num_heads, num_tokens, head_size = k_KTD.shape
-    q_HCD = q_HTD[:, -window:]
-    q_KGCD = q_HCD.reshape(num_heads, -1, q_HCD.shape[1], head_size)
-    weigh = _Weigher(k_KTD, scale, rows=q_KGCD.shape[1] * q_KGCD.shape[2])
-    return weigh(q_KGCD, num_tokens).sum(dim=1)
+    q_KGTD = q_HTD.reshape(num_heads, -1, num_tokens, head_size)
+    rows = min(window, CHUNK_ROWS, num_tokens) * q_KGTD.shape[1]
+    weigh = _Weigher(k_KTD, scale, rows=rows)
+    sums_KT = torch.zeros(num_heads, num_tokens, dtype=weigh.softmax_dtype, device=k_KTD.device)
+    for start in range(max(0, num_tokens - window), num_tokens, CHUNK_ROWS):
+        end = min(start + CHUNK_ROWS, num_tokens)
+        sums_KT[:, :end] += weigh(q_KGTD[:, :, start:end], end).sum(dim=1)
+    return sums_KT
 
 
 def _decode_padded(

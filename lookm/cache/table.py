@@ -17,7 +17,10 @@ Int64 = npt.NDArray[np.int64]
 
 
 class SequenceCache:
-    """The rows one sequence holds in a `PagePool`: grows by `reserve`, empties by `release`."""
+    """The rows one sequence holds in a `PagePool`.
+
+    Grows by `reserve`, shrinks by `trim`, empties by `release`.
+    """
 
     def __init__(self, pool: PagePool, num_layers: int) -> None:
         self._pool = pool
@@ -59,6 +62,13 @@ class SequenceCache:
             self._widen(len(pages))
             self.table_LM[layer, held : len(pages)] = pages[held:]
         self._held_L += missing_L
+
+    def trim(self, rows_L: Int64) -> None:
+        """Give back the pages that are not needed for `rows_L` rows in each layer."""
+        self._held_L = np.minimum(self._held_L, -(-rows_L // self._pool.page_tokens))
+        for pages, held in zip(self.pages, self._held_L, strict=True):
+            self._pool.give(pages[held:])
+            del pages[held:]
 
     def _missing(self, rows_L: Int64) -> Int64:
         wanted_L: Int64 = -(-rows_L // self._pool.page_tokens)

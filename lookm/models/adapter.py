@@ -19,6 +19,7 @@ from lookm.models.embedded import EmbeddedPrompt, PackedRows, PromptMask
 from lookm.models.families import Family
 from lookm.models.images import alike
 from lookm.models.interface import ATTENTION, Probe, StepContext, attend
+from lookm.models.packed import can_pack, pack
 from lookm.types import ImageInput
 
 MAX_IMAGES_TOGETHER = 16
@@ -61,6 +62,11 @@ class Adapter:
             else None
         )
         self.dimensions = self._probe()
+
+    def pack(self) -> None:
+        """Put faster twins in the place of linear layers and norms, where this machine has them."""
+        if can_pack(self._model):
+            pack(self._model)
 
     @torch.inference_mode()
     def encode_image(self, image: ImageInput) -> torch.Tensor:

@@ -5,7 +5,7 @@ nothing about HTTP, untrusted bytes (`server.media`) or the weights.
 """
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,9 @@ from lookm.types import Array, ImageInput
 
 if TYPE_CHECKING:
     from PIL import Image
+
+# Of Mistral's tokenizers: they are part of an answer that calls a tool, though they are special.
+CALL_TOKENS = frozenset({"[TOOL_CALLS]", "[ARGS]"})
 
 
 class Processor:
@@ -37,6 +40,7 @@ class Processor:
         )["images_kwargs"]
         self._lock = threading.Lock()  # the fast tokenizer keeps mutable settings between calls
         self._prefix = self._bos_prefix()
+        self._hidden_ids = self._special_ids()
 
     @classmethod
     def load(cls, model: str) -> "Processor":
@@ -62,24 +66,33 @@ class Processor:
         return ImageInput(digest=digest, tensors=tensors, num_tokens=num_tokens)
 
     def prompt(
-        self, messages: Sequence[Mapping[str, Any]], images: Sequence[ImageInput]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        images: Sequence[ImageInput],
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> tuple[int, ...]:
         """Render the chat template and expand each image placeholder to its tokens.
 
         `messages` are chat-template dicts, content a string or a list of `{"type": "image"}` and
-        `{"type": "text", "text": ...}` parts; `images` in the order of their parts. Control tokens
-        spelled out in the text (`</s>`, `<image>`) are encoded as plain text, never obeyed.
+        `{"type": "text", "text": ...}` parts; `images` in the order of their parts; `tools` as
+        OpenAI writes them. Control tokens spelled out in the text (`</s>`, `<image>`) are encoded
+        as plain text, never obeyed.
         """
-        if self._template is None:
-            raise ModelError(f"{self.name} has no chat template", param="messages")
         with self._lock:
-            text = self._expand(self._render(messages, self._template), images)
+            text = self._expand(self._render(messages, tools), images)
             ids: list[int] = self._tokenizer(
                 text, add_special_tokens=False, sanitize_control_tokens=True
             )["input_ids"]
         if self._template is not self.family.template and ids[: len(self._prefix)] != self._prefix:
             ids = self._prefix + ids
         return tuple(ids)
+
+    def rendered(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
+        """The chat as the model will see it, images not expanded: shows what a template can do."""
+        with self._lock:
+            return self._render(messages, tools)
 
     def text(self, text: str) -> tuple[int, ...]:
         """Plain text, no chat template, with the tokenizer's own beginning-of-text token."""
@@ -88,22 +101,29 @@ class Processor:
         return (*self._prefix, *ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated ids, control tokens left out."""
+        """Text of generated ids, control tokens left out but for those that announce a call."""
+        ids = [token for token in ids if token not in self._hidden_ids]
         with self._lock:
-            return str(
-                self._tokenizer.decode(
-                    list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
-                )
-            )
+            return str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
-    def _render(self, messages: Sequence[Mapping[str, Any]], template: str) -> str:
+    def _render(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+    ) -> str:
         """The chat as text, with what users wrote marked wherever it spells a control token."""
+        template = self._template
+        if template is None:
+            raise ModelError(f"{self.name} has no chat template", param="messages")
+        keys = [*_keys(list(messages)), *_keys(list(tools))]
         try:
-            marked, *_ = self._tokenizer._mark_chat_inputs(
-                template, [list(messages)], None, None, {}, True, False
+            (marked, marked_keys), marked_tools, *_ = self._tokenizer._mark_chat_inputs(
+                template, [list(messages), keys], list(tools) or None, None, {}, True, False
             )
             rendered: str = self._tokenizer.apply_chat_template(
-                marked[0], chat_template=template, tokenize=False, add_generation_prompt=True
+                marked,
+                tools=marked_tools,
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=True,
             )
         except (TemplateError, ValueError, TypeError, KeyError) as error:
             # A chat template is a program of the checkpoint: it raises on what it cannot
@@ -112,6 +132,9 @@ class Processor:
                 f"the chat template of {self.name} refused these messages: {error}",
                 param="messages",
             ) from error
+        if marked_keys != keys:
+            message = "a name in the tools or their arguments spells a control token"
+            raise RequestError(message, param="tools")
         return rendered
 
     def _expand(self, text: str, images: Sequence[ImageInput]) -> str:
@@ -146,11 +169,27 @@ class Processor:
             ids: list[int] = self._tokenizer.encode(_placeholder(tensors), add_special_tokens=False)
         return ids.count(self.image_token_id)
 
+    def _special_ids(self) -> frozenset[int]:
+        """Control tokens that are never shown."""
+        added = self._tokenizer.added_tokens_decoder
+        special = {i for i, token in added.items() if token.special}
+        shown = {i for i in special if added[i].content in CALL_TOKENS}
+        return frozenset(special | set(self._tokenizer.all_special_ids)) - shown
+
     def _bos_prefix(self) -> list[int]:
         """Ids the tokenizer puts before any text by itself: `[bos]`, or nothing."""
         bare: list[int] = self._tokenizer.encode("a", add_special_tokens=False)
         full: list[int] = self._tokenizer.encode("a", add_special_tokens=True)
         return full[: len(full) - len(bare)] if full[-len(bare) :] == bare else []
+
+
+def _keys(value: Any) -> Iterator[str]:
+    """Every key of every object inside, which transformers does not mark."""
+    if isinstance(value, Mapping):
+        yield from value
+    if isinstance(value, list | Mapping):
+        for inside in value.values() if isinstance(value, Mapping) else value:
+            yield from _keys(inside)
 
 
 def _template(template: str | Mapping[str, str] | None) -> str | None:

@@ -1,7 +1,7 @@
 """How many tokens of a prompt of T are kept: functions `(policy, T) -> Budget`.
 
 Knows counts only. The last `recent` tokens are kept as they are; `important` of the candidates (the
-rest) are chosen by score. Layers and heads all get the same budget.
+rest) are chosen by score. Heads all get the same budget; so do layers, unless `depth` spreads it.
 """
 
 from collections.abc import Callable
@@ -36,6 +36,7 @@ def split(policy: CachePolicy, num_tokens: int) -> Budget:
     A budget that comes to nothing is one token: the last, or with `recent = 0` the best.
     A budget of T or more is T.
     """
+    assert policy.recent is not None, "resolve() gives every policy its share of recent tokens"
     if policy.keep_tokens is not None:
         recent = round(policy.keep_tokens * policy.recent)
         important = policy.keep_tokens - recent

@@ -9,27 +9,30 @@ from dataclasses import dataclass
 import torch
 
 from lookm.policy.budgets import Budget, BudgetRule
+from lookm.policy.depth import DepthRule, Ledger, layer_counts, limits_of
 from lookm.policy.merges import MERGES, MergeKernels, Rows, merge
-from lookm.policy.pins import Pins, num_important, tiers
+from lookm.policy.pins import Pins, num_protected, tiers
 from lookm.policy.scores import Score, lexicographic
 from lookm.policy.view import View
-from lookm.types import CachePolicy, Merge, Needs
+from lookm.types import CachePolicy, Needs
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """A validated policy as parts. Made by `resolve`; `score` is None where everything is kept.
 
-    `needs` is what the prefill pass must compute for `score`. `modality_aware` recipes leave
-    prompts without images alone.
+    `depth` spreads the budget over the layers, evenly where it is None. `needs` is what must be
+    known of the attention for `score` and `depth`. `modality_aware` recipes leave prompts without
+    images alone.
     """
 
     policy: CachePolicy
     score: Score | None
     budget: BudgetRule
     pins: Pins
-    merge: Merge
+    merge: str
     needs: Needs
+    depth: DepthRule | None = None
 
     @property
     def modality_aware(self) -> bool:
@@ -43,7 +46,8 @@ class Compressed:
 
     `key` and `value` `[K, S, D]` in the dtype of the input, `positions` `[K, S]` int64, ascending:
     where each row stood in the prompt, and so its rotation. `num_evicted` is T - S; `num_merged` of
-    those were merged into kept rows (all or none). `compressed` is False where nothing was dropped.
+    those were merged into kept rows (mean over heads, rounded). `compressed` is False where nothing
+    was dropped.
     """
 
     key: torch.Tensor
@@ -55,49 +59,83 @@ class Compressed:
 
 
 def kept_bound(recipe: Recipe, is_image_T: torch.Tensor) -> int:
-    """How many tokens of this prompt each head of each layer keeps; exact, before the prefill.
+    """How many tokens of this prompt each head keeps, mean over layers; exact, before the prefill.
 
     `is_image_T` is bool, at least one token. T itself where nothing is compressed.
     """
     num_tokens = is_image_T.shape[0]
     if recipe.score is None or (recipe.modality_aware and not bool(is_image_T.any())):
         return num_tokens
-    return _counts(recipe, is_image_T).total
+    return _counts(recipe, is_image_T)[0].total
 
 
-def compress(view: View, recipe: Recipe, kernels: MergeKernels | None = None) -> Compressed:
-    """Apply `recipe` to one layer of one prompt. Never changes what `view` holds.
-
-    `kernels` may do the merge faster.
+def kept_bounds(recipe: Recipe, is_image_T: torch.Tensor, num_layers: int) -> list[int]:
+    """The most that each of `num_layers` layers keeps; their mean is `kept_bound` unless the depth
+    rule is `Adaptive`. All T, or in every layer fewer.
     """
-    num_kept = kept_bound(recipe, view.is_image_T)
-    if num_kept == view.num_tokens:
+    if kept_bound(recipe, is_image_T) == is_image_T.shape[0]:
+        return [is_image_T.shape[0]] * num_layers
+    budget, protected = _counts(recipe, is_image_T)
+    limits = limits_of(recipe.depth, budget, protected, is_image_T.shape[0])
+    counts = layer_counts(recipe.depth, limits, recipe.pins.window, num_layers)
+    return [count + budget.recent for count in counts]
+
+
+def open_ledger(
+    recipe: Recipe, is_image_T: torch.Tensor, num_layers: int, *, layer: int = 0
+) -> Ledger:
+    """What each layer keeps of a prompt, from `layer` on, as they go by.
+
+    An `Adaptive` rule must see the layers from the first on: opened later, it knows nothing of
+    those before, and gives the next one the nominal budget.
+    """
+    num_tokens = is_image_T.shape[0]
+    budget, protected = Budget(num_tokens, 0), 0
+    if kept_bound(recipe, is_image_T) < num_tokens:
+        budget, protected = _counts(recipe, is_image_T)
+    return Ledger(
+        recipe.depth,
+        budget,
+        limits_of(recipe.depth, budget, protected, num_tokens),
+        window=recipe.pins.window,
+        num_layers=num_layers,
+        layer=layer,
+    )
+
+
+def compress(
+    view: View, recipe: Recipe, ledger: Ledger, kernels: MergeKernels | None = None
+) -> Compressed:
+    """Apply `recipe` to one layer of one prompt, by the next budget of `ledger`.
+
+    Never changes what `view` holds. `kernels` may do the merge faster.
+    """
+    if kept_bound(recipe, view.is_image_T) == view.num_tokens:
         return _everything(view)
-    kept_KS, evicted_KE = select(view, recipe)
+    kept_KS, evicted_KE = select(view, recipe, ledger.next(view))
     kept = Rows(_gather(view.key_KTD, kept_KS), _gather(view.value_KTD, kept_KS))
     rule = MERGES[recipe.merge]
-    num_evicted = evicted_KE.shape[1]
+    num_merged = 0
     if rule is not None:
         evicted = Rows(_gather(view.key_KTD, evicted_KE), _gather(view.value_KTD, evicted_KE))
-        kept = merge(kept, evicted, rule, kernels)
+        kept, num_merged = merge(kept, evicted, rule, kernels)
     return Compressed(
         key=kept.key,
         value=kept.value,
         positions=kept_KS,
-        num_evicted=num_evicted,
-        num_merged=0 if rule is None else num_evicted,
+        num_evicted=evicted_KE.shape[1],
+        num_merged=num_merged,
         compressed=True,
     )
 
 
-def select(view: View, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
+def select(view: View, recipe: Recipe, budget: Budget) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions kept `[K, S]` and evicted `[K, T - S]`, both ascending, int64.
 
     0 ................... T - recent ........... T
     | candidates: the best `important` |  recent  |     by tier, then score, then position
     """
     assert recipe.score is not None
-    budget = _counts(recipe, view.is_image_T)
     num_candidates = view.num_tokens - budget.recent
     score_KC = recipe.score(view)[:, :num_candidates]
     tier_C = tiers(recipe.pins, view.is_image_T)[:num_candidates]
@@ -111,10 +149,11 @@ def select(view: View, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
     return positions_KT[:, : budget.total], positions_KT[:, budget.total :]
 
 
-def _counts(recipe: Recipe, is_image_T: torch.Tensor) -> Budget:
+def _counts(recipe: Recipe, is_image_T: torch.Tensor) -> tuple[Budget, int]:
+    """The nominal budget of a layer, and how many of its candidates must be kept."""
     budget = recipe.budget(recipe.policy, is_image_T.shape[0])
-    important = num_important(recipe.pins, is_image_T, budget.important, budget.recent)
-    return Budget(important, budget.recent)
+    protected = num_protected(recipe.pins, is_image_T, budget.recent)
+    return Budget(max(budget.important, protected), budget.recent), protected
 
 
 def _gather(row_KTD: torch.Tensor, positions_KR: torch.Tensor) -> torch.Tensor:

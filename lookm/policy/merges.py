@@ -2,15 +2,18 @@
 
 Knows keys and values; knows no scores and no budgets. The nearest kept key is the one of highest
 cosine similarity of keys, in the same head (LOOK-M, equation 9; the first of equals); the value
-follows its key. All evicted tokens merge, once. For a kept `c` with n evicted `e` (and cosines):
+follows its key. All evicted tokens merge, once, but for `threshold`. For a kept `c` with n evicted
+`e` (and cosines):
 
     average    (c + sum e) / (n + 1)                                          equation 10
     pivot      (c + sum (e + c)/2) / (n + 1) = (c (1 + n/2) + sum e/2) / (n + 1)       11
     weighted   (c + sum cos * e) / (n + 1)                                             12
+    threshold  (exp(1) c + sum exp(cos) e) / (exp(1) + sum exp(cos))   over cos >= mean cos    D2O
 
 S kept rows, E evicted rows.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -21,24 +24,59 @@ import torch
 MAX_TILE_ELEMENTS = 1 << 22  # similarities in memory at once: 16 MiB of float32
 
 
-@dataclass(frozen=True, slots=True)
-class MergeRule:
-    """`merged = (c * centre(n) + sum e * weight(cosine)) / (n + 1)`."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Pairs:
+    """Each evicted row's nearest kept row, the cosine of their keys, and each kept row's number."""
 
-    centre: Callable[[torch.Tensor], torch.Tensor]
-    weight: Callable[[torch.Tensor], torch.Tensor]
+    target_KE: torch.Tensor
+    cosine_KE: torch.Tensor
+    num_KS: torch.Tensor
+
+
+#: `merged = (c * centre + sum e * weight) / (n + 1)`: from the pairs to `weight_KE, centre_KS`.
+MergeRule = Callable[[Pairs], tuple[torch.Tensor, torch.Tensor]]
+
+
+def average(pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
+    """LOOK-M, equation 10."""
+    return torch.ones_like(pairs.cosine_KE), torch.ones_like(pairs.num_KS)
+
+
+def pivot(pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
+    """LOOK-M, equation 11."""
+    return torch.full_like(pairs.cosine_KE, 0.5), 1 + pairs.num_KS / 2
+
+
+def weighted(pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
+    """LOOK-M, equation 12."""
+    return pairs.cosine_KE, torch.ones_like(pairs.num_KS)
+
+
+def threshold(pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
+    """D2O (2406.13035): rows at least as near as the head's mean merge by exp(cos), others drop.
+
+    `w_c = e / (sum exp(cos) + e)` and `w_e = exp(cos) / (sum exp(cos) + e)`. Once, at the prefill:
+    there is no moving average of the threshold.
+    """
+    near_KE = pairs.cosine_KE >= pairs.cosine_KE.mean(dim=1, keepdim=True)
+    weight_KE = pairs.cosine_KE.exp() * near_KE
+    total_KS = torch.full_like(pairs.num_KS, math.e).scatter_add_(1, pairs.target_KE, weight_KE)
+    share_KS = (pairs.num_KS + 1) / total_KS
+    return weight_KE * share_KS.gather(1, pairs.target_KE), math.e * share_KS
 
 
 MERGES: Mapping[str, MergeRule | None] = MappingProxyType(
     {
         "none": None,
-        "average": MergeRule(centre=torch.ones_like, weight=torch.ones_like),
-        "pivot": MergeRule(
-            centre=lambda num: 1 + num / 2, weight=lambda cosine: torch.full_like(cosine, 0.5)
-        ),
-        "weighted": MergeRule(centre=torch.ones_like, weight=lambda cosine: cosine),
+        "average": average,
+        "pivot": pivot,
+        "weighted": weighted,
+        "threshold": threshold,
     }
 )
+
+#: Rules that give some evicted rows no weight.
+SELECTIVE = frozenset({threshold})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,8 +104,12 @@ class MergeKernels(Protocol):
     ) -> torch.Tensor | None: ...
 
 
-def merge(kept: Rows, evicted: Rows, rule: MergeRule, kernels: MergeKernels | None = None) -> Rows:
-    """`kept` with every row of `evicted` merged into the row nearest to it.
+def merge(
+    kept: Rows, evicted: Rows, rule: MergeRule, kernels: MergeKernels | None = None
+) -> tuple[Rows, int]:
+    """`kept` with the rows of `evicted` merged into the rows nearest to them, and how many were.
+
+    The number is of rows per head, a rounded mean where heads differ.
 
     Sums are float32 (float64 for float64 inputs), the result has the inputs' dtype, and rows that
     receive nothing are `kept`'s, bit for bit. Similarities are computed `MAX_TILE_ELEMENTS` at a
@@ -77,7 +119,7 @@ def merge(kept: Rows, evicted: Rows, rule: MergeRule, kernels: MergeKernels | No
     target_KE, cosine_KE = found or nearest_by_cosine(kept.key, evicted.key)
     num_KS = torch.zeros(kept.key.shape[:2], dtype=cosine_KE.dtype, device=cosine_KE.device)
     num_KS.scatter_add_(1, target_KE, torch.ones_like(cosine_KE))
-    weight_KE, centre_KS = rule.weight(cosine_KE), rule.centre(num_KS)
+    weight_KE, centre_KS = rule(Pairs(target_KE, cosine_KE, num_KS))
 
     def combined(kept_KSD: torch.Tensor, evicted_KED: torch.Tensor) -> torch.Tensor:
         fast = None
@@ -87,7 +129,11 @@ def merge(kept: Rows, evicted: Rows, rule: MergeRule, kernels: MergeKernels | No
             return fast
         return combine(kept_KSD, evicted_KED, target_KE, weight_KE, centre_KS)
 
-    return Rows(combined(kept.key, evicted.key), combined(kept.value, evicted.value))
+    rows = Rows(combined(kept.key, evicted.key), combined(kept.value, evicted.value))
+    num_merged = evicted.key.shape[1]
+    if rule in SELECTIVE:
+        num_merged = round(int((weight_KE != 0).sum()) / len(weight_KE))
+    return rows, num_merged
 
 
 def combine(

@@ -44,10 +44,9 @@ def tiers(pins: Pins, is_image_T: torch.Tensor) -> torch.Tensor:
     return tier_T
 
 
-def num_important(pins: Pins, is_image_T: torch.Tensor, important: int, recent: int) -> int:
-    """How many candidates are kept: `important`, or more where `"protect"` has more text."""
+def num_protected(pins: Pins, is_image_T: torch.Tensor, recent: int) -> int:
+    """How many candidates are kept whatever the budget: `"protect"`'s text."""
     if pins.text != "protect":
-        return important
+        return 0
     num_candidates = is_image_T.shape[0] - recent
-    num_text = num_candidates - int(is_image_T[:num_candidates].sum())
-    return max(important, num_text)
+    return num_candidates - int(is_image_T[:num_candidates].sum())

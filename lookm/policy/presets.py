@@ -10,9 +10,10 @@ from types import MappingProxyType
 from typing import get_args
 
 from lookm.errors import PolicyError
-from lookm.policy import scores
+from lookm.policy import depth, scores
 from lookm.policy.budgets import NUM_SINKS, BudgetRule, sinks_then_recent, split
 from lookm.policy.compose import Recipe
+from lookm.policy.depth import Adaptive, DepthRule
 from lookm.policy.pins import Pins
 from lookm.policy.scores import Score
 from lookm.types import CachePolicy, Merge, Needs, TextMode
@@ -31,17 +32,24 @@ _NO_NEEDS, _NO_PINS = Needs(), Pins()
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """The parts of a named policy; `CachePolicy.merge` and `.text` replace the last two."""
+    """The parts of a named policy; `CachePolicy.recent`, `.merge` and `.text` replace its own.
+
+    `merge` names a rule of `lookm.policy.merges.MERGES`.
+    """
 
     score: Score | None
     needs: Needs = _NO_NEEDS
     budget: BudgetRule = split
     pins: Pins = _NO_PINS
-    merge: Merge = "none"
+    merge: str = "none"
+    depth: DepthRule | None = None
+    recent: float = 0.5
 
 
 _SUMS = Needs(sums=True)
 _TEXT = Pins(text="protect")
+_SNAPKV = Needs(window=scores.SNAPKV_WINDOW)
+_WINDOW = Pins(window=scores.SNAPKV_WINDOW)
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
@@ -53,13 +61,42 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "h2o": Preset(scores.column_sum, _SUMS),
         "mean-h2o": Preset(scores.column_mean, _SUMS),
         "roco": Preset(scores.roco, Needs(sums=True, squares=True)),
-        "snapkv": Preset(
-            scores.snapkv,
-            Needs(window=scores.SNAPKV_WINDOW),
-            pins=Pins(window=scores.SNAPKV_WINDOW),
-        ),
+        "snapkv": Preset(scores.snapkv, _SNAPKV, pins=_WINDOW),
         "streaming": Preset(scores.position, budget=sinks_then_recent, pins=Pins(sinks=NUM_SINKS)),
         "random": Preset(scores.random),
+        "pyramidkv": Preset(scores.snapkv, _SNAPKV, pins=_WINDOW, depth=depth.pyramid, recent=0.0),
+        "vl-cache": Preset(
+            scores.window_sum,
+            Needs(window=scores.SNAPKV_WINDOW, after_images=True, density=True),
+            depth=Adaptive(depth.density, depth.proportional),
+            recent=0.1,
+        ),
+        "prefixkv": Preset(
+            scores.shared_column_sum,
+            _SUMS,
+            depth=Adaptive(depth.priority_curve, depth.prefix),
+            recent=0.0,
+        ),
+        "meda": Preset(
+            scores.column_sum,
+            Needs(sums=True, entropy=True),
+            pins=_TEXT,
+            merge="average",
+            depth=Adaptive(depth.cross_modal_entropy, depth.softmax),
+        ),
+        "d2o": Preset(
+            scores.column_sum,
+            _SUMS,
+            pins=Pins(sinks=NUM_SINKS),
+            merge="threshold",
+            depth=Adaptive(depth.unevenness, depth.even_first),
+        ),
+        "tova": Preset(scores.tova, Needs(window=1), recent=0.0),
+        "keydiff": Preset(scores.keydiff, recent=0.0),
+        "knorm": Preset(scores.knorm, recent=0.0),
+        "expected-attention": Preset(
+            scores.expected_attention, pins=Pins(sinks=scores.EXPECTED_SINKS), recent=0.0
+        ),
     }
 )
 
@@ -77,6 +114,8 @@ def resolve(policy: CachePolicy) -> Recipe:
         _check_full(policy)
     elif policy.keep is None and policy.keep_tokens is None:
         policy = replace(policy, keep=DEFAULT_KEEP)
+    if policy.recent is None:
+        policy = replace(policy, recent=preset.recent)
     pins = preset.pins if policy.text is None else replace(preset.pins, text=policy.text)
     return Recipe(
         policy=policy,
@@ -85,6 +124,7 @@ def resolve(policy: CachePolicy) -> Recipe:
         pins=pins,
         merge=policy.merge or preset.merge,
         needs=preset.needs,
+        depth=preset.depth,
     )
 
 
@@ -143,7 +183,7 @@ def _check_budget(policy: CachePolicy) -> None:
         raise PolicyError(f"'keep' is {keep}: it must be a fraction kept in (0, 1], such as 0.2.")
     if keep_tokens is not None and not (type(keep_tokens) is int and keep_tokens >= 1):
         raise PolicyError(f"'keep_tokens' is {keep_tokens}: it must be a whole number >= 1.")
-    if not (_is_number(policy.recent) and 0 <= policy.recent <= 1):
+    if policy.recent is not None and not (_is_number(policy.recent) and 0 <= policy.recent <= 1):
         raise PolicyError(
             f"'recent' is {policy.recent}: it must be in [0, 1], the share of what is kept that "
             "goes to the last tokens."

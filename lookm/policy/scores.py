@@ -12,18 +12,20 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from lookm.policy.view import View
+from lookm.policy.view import View, required
 
 Score = Callable[[View], torch.Tensor]
 
 SNAPKV_WINDOW = 32
 SNAPKV_KERNEL = 5
 ROCO_PROTECTED = 0.1
+EXPECTED_SINKS = 4
+KNORM_STEPS = 4096
 
 
 def column_sum(view: View) -> torch.Tensor:
     """`sum_i A_ij`, the accumulated attention of H2O (2306.14048) and of LOOK-M's equation 4."""
-    return _required(view.sums_KT)
+    return required(view.sums_KT)
 
 
 def column_mean(view: View) -> torch.Tensor:
@@ -43,7 +45,7 @@ def roco(view: View) -> torch.Tensor:
     each of the two is ordered by mean. The score is the rank in that order, 0 for the first to be
     evicted. EasyKV decides token by token while decoding; this is its rule applied once.
     """
-    sums_KT, squares_KT = _required(view.sums_KT), _required(view.squares_KT)
+    sums_KT, squares_KT = required(view.sums_KT), required(view.squares_KT)
     num_tokens = view.num_tokens
     group = (sums_KT.sum(dim=1, keepdim=True) / num_tokens).round().clamp(min=1)
     num_weights_KT = _num_seeing(view) * group
@@ -63,7 +65,7 @@ def snapkv(view: View) -> torch.Tensor:
     The keys before the window are pooled among themselves (zeros beyond the ends, as the authors
     pool). Keys inside the window keep their plain sum; `pins` ranks them first.
     """
-    window_KT = _required(view.window_KT)
+    window_KT = required(view.window_KT)
     num_before = max(view.num_tokens - SNAPKV_WINDOW, 0)
     if num_before == 0:
         return window_KT
@@ -71,6 +73,68 @@ def snapkv(view: View) -> torch.Tensor:
         window_KT[:, :num_before], SNAPKV_KERNEL, stride=1, padding=SNAPKV_KERNEL // 2
     )
     return torch.cat((pooled_KT, window_KT[:, num_before:]), dim=1)
+
+
+def window_sum(view: View) -> torch.Tensor:
+    """`sum_i A_ij` over the window's queries alone.
+
+    With `Needs.after_images` VL-Cache's post-vision attention (2410.23317): the queries after the
+    last image, which ask about what was shown.
+    """
+    return required(view.window_KT)
+
+
+def tova(view: View) -> torch.Tensor:
+    """TOVA (2401.06104): the attention of the last query, mean over all heads of the layer.
+
+    All heads keep the same tokens. TOVA evicts one token a step; this is its rule applied once.
+    """
+    return required(view.window_KT).mean(dim=0).expand(view.num_heads, -1)
+
+
+def shared_column_sum(view: View) -> torch.Tensor:
+    """`sum_h sum_i A_ij`: PrefixKV's priority (2412.03409), one order for all heads of a layer."""
+    return column_sum(view).sum(dim=0).expand(view.num_heads, -1)
+
+
+def knorm(view: View) -> torch.Tensor:
+    """`-||k||`: keys of small length draw much attention (2406.11430).
+
+    As `-log2 ||k||` in steps of 1/4096: in the first layer equal tokens have keys of equal length,
+    and rounding noise must not choose between them. They are kept from the first on.
+    """
+    length_KT = _length(view.key_KTD)
+    length_KT = length_KT.clamp(min=torch.finfo(length_KT.dtype).tiny)
+    return -(length_KT.log2() * KNORM_STEPS).round()
+
+
+def keydiff(view: View) -> torch.Tensor:
+    """KeyDiff (2504.15364): `-cos(k, mean of k / ||k||)`; unusual keys are kept. After RoPE."""
+    unit_KTD = F.normalize(_wide(view.key_KTD), dim=2)
+    return -F.cosine_similarity(unit_KTD, unit_KTD.mean(dim=1, keepdim=True), dim=2)
+
+
+def expected_attention(view: View) -> torch.Tensor:
+    """Expected attention (2510.00636): what queries like the prompt's will give each key.
+
+    For queries of mean mu and covariance S, `z = exp(mu.k s + k.S k s^2 / 2)`, s the logit scale;
+    the score is `log(mean over the group of z / sum z) + log ||v||`. The first 4 queries are left
+    out of mu and S (`pins` keep those keys). The paper rotates mu and S to the next 512 places;
+    here they are of the prompt's queries as rotated, which stand before those places.
+    """
+    key_KTD, query_HTD = _wide(view.key_KTD), _wide(required(view.query_HTD))
+    query_HTD = query_HTD[:, EXPECTED_SINKS if view.num_tokens > EXPECTED_SINKS else 0 :]
+    mean_H1D = query_HTD.mean(dim=1, keepdim=True)
+    from_mean_HTD = query_HTD - mean_H1D
+    covariance_HDD = from_mean_HTD.transpose(1, 2) @ from_mean_HTD / query_HTD.shape[1]
+    group = query_HTD.shape[0] // view.num_heads
+    key_HTD = key_KTD.repeat_interleave(group, dim=0)
+    first_HT = (key_HTD * mean_H1D).sum(dim=2) * view.scale
+    second_HT = ((key_HTD @ covariance_HDD) * key_HTD).sum(dim=2) * (view.scale**2 / 2)
+    share_HT = (first_HT + second_HT).log_softmax(dim=1)
+    share_KT = share_HT.view(view.num_heads, group, -1).logsumexp(dim=1)
+    length_KT = _length(view.value_KTD)
+    return share_KT + length_KT.clamp(min=torch.finfo(length_KT.dtype).tiny).log()
 
 
 def position(view: View) -> torch.Tensor:
@@ -106,6 +170,11 @@ def _num_seeing(view: View) -> torch.Tensor:
     return torch.arange(view.num_tokens, 0, -1, device=view.key_KTD.device)
 
 
-def _required(statistic_KT: torch.Tensor | None) -> torch.Tensor:
-    assert statistic_KT is not None, "the recipe's Needs must ask for what its score reads"
-    return statistic_KT
+def _length(rows_KTD: torch.Tensor) -> torch.Tensor:
+    length_KT: torch.Tensor = torch.linalg.vector_norm(_wide(rows_KTD), dim=2)
+    return length_KT
+
+
+def _wide(rows: torch.Tensor) -> torch.Tensor:
+    """float32, or float64 for float64 inputs."""
+    return rows if rows.dtype == torch.float64 else rows.float()

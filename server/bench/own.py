@@ -5,7 +5,12 @@
 Prefill time with a policy over prefill without, decode speed and KV bytes at 16 concurrent
 requests, and one request alone against transformers' `generate()` on the same weights. Runs
 alternate, and the best of several counts, because machines are shared. No HTTP: servers are
-compared by `peers`.
+compared by `peers`. `--json` writes:
+
+    {"kind": "own", "command", "commit", "hardware", "versions", "measured_at",
+     "attention", "prompt_tokens", "images", "concurrent",
+     "rows": [{"policy", "prefill_s", "decode_tokens_per_s", "kv_bytes"}], full first
+     "alone": {"tokens", "ours_s", "generate_s"}}
 """
 
 import argparse
@@ -13,10 +18,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lookm.config import EngineConfig
@@ -25,9 +31,13 @@ from lookm.models.loading import load_model
 from lookm.models.synthetic import SHAPES, write
 from lookm.policy import parse
 from lookm.types import ImageInput, Request, Sampling
-from server.bench.load import Workload, noise_image
+from server.bench.provenance import provenance
+from server.bench.report import Json, save
+from server.bench.workload import noise_image
 
 POLICIES = ("full", "look-m@0.2")
+ALONE_TOKENS = 64
+IMAGE_SIDE_PX = 336
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = options.model_dir or Path(scratch) / "mid"
         if options.model_dir is None:
             write(SHAPES["mid"], folder)
-        _compare(str(folder), options.repeats, options.concurrent)
+        report = _compare(str(folder), options.repeats, options.concurrent)
+    print("\n".join(lines(report)))
+    if options.json is not None:
+        save(report, options.json)
     return 0
 
 
@@ -85,12 +98,35 @@ def measure(engine: Engine, requests: Sequence[Request]) -> Run:
     return Run(prefill_s, statistics.median(steps_s), kv_bytes)
 
 
-def _compare(folder: str, repeats: int, concurrent: int) -> None:
+def lines(report: Json) -> Iterator[str]:
+    """The report as text."""
+    full, kept = report["rows"]
+    name, many = kept["policy"], f"x{report['concurrent']}"
+    yield f"{report['prompt_tokens']} prompt tokens, attention {report['attention']}"
+    ratio = kept["prefill_s"] / full["prefill_s"]
+    yield (
+        f"prefill        full {full['prefill_s']:.3f} s   {name} {kept['prefill_s']:.3f} s   "
+        f"{ratio:.2f}x"
+    )
+    speeds = [row["decode_tokens_per_s"] for row in (full, kept)]
+    yield (
+        f"decode {many:<7} full {speeds[0]:.0f} tokens/s   {name} {speeds[1]:.0f} tokens/s   "
+        f"{speeds[1] / speeds[0]:.2f}x"
+    )
+    held = [row["kv_bytes"] for row in (full, kept)]
+    yield f"KV bytes {many:<5} full {held[0]:,}   {name} {held[1]:,}   {held[1] / held[0]:.2f}x"
+    ours, theirs = report["alone"]["ours_s"], report["alone"]["generate_s"]
+    yield (
+        f"alone, {report['alone']['tokens']} tok  generate() {theirs:.2f} s   ours {ours:.2f} s   "
+        f"{ours / theirs:.2f}x"
+    )
+
+
+def _compare(folder: str, repeats: int, concurrent: int) -> Json:
     engine = Engine.from_config(
         EngineConfig(model=folder, dtype="bfloat16", kv_cache_bytes=4 * 2**30, image_cache_bytes=0)
     )
     prompt = make_prompt(engine)
-    print(f"{len(prompt.ids)} prompt tokens, attention {engine.plan.attention}")
     alone: dict[str, list[Run]] = {policy: [] for policy in POLICIES}
     together: dict[str, list[Run]] = {policy: [] for policy in POLICIES}
     for _ in range(repeats):
@@ -98,20 +134,31 @@ def _compare(folder: str, repeats: int, concurrent: int) -> None:
             alone[policy].append(measure(engine, prompt.requests(1, policy, 8)))
             many = prompt.requests(concurrent, policy, concurrent + 12)
             together[policy].append(measure(engine, many))
-    full, kept = (min(run.prefill_s for run in alone[policy]) for policy in POLICIES)
-    print(f"prefill        full {full:.3f} s   {POLICIES[1]} {kept:.3f} s   {kept / full:.2f}x")
-    full, kept = (min(run.step_s for run in together[policy]) for policy in POLICIES)
-    print(
-        f"decode x{concurrent}     full {concurrent / full:.0f} tokens/s   "
-        f"{POLICIES[1]} {concurrent / kept:.0f} tokens/s   {full / kept:.2f}x"
-    )
-    full, kept = (together[policy][0].kv_bytes for policy in POLICIES)
-    print(f"KV bytes x{concurrent}   full {full:,}   {POLICIES[1]} {kept:,}   {kept / full:.2f}x")
-    _compare_generate(engine, prompt, folder, repeats)
+    ours_s, theirs_s = _against_generate(engine, prompt, folder, repeats)
+    return {
+        "kind": "own",
+        **provenance("make bench"),
+        "attention": engine.plan.attention,
+        "prompt_tokens": len(prompt.ids),
+        "images": len(prompt.images),
+        "concurrent": concurrent,
+        "rows": [
+            {
+                "policy": policy,
+                "prefill_s": min(run.prefill_s for run in alone[policy]),
+                "decode_tokens_per_s": concurrent / min(run.step_s for run in together[policy]),
+                "kv_bytes": together[policy][0].kv_bytes,
+            }
+            for policy in POLICIES
+        ],
+        "alone": {"tokens": ALONE_TOKENS, "ours_s": ours_s, "generate_s": theirs_s},
+    }
 
 
-def _compare_generate(engine: Engine, prompt: Prompt, folder: str, repeats: int) -> None:
-    """One request, 64 tokens, whole: ours at full cache against transformers."""
+def _against_generate(
+    engine: Engine, prompt: Prompt, folder: str, repeats: int
+) -> tuple[float, float]:
+    """Seconds of one request, whole: ours at full cache, and transformers'."""
     model, _ = load_model(folder, dtype=torch.bfloat16, device="cpu")
     model.generation_config.eos_token_id = None
     ids = torch.tensor([prompt.ids])
@@ -119,29 +166,28 @@ def _compare_generate(engine: Engine, prompt: Prompt, folder: str, repeats: int)
     ours_s, theirs_s = [], []
     for _ in range(repeats):
         started_s = time.perf_counter()
-        list(engine.generate(prompt.requests(1, "full", 64)))
+        list(engine.generate(prompt.requests(1, "full", ALONE_TOKENS)))
         ours_s.append(time.perf_counter() - started_s)
         started_s = time.perf_counter()
         model.generate(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             pixel_values=pixels.bfloat16(),
-            max_new_tokens=64,
+            max_new_tokens=ALONE_TOKENS,
             do_sample=False,
             pad_token_id=0,
         )
         theirs_s.append(time.perf_counter() - started_s)
-    ours, theirs = min(ours_s), min(theirs_s)
-    print(f"alone, 64 tok  generate() {theirs:.2f} s   ours {ours:.2f} s   {ours / theirs:.2f}x")
+    return min(ours_s), min(theirs_s)
 
 
 def make_prompt(engine: Engine) -> Prompt:
     """Two noise images and forty words: about 1,200 tokens at 576 tokens an image."""
-    workload = Workload(engine.info.name, 1, 1)
+    rng = np.random.default_rng(0)
     images = tuple(
-        engine.processor.image(noise_image(seed, workload), f"noise-{seed}") for seed in range(2)
+        engine.processor.image(noise_image(rng, IMAGE_SIDE_PX), f"noise-{i}") for i in range(2)
     )
-    text = " ".join(f"w{i}" for i in range(10, 10 + workload.words))
+    text = " ".join(f"w{i}" for i in range(10, 50))
     content = [*({"type": "image"} for _ in images), {"type": "text", "text": text}]
     return Prompt(engine.processor.prompt([{"role": "user", "content": content}], images), images)
 
@@ -151,6 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--concurrent", type=int, default=16)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, help="write the report, too")
     parser.add_argument("--model-dir", type=Path, help="a checkpoint; default: a random one")
     return parser
 

@@ -4,145 +4,120 @@
 
 Writes a random LLaVA of 226 M parameters (speed does not depend on the weights; this says nothing
 about quality), starts each server in turn on it in bfloat16, sends the same clients, and prints a
-table with ratios. Knows how to start and stop servers; measuring is `load`'s.
+table with ratios. Measuring is `generator`'s. `--json` writes:
+
+    {"kind": "peers", "command", "commit", "hardware", "versions", "measured_at",
+     "clients", "answer_tokens",
+     "rows": [{"server", "output_tokens_per_s", "ttft_max_s", "complete"}], the baseline first}
 """
 
 import argparse
-import asyncio
-import contextlib
 import os
-import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import httpx
+from lookm.models.synthetic import SHAPES, write
+from server.bench.arrivals import Schedule
+from server.bench.client import Target
+from server.bench.generator import Run, run
+from server.bench.measures import Slo, measure
+from server.bench.provenance import provenance
+from server.bench.report import Json, save
+from server.bench.serving import lookm_command, serving
+from server.bench.workload import DEFAULT_POLICY, Spread, Workload
 
-from server.bench.load import Outcome, Workload, run
-
-START_TIMEOUT_S = 300
+WARM_UP_TOKENS = Spread(8, 8)
 
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A server to be measured: its name, its command, and what its requests carry in addition."""
+    """A server to be measured: its name, its command, and how it is asked."""
 
     name: str
     command: tuple[str, ...]
     health: str
     model: str
-    extra: tuple[tuple[str, object], ...] = ()
+    policy: str = DEFAULT_POLICY
+    ignore_eos: bool = True
+
+    def workload(self, answer_tokens: int) -> Workload:
+        """Two images and forty words for each client."""
+        return Workload(
+            model=self.model,
+            answer_tokens=Spread(answer_tokens, answer_tokens),
+            policies=((self.policy, 1.0),),
+            ignore_eos=self.ignore_eos,
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every peer and print the table; returns the exit status."""
     options = _parser().parse_args(arguments)
+    rows: list[Json] = []
     with tempfile.TemporaryDirectory() as scratch:
-        folder = options.model_dir or _write_model(Path(scratch) / "mid")
-        rows = []
+        folder = options.model_dir or Path(scratch) / "mid"
+        if options.model_dir is None:
+            write(SHAPES["mid"], folder)
         for peer in peers(str(folder)):
-            workload = Workload(peer.model, options.clients, options.max_tokens, extra=peer.extra)
-            with serving(peer, threads=options.threads) as base_url:
-                asyncio.run(run(base_url, Workload(peer.model, 1, 8, extra=peer.extra)))  # warm
-                outcome = asyncio.run(run(base_url, workload))
-            rows.append((peer.name, outcome))
-            print(_line(*rows[-1], rows[0][1]), flush=True)
-    return 0 if all(outcome.complete for _, outcome in rows) else 1
+            workload = peer.workload(options.answer_tokens)
+            with serving(peer.command, health=peer.health, threads=options.threads) as url:
+                warm = replace(workload, answer_tokens=WARM_UP_TOKENS, seed=1)
+                run(Target(url), warm, Schedule(concurrency=1, num_requests=1))
+                clients = Schedule(concurrency=options.clients, num_requests=options.clients)
+                rows.append(row(peer.name, run(Target(url), workload, clients)))
+            print(line(rows[-1], rows[0]), flush=True)
+    if options.json is not None:
+        asked = {"clients": options.clients, "answer_tokens": options.answer_tokens}
+        save(
+            {"kind": "peers", **provenance("make bench-peers"), **asked, "rows": rows}, options.json
+        )
+    return 0 if all(each["complete"] for each in rows) else 1
 
 
 def peers(folder: str) -> tuple[Peer, ...]:
     """`transformers serve` first: it is the baseline."""
     name = Path(folder).name
-    ours = (sys.executable, "-m", "server", "serve", "--model", folder, "--dtype", "bfloat16")
+    ours = lookm_command(folder, "--dtype", "bfloat16")
     peer = (sys.executable, "-m", "transformers.cli.transformers", "serve", folder)
     baseline = (*peer, "--device", "cpu", "--dtype", "bfloat16")
-    full = (("kv_cache", "full"), ("ignore_eos", True))
-    compressed = (("kv_cache", "look-m@0.2"), ("ignore_eos", True))
     return (
-        Peer("transformers serve", baseline, "/health", folder),
-        Peer("lookm full", ours, "/readyz", name, full),
-        Peer("lookm look-m@0.2", ours, "/readyz", name, compressed),
+        Peer("transformers serve", baseline, "/health", folder, ignore_eos=False),
+        Peer("this server, full", ours, "/readyz", name, "full"),
+        Peer("this server, look-m@0.2", ours, "/readyz", name, "look-m@0.2"),
     )
 
 
-@contextlib.contextmanager
-def serving(peer: Peer, *, threads: int) -> Iterator[str]:
-    """Start the peer on a free port, wait until it is ready, and stop it at the end."""
-    port = _free_port()
-    environment = os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "PASSIVE",
+def row(name: str, measured: Run) -> Json:
+    """One server's numbers. Complete: every client got all the tokens that it asked for."""
+    told = measure(measured.samples, measured.wall_s, Slo())
+    return {
+        "server": name,
+        "output_tokens_per_s": told["output_tokens_per_s"],
+        "ttft_max_s": max(sample.ttft_s for sample in measured.samples),
+        "complete": all(sample.finish == "length" for sample in measured.samples),
     }
-    process = subprocess.Popen(
-        [*peer.command, "--host", "127.0.0.1", "--port", str(port)],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    base_url = f"http://127.0.0.1:{port}"
-    try:
-        _wait_until_ready(base_url + peer.health, process)
-        yield base_url
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
 
 
-def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]") -> None:
-    deadline_s = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline_s:
-        if process.poll() is not None:
-            raise SystemExit(
-                f"{process.args!r} ended with {process.returncode} before it was ready"
-            )
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(url, timeout=5).status_code == 200:
-                return
-        time.sleep(0.5)
-    raise SystemExit(f"no answer from {url} after {START_TIMEOUT_S} s")
-
-
-def _write_model(folder: Path) -> Path:
-    subprocess.run(
-        [sys.executable, "-m", "lookm.models.synthetic", "mid", str(folder)],
-        check=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    return folder
-
-
-def _line(name: str, outcome: Outcome, baseline: Outcome) -> str:
-    speed = outcome.tokens_per_s / baseline.tokens_per_s
-    wait = outcome.last_first_token_s / baseline.last_first_token_s
+def line(each: Json, baseline: Json) -> str:
+    """A row as text, with ratios to the baseline."""
+    speed = each["output_tokens_per_s"] / baseline["output_tokens_per_s"]
+    wait = each["ttft_max_s"] / baseline["ttft_max_s"]
     return (
-        f"{name:<20} {outcome.wall_s:7.1f} s   {outcome.tokens_per_s:7.1f} tokens/s ({speed:4.1f}x)"
-        f"   last first token {outcome.last_first_token_s:6.1f} s ({wait:4.2f}x)"
-        f"{'' if outcome.complete else '   INCOMPLETE'}"
+        f"{each['server']:<24} {each['output_tokens_per_s']:7.1f} tokens/s ({speed:4.1f}x)"
+        f"   last first token {each['ttft_max_s']:6.1f} s ({wait:4.2f}x)"
+        f"{'' if each['complete'] else '   INCOMPLETE'}"
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m server.bench.peers")
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--max-tokens", type=int, default=128)
+    parser.add_argument("--answer-tokens", type=int, default=128)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", type=Path, help="write the report, too")
     parser.add_argument("--model-dir", type=Path, help="a checkpoint; default: a random one")
     return parser
 

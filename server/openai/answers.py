@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from lookm.types import CacheReport, TokenEvent
 from server.openai.logprobs import ChatLogprobs, TextLogprobs
 
-Finish = Literal["stop", "length"]
+Finish = Literal["stop", "length", "tool_calls"]
 
 
 class Answer(BaseModel):
@@ -58,12 +58,30 @@ class Usage(Answer):
     kv_cache: KvCacheUsage
 
 
+class CalledFunction(Answer):
+    """Which tool is called; `arguments` is the text of a JSON object. In chunks, parts of it."""
+
+    name: str | None = None
+    arguments: str
+
+
+class ToolCall(Answer):
+    """A call that the client is asked to make. `index` is there in chunks, the rest in the first
+    chunk of a call."""
+
+    index: int | None = None
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: CalledFunction
+
+
 class AssistantAnswer(Answer):
     """The message of a chat answer."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: list[ToolCall] | None = None
 
 
 class Choice(Answer):
@@ -92,6 +110,7 @@ class Delta(Answer):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: list[ToolCall] | None = None
 
 
 class ChunkChoice(Answer):

@@ -42,10 +42,13 @@ class FakeProcessor:
         return ImageInput(digest=digest, tensors={"pixel_values": size}, num_tokens=IMAGE_TOKENS)
 
     def prompt(
-        self, messages: Sequence[Mapping[str, Any]], images: Sequence[ImageInput]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        images: Sequence[ImageInput],
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> tuple[int, ...]:
         """One id per word, in the order of the parts."""
-        del images  # each has the same number of tokens
+        del images, tools  # each image has the same number of tokens; tools are refused
         ids: list[int] = []
         for message in messages:
             for part in message["content"]:
@@ -54,6 +57,13 @@ class FakeProcessor:
                 else:
                     ids += self.text(part["text"])
         return tuple(ids)
+
+    def rendered(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
+        """A template that does not show tools."""
+        del messages, tools
+        return ""
 
     def text(self, text: str) -> tuple[int, ...]:
         """One id per word; a mishap's name stands for its id."""

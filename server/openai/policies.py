@@ -65,8 +65,14 @@ def choose(
 
 
 def kept_bound(asked: CachePolicy, ids: Sequence[int], image_token_id: int) -> int:
-    """The most tokens that any layer keeps of a prompt. Admission counts with this number, too."""
+    """How many tokens a layer keeps of a prompt, mean over layers."""
     return policy.kept_bound(policy.resolve(asked), torch.tensor(ids) == image_token_id)
+
+
+def most_kept(asked: CachePolicy, ids: Sequence[int], image_token_id: int, num_layers: int) -> int:
+    """The most tokens that any layer keeps of a prompt, at most. Admission counts with them."""
+    is_image = torch.tensor(ids) == image_token_id
+    return max(policy.kept_bounds(policy.resolve(asked), is_image, num_layers))
 
 
 def preset(method: str) -> CachePolicy:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from server.openai import schemas
+from server.openai import schemas, tool_schemas
 from server.openai.fields import markdown_table
 
 PATH = Path(__file__).with_name("FIELDS.md")
@@ -34,6 +34,8 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`stream_options`", schemas.StreamOptions),
     ("`messages[]` of the user", schemas.UserMessage),
     ("`messages[]` of the assistant", schemas.AssistantMessage),
+    ("`messages[]` of a tool", schemas.ToolMessage),
+    ("`tools[].function`", tool_schemas.FunctionDefinition),
     ("`image_url` of a content part", schemas.ImageUrl),
 )
 

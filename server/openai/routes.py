@@ -33,6 +33,7 @@ from server.openai.stream import (
     unless_gone,
     within,
 )
+from server.openai.tools.checks import call_reader
 from server.openai.writers import ChatWriter, Letterhead, TextWriter, Writer
 from server.services import Services
 
@@ -52,8 +53,10 @@ async def chat_completions(request: Request, live: Live) -> Response:
     """Answer a conversation with images, whole or as a stream."""
     body = await receive(ChatRequest, request.stream())
     answering = Answering(live, request, body, f"chatcmpl-{uuid.uuid4().hex}")
-    prepare = partial(live.translator.chat, body, answering.id)
-    return await answering.respond(prepare, ChatWriter(answering.paper))
+    translator = live.translator
+    prepare = partial(translator.chat, body, answering.id)
+    new_reader = partial(call_reader, body, translator.tool_support)
+    return await answering.respond(prepare, ChatWriter(answering.paper, new_reader))
 
 
 @router.post(

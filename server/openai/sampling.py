@@ -42,7 +42,7 @@ def check_options(body: Generation) -> None:
             raise _clash("top_logprobs", "'top_logprobs' is only allowed with 'logprobs': true.")
 
 
-def sampling(body: Generation, room: Room) -> Sampling:
+def sampling(body: Generation, room: Room, structure: Structure | None = None) -> Sampling:
     """OpenAI's defaults: temperature 1, top_p 1, and as many tokens as fit."""
     stop = body.stop or ()
     biases = (body.logit_bias or {}).items()
@@ -62,7 +62,7 @@ def sampling(body: Generation, room: Room) -> Sampling:
         stop_token_ids=tuple(body.stop_token_ids or ()),
         min_tokens=body.min_tokens or 0,
         logprobs=num_logprobs(body),
-        structure=structure(body),
+        structure=structure or answer_structure(body),
     )
 
 
@@ -93,8 +93,8 @@ def num_logprobs(body: Generation) -> int | None:
     return body.logprobs if isinstance(body, CompletionRequest) else None
 
 
-def structure(body: Generation) -> Structure | None:
-    """The form the answer must have."""
+def answer_structure(body: Generation) -> Structure | None:
+    """The form that `response_format` asks for."""
     form = body.response_format if isinstance(body, ChatRequest) else None
     if isinstance(form, JsonSchemaFormat):
         return Structure("json_schema", json.dumps(form.json_schema.schema_))

@@ -6,27 +6,15 @@ does: `translate` turns these models into the engine's values.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Tag
+from pydantic import AfterValidator, Field
 
 from server.openai.fields import Accepted, Honoured, Refused
+from server.openai.strict import ARRAY, OBJECT, STRING, Strict, not_empty
+from server.openai.tool_schemas import ToolCall, ToolChoice, Tools
 
-# Names of union members in pydantic's error locations; `invalid.path` leaves them out.
-STRING, ARRAY, OBJECT = Tag("<string>"), Tag("<array>"), Tag("<object>")
-
-NO_TOOLS = "Tool calling is not supported."
+OLD_TOOLS = "Deprecated by OpenAI: use `tools`."
 CACHE_HINT = "a hint for OpenAI's prompt cache"
-
-
-class Strict(BaseModel):
-    """Base of all request models."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        hide_input_in_errors=True,
-        protected_namespaces=(),
-    )
+WITH_TEMPLATE = "where the model's chat template shows tools; else refused"
 
 
 class TextPart(Strict):
@@ -42,7 +30,8 @@ class ImageUrl(Strict):
 
     url: Annotated[
         str,
-        Field(min_length=1),
+        AfterValidator(not_empty),
+        Field(json_schema_extra={"minLength": 1}),
         Honoured("data:, https:, http:, or sha256: of an image sent before"),
     ]
     detail: Annotated[
@@ -62,6 +51,9 @@ class ImagePart(Strict):
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 Content = (
     Annotated[str, STRING] | Annotated[list[Part], Field(min_length=1, max_length=4096), ARRAY]
+)
+ToolContent = (
+    Annotated[str, STRING] | Annotated[list[TextPart], Field(min_length=1, max_length=4096), ARRAY]
 )
 Name = Annotated[str | None, Accepted("chat templates do not show it")]
 
@@ -86,17 +78,27 @@ class AssistantMessage(Strict):
     """An earlier answer."""
 
     role: Annotated[Literal["assistant"], Honoured()]
-    content: Annotated[Content, Honoured()]
+    content: Annotated[Content | None, Honoured("may be left out beside `tool_calls`")] = None
     name: Name = None
     refusal: Annotated[object, Refused("Refusals cannot be given back.")] = None
-    tool_calls: Annotated[object, Refused(NO_TOOLS, ([],))] = None
-    function_call: Annotated[object, Refused(NO_TOOLS)] = None
+    tool_calls: Annotated[
+        Annotated[list[ToolCall], Field(max_length=128)] | None, Honoured(WITH_TEMPLATE)
+    ] = None
+    function_call: Annotated[object, Refused(OLD_TOOLS)] = None
     audio: Annotated[object, Refused("Audio is not supported.")] = None
     annotations: Annotated[object, Refused("Annotations are not supported.", ([],))] = None
 
 
+class ToolMessage(Strict):
+    """What a tool answered to a call."""
+
+    role: Annotated[Literal["tool"], Honoured(WITH_TEMPLATE)]
+    content: Annotated[ToolContent, Honoured()]
+    tool_call_id: Annotated[str, Honoured("the `id` of a call in an earlier turn")]
+
+
 Message = Annotated[
-    SystemMessage | UserMessage | AssistantMessage,
+    SystemMessage | UserMessage | AssistantMessage | ToolMessage,
     Field(discriminator="role"),
 ]
 
@@ -109,7 +111,7 @@ class KvCache(Strict):
     keep_tokens: Annotated[
         Annotated[int, Field(lt=10**9)] | None, Honoured("tokens that are kept")
     ] = None
-    recent: Annotated[float, Honoured("share of the kept that is recent")] = 0.5
+    recent: Annotated[float | None, Honoured("share of the kept that is recent")] = None
     merge: Annotated[
         Literal["none", "average", "pivot", "weighted"] | None, Honoured("how evicted keys merge")
     ] = None
@@ -223,7 +225,6 @@ class ChatRequest(Generation):
     prompt_cache_key: Annotated[str | None, Accepted(CACHE_HINT)] = None
     prompt_cache_retention: Annotated[str | None, Accepted(CACHE_HINT)] = None
     prompt_cache_options: Annotated[object, Accepted(CACHE_HINT)] = None
-    parallel_tool_calls: Annotated[bool | None, Accepted("there are no tools")] = None
     prediction: Annotated[object, Accepted("a hint for speed only")] = None
 
     logprobs: Annotated[bool | None, Honoured()] = None
@@ -231,10 +232,13 @@ class ChatRequest(Generation):
         Annotated[int, Field(ge=0, le=20)] | None, Honoured("with `logprobs`")
     ] = None
     response_format: Annotated[ResponseFormat | None, Honoured("always enforced")] = None
-    tools: Annotated[object, Refused(NO_TOOLS, ([],))] = None
-    tool_choice: Annotated[object, Refused(NO_TOOLS, ("none", "auto"))] = None
-    functions: Annotated[object, Refused(NO_TOOLS, ([],))] = None
-    function_call: Annotated[object, Refused(NO_TOOLS, ("none", "auto"))] = None
+    tools: Annotated[Tools | None, Honoured(WITH_TEMPLATE)] = None
+    tool_choice: Annotated[
+        ToolChoice | None, Honoured("`none`, `auto`, `required` or one tool; the last two enforced")
+    ] = None
+    parallel_tool_calls: Annotated[bool | None, Honoured("false: one call at most")] = None
+    functions: Annotated[object, Refused(OLD_TOOLS, ([],))] = None
+    function_call: Annotated[object, Refused(OLD_TOOLS, ("none", "auto"))] = None
     modalities: Annotated[object, Refused("Answers are text.", (["text"],))] = None
     audio: Annotated[object, Refused("Answers are text.")] = None
     reasoning_effort: Annotated[object, Refused("The model does not reason.", ("none",))] = None
@@ -248,6 +252,7 @@ class TokenizeRequest(Strict):
 
     model: Annotated[str, Honoured("as for chats")]
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096), Honoured()]
+    tools: Annotated[Tools | None, Honoured("as for chats")] = None
     kv_cache: Annotated[
         Annotated[str, STRING] | Annotated[KvCache, OBJECT] | None,
         Honoured("a policy to estimate beside the presets"),

@@ -34,8 +34,14 @@ class Processor(Protocol):
 
     def image(self, image: "Image.Image", digest: str) -> ImageInput: ...
     def prompt(
-        self, messages: Sequence[Mapping[str, Any]], images: Sequence[ImageInput]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        images: Sequence[ImageInput],
+        tools: Sequence[Mapping[str, Any]] = (),
     ) -> tuple[int, ...]: ...
+    def rendered(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str: ...
     def text(self, text: str) -> tuple[int, ...]: ...
 
 

@@ -65,8 +65,8 @@ async def server_sent(
         try:
             async for told in _chain(first, rest):
                 event = told.event
-                if event.text or event.logprobs is not None:
-                    yield _data(writer.delta(told.choice, event).to_json())
+                for chunk in writer.told(told.choice, event):
+                    yield _data(chunk.to_json())
                 if event.finish is not None:
                     ends.append(event)
                     yield _data(writer.end(told.choice, event).to_json())

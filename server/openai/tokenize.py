@@ -17,6 +17,7 @@ from server.openai.openapi import ErrorEnvelope, described
 from server.openai.parse import receive
 from server.openai.schemas import TokenizeRequest
 from server.openai.stream import unless_gone, within
+from server.openai.tools.checks import check_tools, shown
 from server.openai.translate import Prompt, Translator
 from server.services import Services
 
@@ -56,8 +57,10 @@ async def tokenize(request: Request, live: Live) -> Response:
 async def _count(live: Services, body: TokenizeRequest) -> Tokenized:
     translator = live.translator
     asked = translator.policy(body)
+    check_tools(body.tools or (), translator.tool_support)
+    tools = shown(body.tools or ())
     with live.gate.entered():
-        prompt = await within(live.deadline_s(), translator.chat_prompt(body.messages))
+        prompt = await within(live.deadline_s(), translator.chat_prompt(body.messages, tools))
     images = [image.num_tokens for image in prompt.images]
     return Tokenized(
         count=len(prompt.ids),

@@ -5,27 +5,31 @@ the event loop. Knows nothing about HTTP and nothing about answers.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from lookm.errors import LookmError, PromptTooLongError, RequestError
-from lookm.types import CachePolicy, ImageInput, ModelInfo, Request
+from lookm.types import CachePolicy, ImageInput, ModelInfo, Request, Structure
 from server.errors import ApiError, to_api_error
 from server.metrics import Metrics
 from server.openai import policies
 from server.openai.sampling import Room, check_options, sampling
 from server.openai.schemas import (
+    AssistantMessage,
     ChatRequest,
     CompletionRequest,
     Generation,
     ImagePart,
     Message,
     TokenizeRequest,
+    ToolMessage,
 )
 from server.openai.seams import Media, Picture, Processor
 from server.openai.shelf import ImageShelf, is_named
+from server.openai.tools.checks import check_turns, template_calls, tool_use
+from server.openai.tools.dialects import Dialect, ToolSupport
 
 T = TypeVar("T")
 
@@ -67,6 +71,7 @@ class Translator:
     pools: Pools
     metrics: Metrics
     shelf: ImageShelf
+    tool_support: ToolSupport
 
     def policy(self, body: Generation | TokenizeRequest) -> CachePolicy:
         """The cache policy of a request. Raises `ApiError` or `PolicyError`."""
@@ -77,9 +82,10 @@ class Translator:
         """A chat request for the engine. Raises `ApiError` or `LookmError`."""
         policy = self.policy(body)
         check_options(body)
-        prompt = await self.chat_prompt(body.messages)
+        use = tool_use(body, self.tool_support)
+        prompt = await self.chat_prompt(body.messages, use.tools)
         body.messages.clear()  # data URLs may be 100 MB, and the answer may take minutes
-        return self._request(body, request_id, policy, prompt)
+        return self._request(body, request_id, policy, prompt, use.structure)
 
     async def completion(self, body: CompletionRequest, request_id: str) -> Request:
         """A text request for the engine. Raises `ApiError` or `LookmError`."""
@@ -89,15 +95,18 @@ class Translator:
         ids = await in_pool(self.pools.text, lambda: self.processor.text(text))
         return self._request(body, request_id, policy, Prompt(ids))
 
-    async def chat_prompt(self, messages: Sequence[Message]) -> Prompt:
+    async def chat_prompt(
+        self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> Prompt:
         """Load the images, render the chat template."""
+        check_turns(messages, self.tool_support)
+        template = template_messages(messages, self.tool_support.dialect)
         refs = image_refs(messages)
         if len(refs) > self.max_images:
             message = f"The request has {len(refs)} images; {self.max_images} are allowed."
             raise ApiError("invalid_value", message, param="messages")
         images = await self._images(refs)
-        template = [template_message(message) for message in messages]
-        ids = await in_pool(self.pools.text, lambda: self.processor.prompt(template, images))
+        ids = await in_pool(self.pools.text, lambda: self.processor.prompt(template, images, tools))
         return Prompt(ids, images)
 
     async def _images(self, refs: Sequence[ImageRef]) -> tuple[ImageInput, ...]:
@@ -129,14 +138,19 @@ class Translator:
         return image
 
     def _request(
-        self, body: Generation, request_id: str, policy: CachePolicy, prompt: Prompt
+        self,
+        body: Generation,
+        request_id: str,
+        policy: CachePolicy,
+        prompt: Prompt,
+        structure: Structure | None = None,
     ) -> Request:
         return Request(
             id=request_id,
             prompt_ids=prompt.ids,
             images=prompt.images,
             policy=policy,
-            sampling=sampling(body, self._room(body, policy, prompt)),
+            sampling=sampling(body, self._room(body, policy, prompt), structure),
         )
 
     def _room(self, body: Generation, policy: CachePolicy, prompt: Prompt) -> Room:
@@ -152,12 +166,14 @@ class Translator:
                 param=param,
             )
         pool_rows = self.info.capacity_bytes // self.info.kv_bytes_per_token
-        pool_rows -= self.kept_bound(policy, prompt)
+        pool_rows -= policies.most_kept(
+            policy, prompt.ids, self.processor.image_token_id, self.info.num_layers
+        )
         left = context - num_prompt
         return Room(num_prompt, left, max(1, min(left, pool_rows - self.info.page_tokens)))
 
     def kept_bound(self, policy: CachePolicy, prompt: Prompt) -> int:
-        """The most tokens of the prompt that any layer keeps."""
+        """How many tokens of the prompt a layer keeps, mean over layers."""
         return policies.kept_bound(policy, prompt.ids, self.processor.image_token_id)
 
 
@@ -190,18 +206,42 @@ def image_refs(messages: Sequence[Message]) -> list[ImageRef]:
         ImageRef(f"messages[{m}].content[{p}].image_url.url", part.image_url.url)
         for m, message in enumerate(messages)
         if not isinstance(message.content, str)
-        for p, part in enumerate(message.content)
+        for p, part in enumerate(message.content or ())
         if isinstance(part, ImagePart)
     ]
 
 
-def template_message(message: Message) -> dict[str, Any]:
-    """A message as chat templates expect it; images are placeholders, order is kept."""
-    role = "system" if message.role == "developer" else message.role
+def template_messages(messages: Sequence[Message], dialect: Dialect | None) -> list[dict[str, Any]]:
+    """Messages as chat templates expect them; images are placeholders, order is kept.
+
+    A tool's answer names its tool, which some templates show.
+    """
+    shown: list[dict[str, Any]] = []
+    names: dict[str, str] = {}
+    for m, message in enumerate(messages):
+        role = "system" if message.role == "developer" else message.role
+        turn: dict[str, Any] = {"role": role, "content": _template_parts(message)}
+        if dialect is not None and isinstance(message, AssistantMessage) and message.tool_calls:
+            where = f"messages[{m}].tool_calls"
+            turn["content"] = dialect.content(_text(message))
+            turn["tool_calls"] = list(template_calls(message.tool_calls, where, dialect))
+            names |= {call.id: call.function.name for call in message.tool_calls}
+        if dialect is not None and isinstance(message, ToolMessage):
+            turn["content"] = dialect.content(_text(message))
+            turn["tool_call_id"] = dialect.call_id(message.tool_call_id)
+            turn["name"] = names[message.tool_call_id]
+        shown.append(turn)
+    return shown
+
+
+def _template_parts(message: Message) -> list[dict[str, str]]:
     if isinstance(message.content, str):
-        return {"role": role, "content": [{"type": "text", "text": message.content}]}
-    parts = [
+        return [{"type": "text", "text": message.content}]
+    return [
         {"type": "image"} if isinstance(part, ImagePart) else {"type": "text", "text": part.text}
-        for part in message.content
+        for part in message.content or ()
     ]
-    return {"role": role, "content": parts}
+
+
+def _text(message: AssistantMessage | ToolMessage) -> str:
+    return "".join(part.get("text", "") for part in _template_parts(message))

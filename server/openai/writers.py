@@ -2,20 +2,19 @@
 
 whole(collected)     the answer of a request that does not stream, with all its choices
 head(choice)         the first chunk of a choice, where there is one
-delta(choice, event) a chunk of its text
+told(choice, event)  the chunks of what it adds
 end(choice, last)    the chunk that closes it
 usage(ends)          the chunk that closes the stream, where it was asked for
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from lookm.types import TokenEvent, TokenLogprob
 from server.openai.answers import (
     Answer,
-    AssistantAnswer,
     ChatChunk,
     ChatCompletion,
     Choice,
@@ -26,7 +25,9 @@ from server.openai.answers import (
     TextCompletion,
     usage_of,
 )
+from server.openai.called import deltas_of, message_of
 from server.openai.logprobs import chat_logprobs, text_logprobs
+from server.openai.tools.reader import CallReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +56,18 @@ class Writer(Protocol):
 
     def whole(self, collected: Sequence[Collected]) -> Answer: ...
     def head(self, choice: int) -> Answer | None: ...
-    def delta(self, choice: int, event: TokenEvent) -> Answer: ...
+    def told(self, choice: int, event: TokenEvent) -> Iterator[Answer]: ...
     def end(self, choice: int, last: TokenEvent) -> Answer: ...
     def usage(self, ends: Sequence[TokenEvent]) -> Answer | None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class ChatWriter:
-    """`chat.completion` and `chat.completion.chunk`."""
+    """`chat.completion` and `chat.completion.chunk`; with `new_reader`, tool calls are read out."""
 
     paper: Letterhead
+    new_reader: Callable[[], CallReader | None] = lambda: None
+    readers: dict[int, CallReader | None] = field(default_factory=dict)
 
     def whole(self, collected: Sequence[Collected]) -> ChatCompletion:
         return ChatCompletion(
@@ -78,16 +81,22 @@ class ChatWriter:
         )
 
     def head(self, choice: int) -> ChatChunk:
+        self.readers[choice] = self.new_reader()
         return self._chunk([_chunk_choice(choice, Delta(role="assistant", content=""))])
 
-    def delta(self, choice: int, event: TokenEvent) -> ChatChunk:
-        written = _chunk_choice(choice, Delta(content=event.text))
+    def told(self, choice: int, event: TokenEvent) -> Iterator[ChatChunk]:
+        deltas = deltas_of(event, self.readers[choice])
         if event.logprobs is not None:
+            written = _chunk_choice(choice, next(deltas, Delta(content="")))
             written.logprobs = chat_logprobs([event.logprobs])
-        return self._chunk([written])
+            yield self._chunk([written])
+        for delta in deltas:
+            yield self._chunk([_chunk_choice(choice, delta)])
 
     def end(self, choice: int, last: TokenEvent) -> ChatChunk:
-        return self._chunk([_chunk_choice(choice, Delta(), finish_of(last))])
+        reader = self.readers[choice]
+        called = reader is not None and reader.num_calls > 0
+        return self._chunk([_chunk_choice(choice, Delta(), finish_of(last, called=called))])
 
     def usage(self, ends: Sequence[TokenEvent]) -> ChatChunk | None:
         if not self.paper.include_usage:
@@ -95,11 +104,13 @@ class ChatWriter:
         return self._chunk([]).model_copy(update={"usage": usage_of(ends)})
 
     def _choice(self, index: int, collected: Collected) -> Choice:
+        message = message_of(collected.text, self.new_reader())
+        called = message.tool_calls is not None
         return Choice(
             index=index,
-            message=AssistantAnswer(role="assistant", content=collected.text, refusal=None),
+            message=message,
             logprobs=chat_logprobs(collected.logprobs) if self.paper.logprobs else None,
-            finish_reason=finish_of(collected.last),
+            finish_reason=finish_of(collected.last, called=called),
         )
 
     def _chunk(self, choices: list[ChunkChoice]) -> ChatChunk:
@@ -130,13 +141,15 @@ class TextWriter:
     def head(self, choice: int) -> None:
         del choice
 
-    def delta(self, choice: int, event: TokenEvent) -> TextCompletion:
+    def told(self, choice: int, event: TokenEvent) -> Iterator[TextCompletion]:
+        if not event.text and event.logprobs is None:
+            return
         written = _text_choice(choice, event.text)
         if event.logprobs is not None:
             offset = self.offsets.get(choice, 0)
             written.logprobs = text_logprobs([event.logprobs], offset)
             self.offsets[choice] = offset + len(event.logprobs.token)
-        return self._chunk([written])
+        yield self._chunk([written])
 
     def end(self, choice: int, last: TokenEvent) -> TextCompletion:
         return self._chunk([_text_choice(choice, "", finish_of(last))])
@@ -166,10 +179,10 @@ class TextWriter:
         return chunk
 
 
-def finish_of(last: TokenEvent) -> Finish:
+def finish_of(last: TokenEvent, *, called: bool = False) -> Finish:
     """OpenAI's word for how an answer ended. Aborts and errors never get this far."""
     assert last.finish in ("stop", "length"), last.finish
-    return last.finish
+    return "tool_calls" if called and last.finish == "stop" else last.finish
 
 
 def _chunk_choice(index: int, delta: Delta, finish: Finish | None = None) -> ChunkChoice:

@@ -13,6 +13,7 @@ from transformers import AttentionInterface, DynamicCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lookm import CachePolicy, compress
+from lookm.policy import open_ledger, resolve
 from tests.lookm.tiny import IMAGE, Prompt
 
 
@@ -35,9 +36,12 @@ def compressed_answer(
     logits = model(input_ids=ids, pixel_values=pixels, use_cache=False).logits
     cache = DynamicCache()
     num_layers = len(layers)
+    is_image = ids[0] == IMAGE
+    ledger = open_ledger(resolve(policy), is_image, num_layers)
     for layer in range(num_layers):
         q, k, v = layers[layer]
-        kept = compress(q, k, v, ids[0] == IMAGE, policy, layer=layer, num_layers=num_layers)
+        depth = {"layer": layer, "num_layers": num_layers, "ledger": ledger}
+        kept = compress(q, k, v, is_image, policy, **depth)
         cache.update(kept.key[None], kept.value[None], layer)
     tokens = [int(logits[0, -1].argmax())]
     for position in range(len(prompt.ids), len(prompt.ids) + num_tokens - 1):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lookm import CachePolicy, RequestError, compressing
-from lookm.policy import PRESETS
+from lookm.policy import PRESETS, resolve
 from tests.lookm.tiny import IMAGE, answers, generate, random_prompt, tiny_engine, tiny_llava
 
 
@@ -36,7 +36,7 @@ def test_generate_over_the_cache_equals_the_engine(method, num_images):
     policy = CachePolicy(method) if method == "full" else CachePolicy(method, keep=0.3)
     got, cache = plain_answer(tiny_llava(), prompt, policy)
     assert got == answers(tiny_engine(), [prompt.request("a", policy)])["a"]
-    whole = method == "full" or (num_images == 0 and method.startswith("look-m"))
+    whole = method == "full" or (num_images == 0 and resolve(policy).modality_aware)
     assert len(cache.kept_tokens) == 3
     assert all((kept == len(prompt.ids)) == whole for kept in cache.kept_tokens)
 

@@ -18,6 +18,8 @@ def huge_png() -> bytes:
     return bytes(header)
 
 
+TOOL = {"type": "function", "function": {"name": "f"}}
+TOOL_CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 URL = "messages[0].content[0].image_url.url"
 BAD: list[tuple[str, dict[str, Any], int, str, str | None]] = [
     ("no messages", {"messages": []}, 400, "invalid_value", "messages"),
@@ -25,7 +27,16 @@ BAD: list[tuple[str, dict[str, Any], int, str, str | None]] = [
     ("text as messages", {"messages": "hi"}, 400, "invalid_type", "messages"),
     ("number as message", {"messages": [3]}, 400, "invalid_type", "messages[0]"),
     ("wrong role", messages("x", role="robot"), 400, "invalid_value", "messages[0].role"),
-    ("tool role", messages("x", role="tool"), 400, "invalid_value", "messages[0].role"),
+    ("tool role", {"messages": [{"role": "tool", "content": "x", "tool_call_id": "a"}]}, 400,
+     "unsupported_parameter", "messages[0].role"),
+    ("function role", messages("x", role="function"), 400, "invalid_value", "messages[0].role"),
+    ("tools", {"tools": [TOOL]}, 400, "unsupported_parameter", "tools"),
+    ("tool choice alone", {"tool_choice": "required"}, 400, "invalid_value", "tool_choice"),
+    ("unknown tool choice", {"tool_choice": "any"}, 400, "invalid_value", "tool_choice"),
+    ("tool without a function", {"tools": [{"type": "function"}]}, 400,
+     "missing_required_parameter", "tools[0].function"),
+    ("assistant without content", {"messages": [{"role": "assistant"}]}, 400,
+     "missing_required_parameter", "messages[0].content"),
     ("no role", {"messages": [{"content": "x"}]}, 400, "missing_required_parameter",
      "messages[0].role"),
     ("no content", {"messages": [{"role": "user"}]}, 400, "missing_required_parameter",
@@ -33,8 +44,10 @@ BAD: list[tuple[str, dict[str, Any], int, str, str | None]] = [
     ("content a number", {"messages": [{"role": "user", "content": 3}]}, 400, "invalid_type",
      "messages[0].content"),
     ("content empty", messages(), 400, "invalid_value", "messages[0].content"),
-    ("tool calls", {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, 400,
+    ("tool calls", {"messages": [{"role": "assistant", "tool_calls": [TOOL_CALL]}]}, 400,
      "unsupported_parameter", "messages[0].tool_calls"),
+    ("tool call without id", {"messages": [{"role": "assistant", "tool_calls": [{}]}]}, 400,
+     "missing_required_parameter", "messages[0].tool_calls[0].id"),
     ("audio part", messages({"type": "input_audio"}), 400, "invalid_value",
      "messages[0].content[0].type"),
     ("part without type", messages({"text": "x"}), 400, "missing_required_parameter",

@@ -7,10 +7,11 @@ import httpx
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from lookm.policy import resolve
 from lookm.types import CachePolicy, Request, TokenEvent
 from server.config import Settings
 from server.openai.schemas import ChatRequest
-from server.openai.translate import ImageRef, distinct, image_refs, template_message
+from server.openai.translate import ImageRef, distinct, image_refs, template_messages
 from tests.server.asking import CHAT, chat, data_url, events, image, png, says, serving, text
 
 pytestmark = pytest.mark.anyio
@@ -143,7 +144,7 @@ async def test_policy_is_read_from_body_or_model_name(
 ) -> None:
     async with serving(Settings(model="fake"), says) as (client, engine, _):
         assert (await client.post(CHAT, json=chat(**fields))).status_code == 200
-        assert engine.requests[0].policy == policy
+        assert engine.requests[0].policy == resolve(policy).policy
 
 
 CONVERSATION = [
@@ -156,7 +157,7 @@ CONVERSATION = [
 
 def test_images_and_text_keep_their_order_in_every_turn() -> None:
     body = ChatRequest.model_validate({"model": "m", "messages": CONVERSATION})
-    template = [template_message(message) for message in body.messages]
+    template = template_messages(body.messages, None)
     shown = [
         (message["role"], [part.get("text", "IMAGE") for part in message["content"]])
         for message in template

@@ -286,6 +286,16 @@ async def test_unreachable_images_are_the_callers_fault(client: httpx.AsyncClien
     check_error(response, 400, "image_fetch_failed", URL)
 
 
+async def test_a_body_that_does_not_arrive_is_a_timeout() -> None:
+    async def stuck() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.Event().wait()
+
+    async with serving(Settings(model="fake", receive_timeout_s=0.01), says) as (client, _, _app):
+        response = await client.post(CHAT, content=stuck())
+        check_error(response, 408, "request_timeout", None)
+
+
 def test_no_code_is_untested() -> None:
     """Must stay last in this file: every code of the table was seen above."""
     if len(SEEN) > len(CODES) // 2:  # not when a single test is run

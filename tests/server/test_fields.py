@@ -14,11 +14,13 @@ from openai.types.chat import (
 from openai.types.chat import (
     chat_completion_stream_options_param as stream_options,
 )
+from openai.types.chat import chat_completion_tool_message_param as tool
 from openai.types.chat import chat_completion_user_message_param as user
 from openai.types.chat import completion_create_params as chat_params
+from openai.types.shared_params import function_definition
 
 from server.errors import ApiError
-from server.openai import reference, schemas
+from server.openai import reference, schemas, tool_schemas
 from server.openai.fields import Refused, field_table, markdown_table
 from server.openai.parse import parse
 
@@ -27,6 +29,8 @@ DOCUMENTED = [
     (text_params.CompletionCreateParamsBase, schemas.CompletionRequest),
     (assistant.ChatCompletionAssistantMessageParam, schemas.AssistantMessage),
     (user.ChatCompletionUserMessageParam, schemas.UserMessage),
+    (tool.ChatCompletionToolMessageParam, schemas.ToolMessage),
+    (function_definition.FunctionDefinition, tool_schemas.FunctionDefinition),
     (image_part.ChatCompletionContentPartImageParam, schemas.ImagePart),
     (image_part.ImageURL, schemas.ImageUrl),
     (stream_options.ChatCompletionStreamOptionsParam, schemas.StreamOptions),
@@ -64,7 +68,7 @@ def test_every_accepted_or_refused_field_says_why() -> None:
     for model in (*BASE, schemas.AssistantMessage, schemas.ImageUrl, schemas.TextPart):
         for row in field_table(model):
             assert row.treatment == "honoured" or row.note
-    assert "| `tools` | refused | Tool calling" in markdown_table(schemas.ChatRequest)
+    assert "| `audio` | refused | Answers are text" in markdown_table(schemas.ChatRequest)
 
 
 def test_the_reference_is_what_the_models_say() -> None:
@@ -89,7 +93,6 @@ ACCEPTED: dict[str, Any] = {
     "metadata": {"a": "b"},
     "store": True,
     "service_tier": "auto",
-    "parallel_tool_calls": False,
     "prompt_cache_options": {"mode": "explicit"},
     "prediction": {"type": "content", "content": "x"},
 }

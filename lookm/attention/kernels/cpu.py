@@ -39,28 +39,20 @@ class CpuAttention:
         scale: float,
         needs: Needs,
     ) -> tuple[torch.Tensor, Statistics]:
-        """Flash attention, then the column sums from its log-sum-exp. See `Attention.prefill`."""
+        """Output and column sums in one pass over the logits. See `Attention.prefill`."""
         wants_sums = needs.sums or needs.squares
         if not (wants_sums and self._multiplies(k_KTD)):
             return self._reference.prefill(q_HTD, k_KTD, v_KTD, scale=scale, needs=needs)
-        group = q_HTD.shape[0] // k_KTD.shape[0]
-        out_1HTD, lse_1HT = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q_HTD[None],
-            _for_each_query_head(k_KTD, group)[None],
-            _for_each_query_head(v_KTD, group)[None],
-            0.0,
-            True,
-            scale=scale,
-        )
-        sums_2KT = self._extension.column_sums(
-            q_HTD.contiguous(), k_KTD.contiguous(), lse_1HT[0].contiguous(), scale, needs.squares
+        _check_prompt(q_HTD, k_KTD, v_KTD)
+        out_THD, sums_2KT = self._extension.prefill(
+            _dense(q_HTD), _dense(k_KTD), _dense(v_KTD), scale, True, needs.squares
         )
         statistics = Statistics(
             sums_KT=sums_2KT[0],
             squares_KT=sums_2KT[1] if needs.squares else None,
             window_KT=window_sums(q_HTD, k_KTD, scale, needs.window),
         )
-        return out_1HTD[0].transpose(0, 1), statistics
+        return out_THD, statistics
 
     def nearest(
         self, kept_KSD: torch.Tensor, evicted_KED: torch.Tensor
@@ -124,9 +116,17 @@ class CpuAttention:
         return out_BHD
 
 
-def _for_each_query_head(row_KTD: torch.Tensor, group: int) -> torch.Tensor:
-    """`[H, T, D]`; the rows themselves, not copied, where each query head has its own."""
-    return row_KTD if group == 1 else row_KTD.repeat_interleave(group, 0)
+def _dense(row_HTD: torch.Tensor) -> torch.Tensor:
+    """The same rows; copied only where the numbers of a row do not lie side by side."""
+    return row_HTD if row_HTD.stride(2) == 1 else row_HTD.contiguous()
+
+
+def _check_prompt(q_HTD: torch.Tensor, k_KTD: torch.Tensor, v_KTD: torch.Tensor) -> None:
+    heads, num_tokens, size = q_HTD.shape
+    assert k_KTD.shape == v_KTD.shape, (k_KTD.shape, v_KTD.shape)
+    assert k_KTD.shape[1:] == (num_tokens, size), (k_KTD.shape, q_HTD.shape)
+    assert heads % k_KTD.shape[0] == 0, (heads, k_KTD.shape)
+    assert q_HTD.dtype == k_KTD.dtype == v_KTD.dtype == torch.bfloat16, q_HTD.dtype
 
 
 def _check(

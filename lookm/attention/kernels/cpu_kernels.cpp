@@ -2,15 +2,17 @@
 // time of several. Contracts are in the headers that define them.
 #include <torch/csrc/utils/pybind.h>
 
-#include "column_sums.hpp"
 #include "combine.hpp"
 #include "nearest.hpp"
 #include "paged_decode.hpp"
+#include "prefill.hpp"
+#include "rms_norm.hpp"
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("paged_decode", &paged_decode::run);
-  module.def("bfloat16_products_supported", &column_sums::supported);
-  module.def("column_sums", &column_sums::run);
+  module.def("bfloat16_products_supported", &prefill::supported);
+  module.def("prefill", &prefill::run);
   module.def("nearest", &nearest::run);
   module.def("combine", &combine::run);
+  module.def("rms_norm", &rms_norm::run);
 }

@@ -11,6 +11,7 @@ namespace lanes {
 
 constexpr int64_t kLanes = 16;
 typedef float Floats __attribute__((vector_size(64)));
+typedef int32_t Integers __attribute__((vector_size(64)));
 typedef uint32_t Words __attribute__((vector_size(64)));
 typedef uint16_t Halves __attribute__((vector_size(32)));
 
@@ -32,10 +33,45 @@ inline Floats load(const c10::BFloat16* from) {
 
 inline void store(float* to, Floats x) { std::memcpy(to, &x, sizeof(x)); }
 
+// The bits of each float rounded to bfloat16, to nearest, ties to even, in the upper half of the word.
+// Infinities stay; a NaN may become another NaN or an infinity of its sign.
+inline Words rounded_bits(Floats x) {
+  Words words;
+  std::memcpy(&words, &x, sizeof(words));
+  return (words + 0x7FFFu + ((words >> 16) & 1u)) & 0xFFFF0000u;
+}
+
+inline Floats rounded(Floats x) {
+  const Words words = rounded_bits(x);
+  std::memcpy(&x, &words, sizeof(x));
+  return x;
+}
+
+inline void store(c10::BFloat16* to, Floats x) {
+  const Halves halves = __builtin_convertvector(rounded_bits(x) >> 16, Halves);
+  std::memcpy(to, &halves, sizeof(halves));
+}
+
+// The lanes of x as one number, halves joined until one is left: four steps deep, not sixteen.
+template <typename Number, typename Vector, typename Join>
+inline Number folded(Vector x, Join join) {
+  Number part[kLanes];
+  std::memcpy(part, &x, sizeof(part));
+  for (int64_t width = kLanes / 2; width > 0; width /= 2)
+    for (int64_t lane = 0; lane < width; ++lane) part[lane] = join(part[lane], part[lane + width]);
+  return part[0];
+}
+
 inline float sum(Floats x) {
-  float total = 0;
-  for (int lane = 0; lane < kLanes; ++lane) total += x[lane];
-  return total;
+  return folded<float>(x, [](float a, float b) { return a + b; });
+}
+
+inline float largest(Floats x) {
+  return folded<float>(x, [](float a, float b) { return a > b ? a : b; });
+}
+
+inline int32_t smallest(Integers x) {
+  return folded<int32_t>(x, [](int32_t a, int32_t b) { return a < b ? a : b; });
 }
 
 template <typename A, typename B>
@@ -46,6 +82,14 @@ inline float dot(const A* a, const B* b, int64_t dim) {
   float total = sum(part);
   for (; d < dim; ++d) total += static_cast<float>(a[d]) * static_cast<float>(b[d]);
   return total;
+}
+
+// out = row * scale
+template <typename T>
+inline void store_scaled(T* out, const float* row, float scale, int64_t dim) {
+  int64_t d = 0;
+  for (; d + kLanes <= dim; d += kLanes) store(out + d, load(row + d) * scale);
+  for (; d < dim; ++d) out[d] = static_cast<T>(row[d] * scale);
 }
 
 // out += weight * row
@@ -71,29 +115,50 @@ inline void add_weighted_rows(float* out, const float* weight, const T* rows, in
     for (int64_t r = 0; r < count; ++r) out[d] += weight[r] * static_cast<float>(rows[r * dim + d]);
 }
 
-// e^x for x <= 0, relative error below 2e-7, branch-free so that the compiler can vectorise it:
-// 2^(n + f) with n rounded to an integer, f in [-1/2, 1/2] by polynomial, n added to the exponent.
-inline float exp_nonpositive(float x) {
-  constexpr float kLog2e = 1.44269504088896341f, kRound = 12582912.f;  // 1.5 * 2^23
-  const float t = (x < -87.f ? -87.f : x) * kLog2e;
-  const float shifted = t + kRound;
-  const float f = t - (shifted - kRound);
-  int32_t n;
+// 2^t for -126 < t <= 0, relative error below 2e-7: 2^(n + f) with n rounded to an integer, f in
+// [-1/2, 1/2] by polynomial, n added to the exponent. For one float, branch-free so that a loop of it
+// vectorises, and for sixteen.
+template <typename Float, typename Int>
+inline Float exp2_of(Float t) {
+  constexpr float kRound = 12582912.f;  // 1.5 * 2^23
+  const Float shifted = t + kRound;
+  const Float f = t - (shifted - kRound);
+  Int n;
   std::memcpy(&n, &shifted, sizeof(n));
   n -= 0x4B400000;  // the bits of kRound
-  float p = 1.5403530e-4f;  // Taylor coefficients of 2^f: ln(2)^m / m!
-  p = p * f + 1.3333558e-3f;
+  Float p = f * 1.5403530e-4f + 1.3333558e-3f;  // Taylor coefficients of 2^f: ln(2)^m / m!
   p = p * f + 9.6181291e-3f;
   p = p * f + 5.5504109e-2f;
   p = p * f + 2.4022651e-1f;
   p = p * f + 6.9314718e-1f;
   p = p * f + 1.f;
-  int32_t bits;
+  Int bits;
   std::memcpy(&bits, &p, sizeof(bits));
   bits += n << 23;
-  float result;
+  Float result;
   std::memcpy(&result, &bits, sizeof(result));
   return result;
+}
+
+constexpr float kLog2e = 1.44269504088896341f;
+constexpr float kSmallest = -87.f;  // e^-87 is close to the smallest normal float
+
+// e^x for x <= 0; e^-87 for what is smaller.
+inline float exp_nonpositive(float x) {
+  return exp2_of<float, int32_t>((x < kSmallest ? kSmallest : x) * kLog2e);
+}
+
+// e^x for x <= 0; 0 for x < -87.
+inline Floats exp_or_zero(Floats x) {
+  const Floats least = Floats{} + kSmallest;
+  const Floats result = exp2_of<Floats, Integers>((x < least ? least : x) * kLog2e);
+  return x < least ? Floats{} : result;
+}
+
+inline Integers lane_numbers() {
+  Integers numbers;
+  for (int lane = 0; lane < kLanes; ++lane) numbers[lane] = lane;
+  return numbers;
 }
 
 }  // namespace lanes

@@ -41,28 +41,26 @@ struct Best {
   int64_t at = 0;
 };
 
-// The first largest of products[j] * scale[j], if it beats what was found in earlier columns. The
-// comparison runs on integers that order as the floats do (the sign bit flips the others), because a
-// compiler may vectorise a maximum of integers and not one of floats.
-inline void take_best(const float* __restrict products, const float* __restrict scale,
-                      int32_t count, int64_t first, int32_t* __restrict ordered, Best& best) {
-  int32_t top = std::numeric_limits<int32_t>::min();
-  for (int32_t j = 0; j < count; ++j) {
-    const float scaled = products[j] * scale[j];
-    int32_t bits;
-    std::memcpy(&bits, &scaled, sizeof(bits));
-    bits ^= (bits >> 31) & 0x7fffffff;
-    ordered[j] = bits;
-    top = std::max(top, bits);
+// The first largest of products[j] * scale[j], if it beats what was found in earlier columns. Each lane
+// keeps the first largest of its own columns; of equal lanes the one with the lowest column wins. Columns
+// from `count` to the next multiple of 16 have scale 0 and are left out at the end.
+inline void take_best(const float* products, const float* scale, int32_t count, int64_t first,
+                      Best& best) {
+  lanes::Floats value = lanes::Floats{} - std::numeric_limits<float>::infinity();
+  lanes::Integers at = {}, column = lanes::lane_numbers();
+  const lanes::Floats lowest = value;
+  for (int32_t j = 0; j < count; j += lanes::kLanes) {
+    lanes::Floats scaled = lanes::load(products + j) * lanes::load(scale + j);
+    if (j + lanes::kLanes > count) scaled = column < count ? scaled : lowest;
+    const auto better = scaled > value;
+    value = better ? scaled : value;
+    at = better ? column : at;
+    column += static_cast<int32_t>(lanes::kLanes);
   }
-  uint32_t at = static_cast<uint32_t>(count);
-  for (int32_t j = 0; j < count; ++j) {
-    const int32_t other = j | -static_cast<int32_t>(ordered[j] != top);  // -1: the largest
-    const uint32_t candidate = static_cast<uint32_t>(other);
-    at = candidate < at ? candidate : at;
-  }
-  const float value = products[at] * scale[at];
-  if (value > best.value) best = {value, first + at};
+  const float largest = lanes::largest(value);
+  if (!(largest > best.value)) return;
+  const auto others = lanes::Integers{} + std::numeric_limits<int32_t>::max();
+  best = {largest, first + lanes::smallest(value == largest ? at : others)};
 }
 
 // Shapes, strides and types were checked by the launcher (kernels/cpu.py).
@@ -79,7 +77,6 @@ inline std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& kept, const at::
   at::parallel_for(0, heads, 1, [&](int64_t begin, int64_t end) {
     std::vector<BFloat16> packed(dim * width);
     std::vector<float> inverse(width), products(kRows * kColumns);
-    std::vector<int32_t> ordered(kColumns);
     for (int64_t head = begin; head < end; ++head) {
       std::fill(packed.begin(), packed.end(), BFloat16(0.f));
       for (int64_t s = 0; s < num_kept; ++s) {
@@ -98,7 +95,7 @@ inline std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& kept, const at::
           const int64_t count = std::min(kColumns, num_kept - s);
           for (int64_t r = 0; r < rows; ++r)
             take_best(products.data() + r * kColumns, inverse.data() + s,
-                      static_cast<int32_t>(count), s, ordered.data(), best[r]);
+                      static_cast<int32_t>(count), s, best[r]);
         }
         for (int64_t r = 0; r < rows; ++r) {
           target_data[at_row + r] = best[r].at;

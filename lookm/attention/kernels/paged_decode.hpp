@@ -4,11 +4,13 @@
 // int32 page ids; lengths [B] int64 rows. out [B, H, D]; a row of length 0 gives zeros. float32 or
 // bfloat16, sums in float32. H is a multiple of K; query head h reads KV head h / (H / K).
 //
-// One task is one (sequence, KV head): it reads each of its keys and values once, for all query heads
-// of the group, and keeps a running softmax (maximum, sum, weighted values) per query head:
+// A sequence is cut into chunks of pages, by its own length alone, so that its answer does not depend on
+// who else is in the batch. One task is one chunk: it reads each of its pages once, all heads of a page
+// one after the other as they lie in memory, and keeps a running softmax per query head:
 //
-//     page of N rows: s = q . k * scale;  m' = max(m, max s);  o = o * e^(m - m') + sum e^(s - m') v
+//     rows of a page: s = q . k * scale;  m' = max(m, max s);  o = o * e^(m - m') + sum e^(s - m') v
 //
+// Then the chunks of a sequence are added up, in order, each scaled to the largest maximum.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -25,81 +27,145 @@ namespace paged_decode {
 
 using at::BFloat16;
 
+constexpr int64_t kChunkPages = 16;
+constexpr int64_t kLineBytes = 64;
+
 struct Shape {
-  int64_t group, dim, page_rows, page_stride, head_stride;
+  int64_t heads, kv_heads, dim, page_rows, page_stride, head_stride;
+  int64_t group() const { return heads / kv_heads; }
+  int64_t chunk_rows() const { return kChunkPages * page_rows; }
+  int64_t partial_size() const { return heads * (dim + 2); }
 };
 
-// All query heads of one (sequence, KV head). `scores` has room for group * page_rows floats.
-template <typename T>
-void attend(const Shape& shape, const T* q, const T* k_pool, const T* v_pool, const int32_t* pages,
-            int64_t length, float scale, T* out, std::vector<float>& scratch) {
-  const int64_t group = shape.group, dim = shape.dim, rows_per_page = shape.page_rows;
-  scratch.assign(group * (2 * dim + rows_per_page + 2), 0.f);
-  float* query = scratch.data();
-  float* values = query + group * dim;
-  float* scores = values + group * dim;
-  float* maximum = scores + group * rows_per_page;
-  float* sum = maximum + group;
-  for (int64_t i = 0; i < group * dim; ++i) query[i] = static_cast<float>(q[i]) * scale;
-  std::fill(maximum, maximum + group, -std::numeric_limits<float>::infinity());
+// What a chunk knows of each query head: weighted values [H, D], maximum [H] and sum [H] of weights.
+struct Partial {
+  float *values, *maximum, *sum;
+  Partial(float* at, const Shape& shape)
+      : values(at), maximum(at + shape.heads * shape.dim), sum(maximum + shape.heads) {}
+};
 
-  for (int64_t first = 0; first < length; first += rows_per_page) {
-    const int64_t rows = std::min(rows_per_page, length - first);
-    const int64_t offset = pages[first / rows_per_page] * shape.page_stride;
-    const T* k = k_pool + offset;
-    const T* v = v_pool + offset;
-    for (int64_t g = 0; g < group; ++g) {
-      float* s = scores + g * rows_per_page;
-      float page_maximum = maximum[g];
-      for (int64_t r = 0; r < rows; ++r) {
-        s[r] = lanes::dot(query + g * dim, k + r * dim, dim);
-        page_maximum = std::max(page_maximum, s[r]);
+template <typename T>
+inline void prefetch(const T* rows, int64_t count) {
+  const char* bytes = reinterpret_cast<const char*>(rows);
+  for (int64_t at = 0; at < count * static_cast<int64_t>(sizeof(T)); at += kLineBytes)
+    __builtin_prefetch(bytes + at);
+}
+
+// `rows` rows of one KV head's page, for one query head.
+template <typename T>
+inline void attend(const float* query, const T* k, const T* v, int64_t rows, int64_t dim, float* scores,
+                   float* values, float& maximum, float& sum) {
+  float page_maximum = maximum;
+  for (int64_t r = 0; r < rows; ++r) {
+    scores[r] = lanes::dot(query, k + r * dim, dim);
+    page_maximum = std::max(page_maximum, scores[r]);
+  }
+  const float shrink = lanes::exp_nonpositive(maximum - page_maximum);
+  if (shrink != 1.f) {
+    sum *= shrink;
+    for (int64_t d = 0; d < dim; ++d) values[d] *= shrink;
+  }
+  maximum = page_maximum;
+  for (int64_t r = 0; r < rows; ++r) scores[r] = lanes::exp_nonpositive(scores[r] - page_maximum);
+  for (int64_t r = 0; r < rows; ++r) sum += scores[r];
+  lanes::add_weighted_rows(values, scores, v, rows, dim);
+}
+
+// The first `rows` rows of a chunk's pages. `query` [H, D] is scaled.
+template <typename T>
+void attend_chunk(const Shape& shape, const float* query, const T* k_pool, const T* v_pool,
+                  const int32_t* pages, int64_t rows, float* scores, Partial partial) {
+  const int64_t dim = shape.dim, group = shape.group(), tile = shape.page_rows * dim;
+  std::fill(partial.values, partial.maximum, 0.f);
+  std::fill(partial.maximum, partial.sum, -std::numeric_limits<float>::infinity());
+  std::fill(partial.sum, partial.sum + shape.heads, 0.f);
+  for (int64_t first = 0; first < rows; first += shape.page_rows) {
+    const int64_t offset = *pages++ * shape.page_stride;
+    const int64_t rows_here = std::min(shape.page_rows, rows - first);
+    for (int64_t head = 0; head < shape.kv_heads; ++head) {
+      const T* k = k_pool + offset + head * shape.head_stride;
+      const T* v = v_pool + offset + head * shape.head_stride;
+      if (head + 1 < shape.kv_heads) {
+        prefetch(k + shape.head_stride, tile);
+        prefetch(v + shape.head_stride, tile);
+      } else if (first + shape.page_rows < rows) {
+        prefetch(k_pool + *pages * shape.page_stride, tile);
+        prefetch(v_pool + *pages * shape.page_stride, tile);
       }
-      const float shrink = lanes::exp_nonpositive(maximum[g] - page_maximum);
-      if (shrink != 1.f) {
-        sum[g] *= shrink;
-        for (int64_t d = 0; d < dim; ++d) values[g * dim + d] *= shrink;
-      }
-      maximum[g] = page_maximum;
-      for (int64_t r = 0; r < rows; ++r) s[r] = lanes::exp_nonpositive(s[r] - page_maximum);
-      for (int64_t r = 0; r < rows; ++r) sum[g] += s[r];
-      lanes::add_weighted_rows(values + g * dim, s, v, rows, dim);
+      for (int64_t h = head * group; h < (head + 1) * group; ++h)
+        attend(query + h * dim, k, v, rows_here, dim, scores, partial.values + h * dim,
+               partial.maximum[h], partial.sum[h]);
     }
   }
-  for (int64_t g = 0; g < group; ++g) {
-    const float scale_out = length > 0 ? 1.f / sum[g] : 0.f;
-    for (int64_t d = 0; d < dim; ++d)
-      out[g * dim + d] = static_cast<T>(values[g * dim + d] * scale_out);
+}
+
+// The chunks of one query head together. With none, zeros.
+template <typename T>
+void add_up(const Shape& shape, float* partials, int64_t chunks, int64_t head, float* total, T* out) {
+  float maximum = -std::numeric_limits<float>::infinity(), sum = 0.f;
+  std::fill(total, total + shape.dim, 0.f);
+  for (int64_t c = 0; c < chunks; ++c)
+    maximum = std::max(maximum, Partial(partials + c * shape.partial_size(), shape).maximum[head]);
+  for (int64_t c = 0; c < chunks; ++c) {
+    const Partial partial(partials + c * shape.partial_size(), shape);
+    const float weight = lanes::exp_nonpositive(partial.maximum[head] - maximum);
+    sum += weight * partial.sum[head];
+    lanes::add_scaled(total, weight, partial.values + head * shape.dim, shape.dim);
   }
+  const float scale = chunks > 0 ? 1.f / sum : 0.f;
+  for (int64_t d = 0; d < shape.dim; ++d) out[d] = static_cast<T>(total[d] * scale);
 }
 
 template <typename T>
 void run_as(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& table,
-         const at::Tensor& lengths, float scale, at::Tensor& out) {
-  const int64_t batch = q.size(0), kv_heads = k.size(1), dim = q.size(2);
-  const Shape shape{q.size(1) / kv_heads, dim, k.size(2), k.stride(0), k.stride(1)};
+            const at::Tensor& lengths, float scale, at::Tensor& out) {
+  const int64_t batch = q.size(0);
+  const Shape shape{q.size(1), k.size(1), q.size(2), k.size(2), k.stride(0), k.stride(1)};
   const T* q_data = q.const_data_ptr<T>();
   const T* k_data = k.const_data_ptr<T>();
   const T* v_data = v.const_data_ptr<T>();
   const int32_t* table_data = table.const_data_ptr<int32_t>();
   const int64_t* length_data = lengths.const_data_ptr<int64_t>();
   T* out_data = out.mutable_data_ptr<T>();
-  at::parallel_for(0, batch * kv_heads, 1, [&](int64_t begin, int64_t end) {
-    std::vector<float> scratch;
+
+  struct Chunk {
+    int64_t sequence, first_row;
+  };
+  std::vector<Chunk> chunks;
+  std::vector<int64_t> first_chunk(batch + 1, 0);
+  for (int64_t b = 0; b < batch; ++b) {
+    for (int64_t row = 0; row < length_data[b]; row += shape.chunk_rows()) chunks.push_back({b, row});
+    first_chunk[b + 1] = chunks.size();
+  }
+  std::vector<float> partials(chunks.size() * shape.partial_size());
+
+  at::parallel_for(0, chunks.size(), 1, [&](int64_t begin, int64_t end) {
+    const int64_t numbers = shape.heads * shape.dim;
+    std::vector<float> query(numbers), scores(shape.page_rows);
+    for (int64_t c = begin; c < end; ++c) {
+      const auto [b, first_row] = chunks[c];
+      for (int64_t i = 0; i < numbers; ++i)
+        query[i] = static_cast<float>(q_data[b * numbers + i]) * scale;
+      const int32_t* pages = table_data + b * table.size(1) + first_row / shape.page_rows;
+      const int64_t rows = std::min(shape.chunk_rows(), length_data[b] - first_row);
+      attend_chunk<T>(shape, query.data(), k_data, v_data, pages, rows, scores.data(),
+                      Partial(partials.data() + c * shape.partial_size(), shape));
+    }
+  });
+  at::parallel_for(0, batch * shape.heads, 64, [&](int64_t begin, int64_t end) {
+    std::vector<float> total(shape.dim);
     for (int64_t task = begin; task < end; ++task) {
-      const int64_t b = task / kv_heads, head = task % kv_heads;
-      const int64_t at_head = (b * q.size(1) + head * shape.group) * dim;
-      attend<T>(shape, q_data + at_head, k_data + head * shape.head_stride,
-                v_data + head * shape.head_stride, table_data + b * table.size(1), length_data[b],
-                scale, out_data + at_head, scratch);
+      const int64_t b = task / shape.heads;
+      add_up<T>(shape, partials.data() + first_chunk[b] * shape.partial_size(),
+                first_chunk[b + 1] - first_chunk[b], task % shape.heads, total.data(),
+                out_data + task * shape.dim);
     }
   });
 }
 
-
 // Shapes, strides and types were checked by the launcher (kernels/cpu.py).
 inline at::Tensor run(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                        const at::Tensor& table, const at::Tensor& lengths, double scale) {
+                      const at::Tensor& table, const at::Tensor& lengths, double scale) {
   at::Tensor out = at::empty_like(q);
   if (q.scalar_type() == at::kFloat) {
     run_as<float>(q, k, v, table, lengths, static_cast<float>(scale), out);

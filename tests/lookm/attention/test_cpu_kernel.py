@@ -36,7 +36,7 @@ def case(heads, kv_heads, size, lengths, dtype=torch.float32, page_rows=16):
 
 
 SHAPES = [(4, 4, 64), (4, 2, 16), (6, 1, 80), (8, 8, 128), (2, 1, 256), (3, 3, 7)]
-LENGTHS = [[1], [16, 17], [0, 5, 33], [100, 1, 64, 31]]
+LENGTHS = [[1], [16, 17], [0, 5, 33], [100, 1, 64, 31], [256, 257, 0, 700]]
 
 
 @needs_compiler
@@ -54,6 +54,16 @@ def test_decode_in_bfloat16_is_as_close_to_float64_as_the_reference(kernel, shap
     wide = [t.double() if t.is_floating_point() else t for t in args]
     exact = ReferenceAttention().decode(*wide, scale=0.2)
     assert (kernel.decode(*args, scale=0.2) - exact).abs().max() < 0.02
+
+
+@needs_compiler
+def test_a_sequence_decodes_to_the_same_bits_alone_and_in_a_batch(kernel):
+    q, k, v, table, lengths = case(4, 2, 64, [700, 3, 0, 300], torch.bfloat16)
+    together = kernel.decode(q, k, v, table, lengths, scale=0.2)
+    for b in range(4):
+        one = slice(b, b + 1)
+        alone = kernel.decode(q[one], k, v, table[one].contiguous(), lengths[one], scale=0.2)
+        assert torch.equal(alone[0], together[b])
 
 
 @needs_compiler
@@ -156,6 +166,25 @@ def test_prefill_with_sums_is_as_close_to_float64_as_bfloat16_allows(kernel, sha
     assert torch.allclose(found.window_KT.double(), exact.window_KT, rtol=0.01, atol=2e-3)
     rows = found.sums_KT.double().sum(1)
     assert torch.allclose(rows, torch.full_like(rows, tokens * heads / kv_heads), rtol=1e-3)
+
+
+@needs_compiler
+def test_prefill_reads_rows_as_a_model_hands_them_over(kernel):
+    q, k, v = prompt(4, 2, 200, 64)
+    strided = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (q, k, v)]
+    assert not strided[0].is_contiguous()
+    expected, sums = kernel.prefill(q, k, v, scale=0.125, needs=Needs(sums=True))
+    got, same_sums = kernel.prefill(*strided, scale=0.125, needs=Needs(sums=True))
+    assert torch.equal(got, expected)
+    assert torch.equal(same_sums.sums_KT, sums.sums_KT)
+
+
+@needs_compiler
+def test_prefill_of_very_large_scores_stays_finite(kernel):
+    q, k, v = prompt(2, 2, 150, 64)
+    out, found = kernel.prefill(q * 100, k * 100, v, scale=1.0, needs=Needs(sums=True))
+    assert out.isfinite().all()
+    assert torch.allclose(found.sums_KT.sum(1), torch.full((2,), 150.0), rtol=1e-4)
 
 
 @needs_compiler

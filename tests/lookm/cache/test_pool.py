@@ -68,6 +68,22 @@ def test_missing_pages_counts_what_reserve_takes():
     assert missing == 1 == before - pages.num_free
 
 
+def test_trim_gives_back_the_pages_that_no_row_needs_and_keeps_the_rows():
+    pages = pool()
+    cache, stored = filled(pages, [9, 3])  # 3 and 1 pages of 4 rows
+    cache.reserve(np.array([16, 9]))
+    cache.trim(np.array([9, 40]))
+    assert [len(held) for held in cache.pages] == [3, 3]
+    cache.trim(cache.kept_L)
+    assert [len(held) for held in cache.pages] == [3, 1]
+    assert cache.num_pages == 4 == pages.num_pages - pages.num_free
+    pages.check(cache.pages)
+    for layer, (k, _) in enumerate(stored):
+        assert torch.equal(cache.gather(layer)[0], k)
+    cache.reserve(np.array([16, 3]))
+    assert cache.table_LM[0, :4].tolist() == cache.pages[0]
+
+
 def test_release_returns_every_page_and_the_cache_can_be_filled_again():
     pages = pool()
     cache, _ = filled(pages, [9, 9])

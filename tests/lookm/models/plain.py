@@ -13,7 +13,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from lookm import CachePolicy
-from lookm.policy import View, compress, resolve
+from lookm.attention import spread
+from lookm.look import needs_of
+from lookm.policy import Recipe, View, compress, open_ledger, resolve
 from tests.lookm.models.toys import ToyPrompt
 from tests.lookm.tiny import IMAGE
 
@@ -25,10 +27,12 @@ def compressed_answer(
     """Greedy tokens of `model` over a cache compressed once after the prefill."""
     logits, layers = _prefill(model, prompt)
     cache = DynamicCache(config=model.config.get_text_config())
+    recipe, num_looked = resolve(policy), sum(window is None for *_, window, _ in layers)
+    ledger = open_ledger(recipe, torch.tensor(prompt.ids) == IMAGE, num_looked)
     for layer, (q, k, v, mask, window, scale) in enumerate(layers):
         if window is None:
-            view = _view(q, k, v, mask, scale, prompt, (layer, len(layers)))
-            kept = compress(view, resolve(policy))
+            view = _view(q, k, v, mask, scale, prompt, recipe, (layer, len(layers)))
+            kept = compress(view, recipe, ledger)
             k, v = kept.key.to(k.dtype), kept.value.to(v.dtype)
         cache.update(k[None], v[None], layer)
     model.set_attn_implementation({"text_config": "without_masks"})
@@ -71,6 +75,7 @@ def _view(
     mask: torch.Tensor | None,
     scale: float,
     prompt: ToyPrompt,
+    recipe: Recipe,
     place: tuple[int, int],
 ) -> View:
     """All the sums a policy may ask for, from the whole attention matrix."""
@@ -80,13 +85,22 @@ def _view(
     allowed = torch.ones(num_tokens, num_tokens).tril().bool() if mask is None else mask[0, 0]
     matrix = (q @ repeated.transpose(1, 2) * scale).masked_fill(~allowed, -torch.inf).softmax(-1)
     matrix = matrix.view(num_heads, -1, num_tokens, num_tokens)
+    is_image_T = torch.tensor(prompt.ids) == IMAGE
+    needs = needs_of(recipe, is_image_T)
+    spread_K = spread.measure(
+        q, k, scale=scale, is_image_T=is_image_T, needs=needs, mask_TT=allowed
+    )
     return View(
         key_KTD=k,
         value_KTD=v,
-        is_image_T=torch.tensor(prompt.ids) == IMAGE,
+        is_image_T=is_image_T,
+        query_HTD=q,
+        scale=scale,
+        density_K=spread_K.density_K,
+        entropy_K=spread_K.entropy_K,
         sums_KT=matrix.sum(dim=(1, 2)),
         squares_KT=matrix.square().sum(dim=(1, 2)),
-        window_KT=matrix[:, :, -32:].sum(dim=(1, 2)),
+        window_KT=matrix[:, :, -max(1, needs.window) :].sum(dim=(1, 2)),
         layer=place[0],
         num_layers=place[1],
     )

@@ -7,7 +7,22 @@ import math
 
 import torch
 
-MERGE_OF = {"look-m": "pivot", "look-m-average": "average", "look-m-weighted": "weighted"}
+MERGE_OF = {
+    "look-m": "pivot",
+    "look-m-average": "average",
+    "look-m-weighted": "weighted",
+    "meda": "average",
+    "d2o": "threshold",
+}
+RECENT_OF = {
+    "vl-cache": 0.1,
+    **dict.fromkeys(
+        ("pyramidkv", "prefixkv", "tova", "keydiff", "knorm", "expected-attention"), 0.0
+    ),
+}
+PROTECTS = {"look-m", "look-m-average", "look-m-weighted", "look-m-evict", "meda"}
+SINKS = {"streaming", "d2o", "expected-attention"}
+POOLS = {"snapkv", "pyramidkv"}
 
 
 def attention(q_HTD, k_KTD, scale=None):
@@ -38,7 +53,7 @@ def score(method, weights):
         protected = sorted(range(num_tokens), key=lambda j: -found[j][1])
         protected = set(protected[: math.ceil(num_tokens / 10)])
         found = [(j in protected, mean) for j, (mean, _) in enumerate(found)]
-    if method == "snapkv":
+    if method in POOLS:
         rows = weights[:, -32:].sum((0, 1)).tolist()
         before = max(num_tokens - 32, 0)
         padded = [0.0, 0.0, *rows[:before], 0.0, 0.0]
@@ -46,8 +61,55 @@ def score(method, weights):
     return found
 
 
+def all_scores(method, rows, weights, scale=None):
+    """Scores of every KV head, a list of lists; `weights` `[K, G, T, T]`."""
+    q, k, v, is_image = (tensor.double() for tensor in rows)
+    num_heads, num_tokens, size = k.shape
+    if method == "tova":
+        found = [float(weights[:, :, -1, j].sum()) for j in range(num_tokens)]
+        return [found] * num_heads
+    if method == "prefixkv":
+        return [[float(weights[..., j].sum()) for j in range(num_tokens)]] * num_heads
+    if method == "vl-cache":
+        images = is_image.nonzero().flatten().tolist()
+        first = min(images[-1] + 1, num_tokens - 1) if images else max(0, num_tokens - 32)
+        return [weights[head, :, first:].sum((0, 1)).tolist() for head in range(num_heads)]
+    if method == "knorm":
+        lengths = [[math.sqrt(float(key @ key)) for key in k[head]] for head in range(num_heads)]
+        return [[-round(4096 * math.log2(length)) for length in head] for head in lengths]
+    if method == "keydiff":
+        found = []
+        for head in range(num_heads):
+            unit = torch.stack([key / key.norm() for key in k[head]])
+            anchor = sum(unit) / num_tokens
+            found.append([-float(key @ anchor) / float(anchor.norm()) for key in unit])
+        return found
+    if method == "expected-attention":
+        group, scale = len(q) // num_heads, scale or size**-0.5
+        found = []
+        for head in range(num_heads):
+            share = torch.zeros(num_tokens, dtype=torch.float64)
+            for query in q[head * group : (head + 1) * group]:
+                seen = query[4:] if num_tokens > 4 else query
+                mean = seen.mean(0)
+                covariance = torch.zeros(size, size, dtype=torch.float64)
+                for row in seen:
+                    covariance += torch.outer(row - mean, row - mean) / len(seen)
+                z = [
+                    math.exp(
+                        scale * float(mean @ key) + scale**2 / 2 * float(key @ covariance @ key)
+                    )
+                    for key in k[head]
+                ]
+                share += torch.tensor(z) / sum(z) / group
+            found.append((share * v[head].norm(dim=1)).tolist())
+        return found
+    return [score(method, weights[head]) for head in range(num_heads)]
+
+
 def counts(method, num_tokens, keep, keep_tokens, recent):
     """(N, M) as the design states them."""
+    recent = RECENT_OF.get(method, 0.5) if recent is None else recent
     if keep_tokens is not None:
         last = round(keep_tokens * recent)
         first = keep_tokens - last
@@ -72,9 +134,9 @@ def kept(method, text, scores, is_image, important, recent):
     def tier(j):
         if text == "protect" and not is_image[j]:
             return 0
-        if method == "streaming" and j < 4:
+        if method in SINKS and j < 4:
             return 1 + j  # the first token of a sequence is the strongest sink
-        if method == "snapkv" and j >= num_tokens - 32:
+        if method in POOLS and j >= num_tokens - 32:
             return 5
         if text == "prior" and not is_image[j]:
             return 6
@@ -92,16 +154,28 @@ def merged(key, value, positions, how):
     key, value = key.double(), value.double()
     received = {row: [] for row in range(len(positions))}
     unit = key / key.norm(dim=1, keepdim=True)
+    nearest = []
     for j in sorted(set(range(len(key))) - set(positions)):
         cosine = unit[positions] @ unit[j]
         row = int(cosine.argmax())
-        received[row].append((j, float(cosine[row])))
+        nearest.append((j, row, float(cosine[row])))
+    if how == "threshold":
+        mean = sum(cosine for *_, cosine in nearest) / len(nearest)
+        nearest = [pair for pair in nearest if pair[2] >= mean]
+    for j, row, cosine in nearest:
+        received[row].append((j, cosine))
     out = []
     for source in (key, value):
         rows = []
         for row, position in enumerate(positions):
             centre, many = source[position], received[row] if how != "none" else []
             total = centre.clone()
+            if how == "threshold":
+                share = math.e + sum(math.exp(cosine) for _, cosine in many)
+                total = math.e / share * centre
+                total += sum(math.exp(cosine) / share * source[j] for j, cosine in many)
+                rows.append(total)
+                continue
             for j, cosine in many:
                 if how == "average":
                     total += source[j]
@@ -111,4 +185,5 @@ def merged(key, value, positions, how):
                     total += cosine * source[j]
             rows.append(total / (len(many) + 1))
         out.append(torch.stack(rows))
-    return out[0], out[1], [bool(received[row]) and how != "none" for row in range(len(positions))]
+    numbers = [len(received[row]) if how != "none" else 0 for row in range(len(positions))]
+    return out[0], out[1], numbers

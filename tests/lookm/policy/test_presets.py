@@ -9,7 +9,8 @@ from lookm.policy import PRESETS, parse, resolve, to_string
 def test_the_presets_are_the_documented_ones_in_order():
     assert list(PRESETS) == [
         "full", "look-m", "look-m-average", "look-m-weighted", "look-m-evict", "h2o", "mean-h2o",
-        "roco", "snapkv", "streaming", "random",
+        "roco", "snapkv", "streaming", "random", "pyramidkv", "vl-cache", "prefixkv", "meda", "d2o",
+        "tova", "keydiff", "knorm", "expected-attention",
     ]  # fmt: skip
 
 
@@ -99,6 +100,6 @@ def test_a_fraction_is_the_papers_two_integers(keep, recent, tokens, expected):
 
 def test_only_the_text_mode_makes_a_recipe_modality_aware():
     aware = {method for method in PRESETS if resolve(CachePolicy(method)).modality_aware}
-    assert aware == {"look-m", "look-m-average", "look-m-weighted", "look-m-evict"}
+    assert aware == {"look-m", "look-m-average", "look-m-weighted", "look-m-evict", "meda"}
     assert resolve(CachePolicy("h2o", text="prior")).modality_aware
     assert not resolve(CachePolicy("look-m", text="none")).modality_aware

@@ -1,0 +1,194 @@
+// Causal attention of a whole prompt on the CPU, with the column sums of its attention matrix.
+//
+// Contract (twin: lookm.attention.reference, prefill): q [H, T, D], k, v [K, T, D] bfloat16, any strides
+// but 1 in the last dimension, D even, scale > 0. out [T, H, D] bfloat16. sums [2, K, T] float32:
+// sum_i A_ij and sum_i A_ij^2 over the rows i >= j and the query heads of the group; zeros where they are
+// not asked for. Logits and sums are float32; only the weights that multiply the values are rounded.
+//
+//              keys     j0 .. + 128
+//     queries  i0       x x x                    one task: one query head, every kSpans-th block of rows.
+//       .. + 64         x x x x x                A block's logits all exist at once, so that each is
+//                       x x x x x x x x          computed once and exponentiated once, for the output
+//              i0 + 64  x x x x x x x x          and for the sums.
+//
+// Every matrix product has the same shape, whatever T is: products are compiled at run time, by shape.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/native/CPUBlas.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <tuple>
+#include <vector>
+
+#include "lanes.hpp"
+
+namespace prefill {
+
+using at::BFloat16;
+namespace blas = at::native::cpublas;
+
+constexpr int64_t kRows = 64;
+constexpr int64_t kKeys = 128;
+constexpr int64_t kSpans = 4;
+
+// Whether this processor multiplies bfloat16 matrices (AMX or AVX-512 BF16).
+inline bool supported() { return blas::could_pack(at::kBFloat16); }
+
+// One head of a [heads, T, D] tensor.
+struct Head {
+  const BFloat16* rows;
+  int64_t stride;
+  Head(const at::Tensor& x, int64_t head)
+      : rows(x.const_data_ptr<BFloat16>() + head * x.stride(0)), stride(x.stride(1)) {}
+};
+
+// Tiles of 128 keys in the layout the matrix kernel reads, [D / 2, 128, 2]: neighbouring dims side by
+// side. Values likewise, [128 / 2, D, 2]: neighbouring rows side by side. The last tile is zero past the
+// last row.
+void pack(const Head& k, const Head& v, int64_t tokens, int64_t dim, BFloat16* keys, BFloat16* values) {
+  const int64_t last_tile = (tokens - 1) / kKeys * kKeys * dim;
+  std::fill(keys + last_tile, keys + last_tile + kKeys * dim, BFloat16(0.f));
+  std::fill(values + last_tile, values + last_tile + kKeys * dim, BFloat16(0.f));
+  for (int64_t j = 0; j < tokens; ++j) {
+    const int64_t at = j % kKeys;
+    BFloat16* key_tile = keys + j / kKeys * kKeys * dim;
+    BFloat16* value_tile = values + j / kKeys * kKeys * dim;
+    const BFloat16* key = k.rows + j * k.stride;
+    const BFloat16* value = v.rows + j * v.stride;
+    for (int64_t d = 0; d < dim; d += 2)
+      std::memcpy(key_tile + d * kKeys + at * 2, key + d, 2 * sizeof(BFloat16));
+    BFloat16* pairs = value_tile + at / 2 * 2 * dim + at % 2;
+    for (int64_t d = 0; d < dim; ++d) pairs[2 * d] = value[d];
+  }
+}
+
+// What one thread works in: a block's logits, then weights, tile by tile, [tile][64][128].
+struct Scratch {
+  std::vector<BFloat16> query;
+  std::vector<float> logits, out, inverse;
+  std::vector<BFloat16> weights;
+  Scratch(int64_t tiles, int64_t dim)
+      : query(kRows * dim),
+        logits(tiles * kRows * kKeys),
+        out(kRows * dim),
+        inverse(kRows),
+        weights(tiles * kRows * kKeys) {}
+};
+
+// Row r of a block: keys 0 .. last. Logits become weights e^(scale (logit - largest)); returns their sum.
+inline float exponentiate(float* logits, BFloat16* weights, int64_t last, float scale) {
+  const int64_t tiles = last / kKeys + 1, tile = kRows * kKeys;
+  float* tail = logits + (tiles - 1) * tile;
+  std::fill(tail + last % kKeys + 1, tail + kKeys, -std::numeric_limits<float>::infinity());
+  lanes::Floats most = lanes::load(logits);
+  for (int64_t t = 0; t < tiles; ++t)
+    for (int64_t j = 0; j < kKeys; j += lanes::kLanes) {
+      const lanes::Floats x = lanes::load(logits + t * tile + j);
+      most = most > x ? most : x;
+    }
+  const float largest = lanes::largest(most);
+  lanes::Floats total = {};
+  for (int64_t t = 0; t < tiles; ++t)
+    for (int64_t j = 0; j < kKeys; j += lanes::kLanes) {
+      float* at = logits + t * tile + j;
+      const lanes::Floats weight = lanes::exp_or_zero((lanes::load(at) - largest) * scale);
+      lanes::store(at, weight);
+      lanes::store(weights + t * tile + j, weight);
+      total += weight;
+    }
+  return lanes::sum(total);
+}
+
+inline void add_row(const float* weights, int64_t last, float inverse, float* sums, float* squares) {
+  for (int64_t t = 0; t <= last / kKeys; ++t)
+    for (int64_t j = 0; j < kKeys; j += lanes::kLanes) {
+      const lanes::Floats a = lanes::load(weights + t * kRows * kKeys + j) * inverse;
+      float* at = sums + t * kKeys + j;
+      lanes::store(at, lanes::load(at) + a);
+      if (squares != nullptr) {
+        float* square_at = squares + t * kKeys + j;
+        lanes::store(square_at, lanes::load(square_at) + a * a);
+      }
+    }
+}
+
+// Rows first .. first + rows of one query head. `out` [T, H, D] points at this head.
+inline void attend_block(const Head& q, int64_t first, int64_t rows, int64_t dim, float scale,
+                         const BFloat16* keys, const BFloat16* values, Scratch& scratch, BFloat16* out,
+                         int64_t out_stride, float* sums, float* squares) {
+  const int64_t tiles = (first + rows + kKeys - 1) / kKeys, tile = kRows * kKeys;
+  const BFloat16* query = q.rows + first * q.stride;
+  int64_t query_stride = q.stride;
+  if (rows < kRows) {
+    for (int64_t r = 0; r < rows; ++r)
+      std::copy(query + r * q.stride, query + r * q.stride + dim, scratch.query.data() + r * dim);
+    query = scratch.query.data();
+    query_stride = dim;
+  }
+  for (int64_t t = 0; t < tiles; ++t)
+    blas::brgemm(kRows, kKeys, dim, query_stride, kKeys, kKeys, false, query, keys + t * kKeys * dim,
+                 scratch.logits.data() + t * tile);
+  for (int64_t r = 0; r < rows; ++r) {
+    float* logits = scratch.logits.data() + r * kKeys;
+    BFloat16* weights = scratch.weights.data() + r * kKeys;
+    const int64_t last = first + r, seen_tiles = last / kKeys + 1;
+    scratch.inverse[r] = 1.f / exponentiate(logits, weights, last, scale);
+    for (int64_t t = seen_tiles; t < tiles; ++t)
+      std::fill(weights + t * tile, weights + t * tile + kKeys, BFloat16(0.f));
+    if (sums != nullptr) add_row(logits, last, scratch.inverse[r], sums, squares);
+  }
+  for (int64_t t = 0; t < tiles; ++t)
+    blas::brgemm(kRows, dim, kKeys, kKeys, dim, dim, t > 0, scratch.weights.data() + t * tile,
+                 values + t * kKeys * dim, scratch.out.data());
+  for (int64_t r = 0; r < rows; ++r)
+    lanes::store_scaled(out + (first + r) * out_stride, scratch.out.data() + r * dim, scratch.inverse[r],
+                        dim);
+}
+
+// Shapes, strides and types were checked by the launcher (kernels/cpu.py).
+inline std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& q, const at::Tensor& k,
+                                              const at::Tensor& v, double scale, bool with_sums,
+                                              bool with_squares) {
+  const int64_t heads = q.size(0), kv_heads = k.size(0), tokens = k.size(1), dim = k.size(2);
+  const int64_t group = heads / kv_heads, tiles = (tokens + kKeys - 1) / kKeys, width = tiles * kKeys;
+  at::Tensor out = at::empty({tokens, heads, dim}, q.options());
+  at::Tensor keys = at::empty({kv_heads, width, dim}, q.options());
+  at::Tensor values = at::empty({kv_heads, width, dim}, q.options());
+  // Each task has sums of its own, [2, H, kSpans, width]; they are added up in order.
+  const at::TensorOptions numbers = q.options().dtype(at::kFloat);
+  at::Tensor parts = with_sums ? at::zeros({2, heads, kSpans, width}, numbers) : at::Tensor();
+  BFloat16* key_data = keys.mutable_data_ptr<BFloat16>();
+  BFloat16* value_data = values.mutable_data_ptr<BFloat16>();
+  BFloat16* out_data = out.mutable_data_ptr<BFloat16>();
+  float* part_data = with_sums ? parts.mutable_data_ptr<float>() : nullptr;
+
+  at::parallel_for(0, kv_heads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t head = begin; head < end; ++head)
+      pack(Head(k, head), Head(v, head), tokens, dim, key_data + head * width * dim,
+           value_data + head * width * dim);
+  });
+  at::parallel_for(0, heads * kSpans, 1, [&](int64_t begin, int64_t end) {
+    Scratch scratch(tiles, dim);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t head = task / kSpans, kv = head / group * width * dim;
+      float* sums = with_sums ? part_data + task * width : nullptr;
+      float* squares = with_squares ? sums + heads * kSpans * width : nullptr;
+      for (int64_t first = task % kSpans * kRows; first < tokens; first += kSpans * kRows)
+        attend_block(Head(q, head), first, std::min(kRows, tokens - first), dim,
+                     static_cast<float>(scale), key_data + kv, value_data + kv, scratch,
+                     out_data + head * dim, heads * dim, sums, squares);
+    }
+    blas::brgemm_release();
+  });
+  if (!with_sums) return {out, at::zeros({2, 0, 0}, numbers)};
+  at::Tensor sums = parts.view({2, kv_heads, group * kSpans, width}).sum(2);
+  return {out, sums.slice(2, 0, tokens)};
+}
+
+}  // namespace prefill

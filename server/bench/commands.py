@@ -1,0 +1,175 @@
+"""`lookm bench`, `lookm bench compare` and `lookm bench capacity`: options in, reports out.
+
+Knows typer; measuring is done by the modules beside it, which are loaded when they are asked for.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.bench.terminal import command, echo, progress, told_errors
+
+app = typer.Typer(help="Measure a running server, or what compression buys.")
+
+URL = "http://127.0.0.1:8000"
+
+
+@app.callback(invoke_without_command=True)
+def load(
+    context: typer.Context,
+    url: Annotated[str, typer.Option(help="Any OpenAI-compatible server.")] = URL,
+    model: Annotated[str | None, typer.Option(help="Default: the first it lists.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="LOOKM_API_KEY", help="Sent as a bearer token.")
+    ] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Open loop: Poisson arrivals per second.")
+    ] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(help="Instead: clients with one request at a time; 8 by default.")
+    ] = None,
+    requests: Annotated[int | None, typer.Option(help="How many; 100 without a duration.")] = None,
+    duration_s: Annotated[float | None, typer.Option(help="How long requests are sent.")] = None,
+    warm_up: Annotated[int, typer.Option(min=0, help="Requests before, not measured.")] = 2,
+    images: Annotated[str, typer.Option(help="Per request: 2, or 1-8, or ~4 (exponential).")] = "2",
+    image_side_px: Annotated[int, typer.Option(min=8, help="Side of each picture.")] = 336,
+    words: Annotated[str, typer.Option(help="Of text per request, as --images.")] = "40",
+    answer_tokens: Annotated[str, typer.Option(help="Asked per answer, as --images.")] = "64",
+    policies: Annotated[
+        str, typer.Option(help="full=0.3,look-m@0.2=0.7; else what the server does by default.")
+    ] = "",
+    kv_cache_field: Annotated[
+        bool, typer.Option(help="Policies in a field; with --no-..., in the model's name.")
+    ] = True,
+    ignore_eos: Annotated[
+        bool, typer.Option(help="Ask for the whole length; not every server knows the field.")
+    ] = True,
+    slo_ttft_s: Annotated[float | None, typer.Option(help="SLO: first token within.")] = None,
+    slo_itl_s: Annotated[float | None, typer.Option(help="SLO: p99 of gaps within.")] = None,
+    slo_e2e_s: Annotated[float | None, typer.Option(help="SLO: whole answer within.")] = None,
+    timeout_s: Annotated[float, typer.Option(help="After which a request has failed.")] = 600,
+    seed: Annotated[int, typer.Option(min=0, help="Of requests and arrivals.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Write the report, with every request.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with plots.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="Print it beside this saved run.")] = None,
+) -> None:
+    """Load a server and report latencies, throughput, errors, goodput and KV memory."""
+    if context.invoked_subcommand is not None:
+        return
+    from server.bench import report
+    from server.bench.arrivals import Schedule
+    from server.bench.client import Target, first_model
+    from server.bench.compare import compare as compared
+    from server.bench.generator import run
+    from server.bench.measures import Slo
+    from server.bench.workload import Spread, Workload, parse_policies
+
+    with told_errors():
+        before = None if compare is None else report.read(compare, "load")
+        if rate is None and concurrency is None:
+            concurrency = 8
+        if requests is None and duration_s is None:
+            requests = 100
+        schedule = Schedule(rate, concurrency, requests, duration_s)
+        target = Target(url, api_key, timeout_s)
+        workload = Workload(
+            model=model or first_model(target),
+            images=Spread.parse(images),
+            image_side_px=image_side_px,
+            words=Spread.parse(words),
+            answer_tokens=Spread.parse(answer_tokens),
+            policies=parse_policies(policies),
+            kv_cache_field=kv_cache_field,
+            ignore_eos=ignore_eos,
+            seed=seed,
+        )
+        with progress(requests) as told:
+            measured = run(target, workload, schedule, warm_up=warm_up, told=told)
+        slo = Slo(slo_ttft_s, slo_itl_s, slo_e2e_s)
+        made = report.load_report(measured, target, workload, schedule, slo, command())
+        made["warm_up"] = warm_up
+        if before is not None:
+            echo(compared(before, made))
+        else:
+            echo(report.lines(made))
+        report.write(made, json, html)
+    raise typer.Exit(0 if made["total"]["completed"] else 1)
+
+
+@app.command("compare")
+def compare_runs(
+    first: Annotated[Path, typer.Argument(help="A saved run (--json).")],
+    second: Annotated[Path, typer.Argument(help="Another.")],
+    any_workload: Annotated[
+        bool, typer.Option("--any-workload", help="Even if they did not ask the same.")
+    ] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with plots of both.")] = None,
+) -> None:
+    """Print two saved runs side by side, with ratios."""
+    from server.bench import report
+    from server.bench.compare import compare
+
+    with told_errors():
+        pair = report.read(first, "load"), report.read(second, "load")
+        echo(compare(*pair, any_workload=any_workload))
+        if html is not None:
+            from server.bench.pages import compare_page
+
+            report.write_text(html, compare_page(*pair))
+
+
+@app.command("capacity")
+def capacity(
+    url: Annotated[str | None, typer.Option(help="A running server; else one is started.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="To start: name or folder; of --url: its name.")
+    ] = None,
+    kv_cache_memory: Annotated[str, typer.Option(help="Pool of the started server.")] = "64MiB",
+    method: Annotated[str, typer.Option(help="The preset whose fractions are tried.")] = "look-m",
+    keep: Annotated[str, typer.Option(help="Fractions kept.")] = "1,0.5,0.35,0.2,0.1",
+    images: Annotated[int, typer.Option(min=1, help="Of each conversation.")] = 24,
+    image_side_px: Annotated[int, typer.Option(min=8, help="Side of each picture.")] = 112,
+    words: Annotated[int, typer.Option(min=1, help="Of text of each conversation.")] = 20,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Of each answer.")] = 64,
+    slo_ttft_s: Annotated[float, typer.Option(help="First token within.")] = 10,
+    slo_itl_s: Annotated[float, typer.Option(help="p99 of an answer's gaps within.")] = 1,
+    max_conversations: Annotated[int, typer.Option(min=1, help="Bound of the search.")] = 256,
+    kv_cache_field: Annotated[
+        bool, typer.Option(help="Policies in a field; with --no-..., in the model's name.")
+    ] = True,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="LOOKM_API_KEY", help="For --url: a bearer token.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of pictures and words.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Write the report, with every trial.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with plots.")] = None,
+) -> None:
+    """How many conversations one KV pool serves together, by the fraction kept."""
+    from server.bench import report
+    from server.bench.capacity import Experiment
+    from server.bench.capacity_report import lines
+    from server.bench.capacity_run import Place, measured
+    from server.bench.measures import Slo
+    from server.bench.workload import Spread, Workload
+
+    with told_errors():
+        workload = Workload(
+            model=model or ("llava-demo" if url is None else ""),
+            images=Spread(images, images),
+            image_side_px=image_side_px,
+            words=Spread(words, words),
+            answer_tokens=Spread(answer_tokens, answer_tokens),
+            kv_cache_field=kv_cache_field,
+            seed=seed,
+        )
+        experiment = Experiment(
+            workload,
+            method,
+            tuple(float(each) for each in keep.split(",")),
+            Slo(slo_ttft_s, slo_itl_s),
+            max_conversations,
+        )
+        made = measured(experiment, Place(url, api_key, kv_cache_memory), command())
+        echo(lines(made))
+        report.write(made, json, html)

@@ -1,0 +1,63 @@
+"""Answers that call tools, in OpenAI's two shapes: a whole message, and the deltas of a stream.
+
+Knows the shapes; `tools.reader` finds the calls.
+"""
+
+import uuid
+from collections.abc import Iterator
+
+from lookm.types import TokenEvent
+from server.openai.answers import AssistantAnswer, CalledFunction, Delta, ToolCall
+from server.openai.tools.formats import Call
+from server.openai.tools.reader import CallReader
+
+
+def message_of(text: str, reader: CallReader | None) -> AssistantAnswer:
+    """A whole answer. `content` is null where there is nothing beside the calls."""
+    if reader is None:
+        return AssistantAnswer(role="assistant", content=text, refusal=None)
+    found = [*reader.push(text), *reader.finish()]
+    calls = [each for each in found if isinstance(each, Call)]
+    content = "".join(each for each in found if isinstance(each, str))
+    if not calls:
+        return AssistantAnswer(role="assistant", content=content, refusal=None)
+    written = [
+        ToolCall(
+            id=_new_id(),
+            type="function",
+            function=CalledFunction(name=call.name, arguments=call.arguments),
+        )
+        for call in calls
+    ]
+    return AssistantAnswer(
+        role="assistant", content=content or None, refusal=None, tool_calls=written
+    )
+
+
+def deltas_of(event: TokenEvent, reader: CallReader | None) -> Iterator[Delta]:
+    """What one event adds: text once it is certain, of a call its name and then its arguments."""
+    if reader is None:
+        if event.text:
+            yield Delta(content=event.text)
+        return
+    index = reader.num_calls
+    found = reader.push(event.text)
+    if event.finish is not None:
+        found += reader.finish()
+    for each in found:
+        if isinstance(each, str):
+            yield Delta(content=each)
+            continue
+        named = CalledFunction(name=each.name, arguments="")
+        yield _call_delta(ToolCall(index=index, id=_new_id(), type="function", function=named))
+        arguments = CalledFunction(arguments=each.arguments)
+        yield _call_delta(ToolCall(index=index, function=arguments))
+        index += 1
+
+
+def _call_delta(call: ToolCall) -> Delta:
+    return Delta(tool_calls=[call])
+
+
+def _new_id() -> str:
+    return f"call_{uuid.uuid4().hex[:24]}"

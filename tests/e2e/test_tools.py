@@ -1,0 +1,135 @@
+"""Tool calling through the official client: a random model that is held to the tools' schemas."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import pytest
+
+from tests.e2e.toy_server import save_toy_with_tools
+from tests.server.process import ServerProcess
+
+pytestmark = pytest.mark.e2e
+
+SIZE = {"enum": ["small", "large"]}
+ORDER: Any = {
+    "type": "function",
+    "function": {
+        "name": "order",
+        "description": "Orders cups of tea.",
+        "parameters": {
+            "type": "object",
+            "properties": {"cups": {"enum": [1, 2, 3]}, "size": {"$ref": "#/$defs/size"}},
+            "required": ["cups", "size"],
+            "additionalProperties": False,
+            "$defs": {"size": SIZE},
+        },
+    },
+}
+CANCEL: Any = {"type": "function", "function": {"name": "cancel"}}
+QUESTION: Any = {
+    "model": "toy",
+    "messages": [{"role": "user", "content": "Two teas, please."}],
+    "tools": [ORDER, CANCEL],
+    "max_tokens": 400,
+    "temperature": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("toy")
+    save_toy_with_tools(folder)
+    flags = ("--kv-cache-memory", "64MiB", "--threads", "1", "--served-model-name", "toy")
+    server = ServerProcess("--model", str(folder), "--attention", "reference", *flags)
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def client(server: ServerProcess) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0)
+
+
+def check(name: str, arguments: str) -> None:
+    given = json.loads(arguments)
+    assert name in ("order", "cancel")
+    assert given.keys() == ({"cups", "size"} if name == "order" else set())
+    assert name == "cancel" or (given["cups"] in (1, 2, 3) and given["size"] in SIZE["enum"])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_required_makes_even_a_random_model_call(client: openai.OpenAI, seed: int) -> None:
+    fields: Any = QUESTION | {"tool_choice": "required", "parallel_tool_calls": False}
+    choice = client.chat.completions.create(**fields, seed=seed).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content is None
+    (call,) = choice.message.tool_calls or []
+    check(call.function.name, call.function.arguments)
+
+
+def test_a_named_tool_is_called_whole_and_streamed_the_same(client: openai.OpenAI) -> None:
+    fields: Any = QUESTION | {"seed": 7, "logprobs": True, "n": 2}
+    fields["tool_choice"] = {"type": "function", "function": {"name": "order"}}
+    whole = client.chat.completions.create(**fields)
+    told: dict[int, Any] = {0: ["", ""], 1: ["", ""]}
+    for chunk in client.chat.completions.create(**fields, stream=True):
+        for choice in chunk.choices:
+            assert not choice.delta.content
+            for call in choice.delta.tool_calls or []:
+                assert call.index == 0
+                told[choice.index][0] += call.function.name or ""
+                told[choice.index][1] += call.function.arguments or ""
+    for choice in whole.choices:
+        (called,) = choice.message.tool_calls or []
+        assert choice.finish_reason == "tool_calls"
+        assert told[choice.index] == [called.function.name, called.function.arguments]
+        check(called.function.name, called.function.arguments)
+        spelled = b"".join(bytes(entry.bytes or []) for entry in choice.logprobs.content or [])
+        assert spelled.startswith(b"<tool_call>\n{")
+
+
+def test_the_result_of_a_call_goes_back_and_free_text_never_fails(client: openai.OpenAI) -> None:
+    first = client.chat.completions.create(
+        **QUESTION, tool_choice={"type": "function", "function": {"name": "order"}}
+    )
+    message = first.choices[0].message
+    turns = [*QUESTION["messages"], message.model_dump(exclude_none=True)]
+    turns.append(
+        {"role": "tool", "tool_call_id": message.tool_calls[0].id, "content": "Two teas are made."}
+    )
+    for fields in ({}, {"parallel_tool_calls": False}, {"tool_choice": "none"}):
+        body: Any = QUESTION | {"messages": turns, "max_tokens": 40} | fields
+        answer = client.chat.completions.create(**body)
+        assert answer.choices[0].message.content
+        assert answer.usage.prompt_tokens > first.usage.prompt_tokens or "tool_choice" in fields
+
+
+def test_a_schema_that_cannot_be_enforced_is_refused(client: openai.OpenAI) -> None:
+    parameters = {"type": "object", "propertyNames": {"pattern": "a"}}
+    tool: Any = {"type": "function", "function": {"name": "odd", "parameters": parameters}}
+    with pytest.raises(openai.BadRequestError, match="propertyNames") as refused:
+        client.chat.completions.create(**QUESTION | {"tools": [tool]}, tool_choice="required")
+    assert refused.value.param == "tools"
+
+
+@pytest.mark.parametrize(
+    ("program", "library"),
+    [("langchain_tools", "langchain_openai"), ("pydantic_tools", "pydantic_ai")],
+)
+def test_a_program_of_another_library_gets_its_call(
+    server: ServerProcess, program: str, library: str
+) -> None:
+    if importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is not installed")
+    command = (sys.executable, "-m", f"tests.e2e.clients.{program}", f"{server.url}/v1")
+    result = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    assert result.returncode == 0, result.stderr
+    assert "cups" in result.stdout

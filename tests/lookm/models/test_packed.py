@@ -1,0 +1,105 @@
+"""Packed linear layers and fused norms against the modules they replace."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
+from transformers.models.llama.configuration_llama import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+
+from lookm.attention.kernels import build
+from lookm.models.packed import FusedMLP, FusedNorm, PackedLinear, can_pack, pack
+from tests.lookm.tiny import random_prompt, tiny_engine, tiny_llava
+
+pytestmark = pytest.mark.skipif(
+    bool(build.missing_tools()) or not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+    reason="needs a compiler and a processor that multiplies bfloat16",
+)
+
+
+def bfloat16_llava():
+    return tiny_llava().bfloat16()
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64, 1500])
+@pytest.mark.parametrize(("inputs", "outputs", "bias"), [(64, 96, False), (7, 5, True)])
+@torch.inference_mode()
+def test_a_packed_layer_is_as_close_to_float64_as_the_layer(rows, inputs, outputs, bias):
+    torch.manual_seed(rows)
+    linear = nn.Linear(inputs, outputs, bias=bias).bfloat16()
+    x = torch.randn(2, rows, inputs).bfloat16()
+    exact = copy.deepcopy(linear).double()(x.double())
+    assert (PackedLinear(linear)(x) - exact).abs().max() <= 2**-7 * exact.abs().max()
+
+
+@pytest.mark.parametrize("size", [16, 64, 100])
+@torch.inference_mode()
+def test_a_fused_norm_equals_llamas(size):
+    torch.manual_seed(size)
+    norm = LlamaRMSNorm(size, eps=1e-5).bfloat16()
+    norm.weight.data.normal_()
+    x = (torch.randn(3, 40, size) * 5).bfloat16()
+    fused = FusedNorm(norm.weight, 1e-5)
+    assert torch.isclose(fused(x), norm(x), rtol=2**-7, atol=0).all()
+    assert torch.equal(fused(x.transpose(0, 1)), fused(x).transpose(0, 1))
+
+
+def test_a_norm_that_computes_something_else_is_left_alone():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.llamas, self.gemmas = LlamaRMSNorm(32), Gemma3RMSNorm(32)
+            self.layer_norm = nn.LayerNorm(32)
+
+    model = Model().bfloat16()
+    model.gemmas.weight.data.fill_(0.5)
+    pack(model)
+    assert isinstance(model.llamas, FusedNorm)
+    assert isinstance(model.gemmas, Gemma3RMSNorm)
+    assert isinstance(model.layer_norm, nn.LayerNorm)
+
+
+@pytest.mark.parametrize(("activation", "fuses"), [("silu", True), ("gelu", False)])
+@torch.inference_mode()
+def test_a_gated_mlp_is_fused_where_its_activation_is_silu(activation, fuses):
+    torch.manual_seed(0)
+    config = LlamaConfig(hidden_size=64, intermediate_size=160, hidden_act=activation)
+    model = nn.ModuleList([LlamaMLP(config)]).bfloat16()
+    exact_of = copy.deepcopy(model[0]).double()
+    pack(model)
+    assert isinstance(model[0], FusedMLP) is fuses
+    x = torch.randn(3, 50, 64).bfloat16()
+    exact = exact_of(x.double())
+    assert (model[0](x) - exact).abs().max() <= 2**-6 * exact.abs().max()
+
+
+@torch.inference_mode()
+def test_a_packed_model_gives_the_models_logits():
+    model, packed = bfloat16_llava(), bfloat16_llava()
+    assert can_pack(packed)
+    pack(packed)
+    assert sum(isinstance(module, FusedMLP) for module in packed.modules()) == 3
+    assert not any(type(module) is nn.Linear for module in packed.modules())
+    ids = torch.arange(10, 70)[None]
+    exact = tiny_llava().double()(input_ids=ids).logits
+    plain_error = (model(input_ids=ids).logits - exact).abs().mean()
+    assert (packed(input_ids=ids).logits - exact).abs().mean() < 1.3 * plain_error + 1e-3
+
+
+def test_float32_models_are_never_packed():
+    assert not can_pack(tiny_llava())
+
+
+def test_the_reference_attention_leaves_the_model_as_it_is():
+    for attention, expected in (("reference", True), ("cpu", False)):
+        model = bfloat16_llava()
+        tiny_engine(model, attention=attention)
+        assert any(type(module) is nn.Linear for module in model.modules()) is expected
+
+
+def test_an_engine_on_a_packed_model_answers():
+    engine = tiny_engine(bfloat16_llava(), attention="cpu")
+    events = list(engine.generate([random_prompt(2, seed=1).request("a")]))
+    assert events[-1].finish in ("stop", "length")

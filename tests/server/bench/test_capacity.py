@@ -1,0 +1,152 @@
+"""The capacity experiment: its search, its conditions, and a pool of known size."""
+
+import json
+import threading
+
+import pytest
+from typer.testing import CliRunner
+
+from server.bench.capacity import Experiment, attempt, explore, largest, missed
+from server.bench.capacity_report import capacity_report, lines
+from server.bench.client import Sample, Target
+from server.bench.generator import Run
+from server.bench.measures import Slo
+from server.bench.paper import on_paper
+from server.bench.polling import KvSample
+from server.bench.workload import Spread, Workload
+from server.cli import app
+from tests.server.bench.stand_in import standing_in
+
+SLO = Slo(ttft_s=1.0, itl_s=0.5)
+SMALL = Workload("m", Spread(1, 1), 16, Spread(3, 3), Spread(6, 6))
+
+
+@pytest.mark.parametrize("edge", [0, 1, 2, 7, 30, 31, 32])
+@pytest.mark.parametrize("start", [1, 6, 32])
+def test_the_search_finds_the_edge_from_wherever_it_begins(edge, start):
+    tried = []
+
+    def holds(n):
+        tried.append(n)
+        return n <= edge
+
+    assert largest(holds, start, bound=32) == edge
+    assert all(1 <= n <= 32 for n in tried)
+    assert len(tried) == len(set(tried)) <= 12
+    if edge < 32:
+        assert edge + 1 in tried  # what one more misses is known
+
+
+def test_a_good_guess_costs_two_trials():
+    tried = []
+    largest(lambda n: tried.append(n) or n <= 9, 9, 200)
+    assert tried == [9, 10]
+
+
+def sample(index, first_s, end_s, finish="length", error=None):
+    return Sample(index, "full", 0.0, 0.0, [first_s, end_s], end_s, finish, error)
+
+
+def told(*samples, preemptions=0):
+    kv = (KvSample(0, 0, 9, 0, 0, 3), KvSample(1, 0, 9, 0, 0, 3 + preemptions))
+    return missed(Run(samples, kv, 5.0), SLO)
+
+
+def test_conversations_that_overlap_within_the_slo_are_served_together():
+    assert told(sample(0, 0.1, 0.5), sample(1, 0.4, 0.8)) == ()
+
+
+def test_one_that_begins_when_another_has_ended_was_not_served_together():
+    assert told(sample(0, 0.1, 0.5), sample(1, 0.6, 0.9)) == ("queued",)
+
+
+def test_a_preemption_a_late_first_token_and_a_stall_are_each_a_miss():
+    assert told(sample(0, 0.1, 0.5), preemptions=1) == ("preempted",)
+    assert told(sample(0, 1.1, 1.2)) == ("TTFT",)
+    assert told(sample(0, 0.1, 0.7)) == ("ITL",)
+
+
+def test_an_answer_that_failed_or_is_too_short_is_a_miss():
+    assert told(sample(0, 0.1, 0.2, error="dropped")) == ("failed",)
+    assert told(sample(0, 0.1, 0.2, finish="stop")) == ("failed",)
+
+
+class Pool:
+    """A server with `size` bytes; a conversation takes 12 at full, and its fraction else."""
+
+    def __init__(self, size):
+        self._free = size
+        self._changed = threading.Condition()
+
+    def answer(self, call):
+        policy = call.body.get("kv_cache", "full")
+        need = 12 if policy == "full" else round(12 * float(policy.partition("@")[2]))
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= need)
+            self._free -= need
+        try:
+            call.whole(6, gap_s=0.015)
+        finally:
+            with self._changed:
+                self._free += need
+                self._changed.notify_all()
+
+
+def test_a_pool_of_known_size_is_found_to_be_of_that_size():
+    experiment = Experiment(SMALL, fractions=(0.25, 1.0, 0.5), slo=SLO, max_conversations=16)
+    with standing_in(Pool(24).answer) as url:
+        points = list(explore(Target(url), experiment, lambda keep, tokens: None))
+    assert [(point.policy, point.conversations) for point in points] == [
+        ("full", 2), ("look-m@0.5", 4), ("look-m@0.25", 8),
+    ]  # fmt: skip
+    assert all(point.limit == ("queued",) for point in points)
+    report = json.loads(json.dumps(capacity_report(points, experiment, "test", None)))
+    assert [row["ratio"] for row in report["rows"]] == [1.0, 2.0, 4.0]
+    assert len(report["trials"]) == sum(len(point.trials) for point in points)
+    assert any("look-m@0.25" in line and "4.0x" in line for line in lines(report))
+
+
+def test_no_trial_sends_pictures_that_another_one_sent():
+    seen = []
+
+    def keep(call):
+        seen.append(call.body["messages"][0]["content"][0]["image_url"]["url"])
+        call.whole(6)
+
+    experiment = Experiment(SMALL, slo=SLO)
+    with standing_in(keep) as url:
+        for number in range(3):
+            attempt(Target(url), experiment, 1.0, 2, number)
+    assert len(set(seen)) == len(seen) == 6
+
+
+def test_a_server_that_serves_nobody_is_a_zero_and_not_a_crash():
+    experiment = Experiment(SMALL, fractions=(1.0,), slo=SLO, max_conversations=4)
+    with standing_in(lambda call: call.status(503)) as url:
+        (point,) = explore(Target(url), experiment, lambda keep, tokens: None)
+    assert (point.conversations, point.limit) == (0, ("failed",))
+    assert capacity_report([point], experiment, "test", None)["rows"][0]["ratio"] is None
+
+
+def test_on_paper_a_fifth_of_the_cache_is_more_than_four_times_the_conversations():
+    paper = on_paper([1.0, 0.2])
+    found = {(row["keep"], row["answer_tokens"]): row for row in paper["rows"]}
+    token_bytes = 32 * 32 * 128 * 2 * 2
+    assert found[1.0, 64]["bytes_each"] == (6 * 576 + 64 + 64) * token_bytes
+    assert found[1.0, 64]["conversations"] == paper["pool_bytes"] // found[1.0, 64]["bytes_each"]
+    assert found[0.2, 64]["ratio"] >= 4
+    assert found[0.2, 256]["ratio"] < found[0.2, 64]["ratio"]  # long answers are kept whole
+
+
+@pytest.mark.slow
+@pytest.mark.e2e
+def test_the_command_measures_the_demo_model(tmp_path):
+    flags = "--kv-cache-memory 6MiB --keep 1,0.2 --images 8 --answer-tokens 12 --slo-ttft-s 60"
+    saved = tmp_path / "capacity.json"
+    asked = ["bench", "capacity", *flags.split(), "--slo-itl-s", "30", "--json", str(saved)]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    full, fifth = json.loads(saved.read_text())["rows"]
+    assert full["conversations"] == full["expected"] == 1
+    assert fifth["conversations"] >= 4
+    assert fifth["bytes_each"] < 0.25 * full["bytes_each"]

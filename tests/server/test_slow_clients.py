@@ -1,0 +1,145 @@
+"""Clients that drip their bytes are cut off; those that only have much to send are not."""
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from server.config import Settings
+from server.middleware import BodyClock
+from tests.server.asking import CHAT, chat, image, says, serving
+from tests.server.process import ServerProcess
+
+TIMEOUT_S = 0.5
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ServerProcess]:
+    flags = ("--receive-timeout-s", str(TIMEOUT_S), "--max-body", "1MiB")
+    server = ServerProcess("--model", "fake", "--threads", "1", *flags)
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        server.close()
+
+
+def drip(server: ServerProcess, first: bytes, drop: bytes = b"a") -> tuple[bytes, float]:
+    """Send `first`, then drop after drop until the server hangs up; what it said, and after what
+    time."""
+    url, said, begun_s = httpx.URL(server.url), b"", time.monotonic()
+    with socket.create_connection((url.host, url.port or 80), timeout=0.05) as connection:
+        connection.sendall(first)
+        while time.monotonic() - begun_s < 10:
+            try:
+                connection.sendall(drop)
+                piece = connection.recv(65536)
+                said += piece
+                if not piece:
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+    return said, time.monotonic() - begun_s
+
+
+def test_a_body_that_drips_is_answered_with_408_and_hung_up(server: ServerProcess) -> None:
+    said, took_s = drip(server, HEAD + b"\r\n{")
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(body)["error"]["code"] == "request_timeout"
+    assert TIMEOUT_S <= took_s < 5
+
+
+def test_a_chunked_body_that_drips_is_cut_off(server: ServerProcess) -> None:
+    head = b"POST /tokenize HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    said, took_s = drip(server, head, b"1\r\n{\r\n")
+    assert said.startswith(b"HTTP/1.1 408 ")
+    assert took_s < 5
+
+
+@pytest.mark.parametrize("first", [b"", b"GET /healthz HT", HEAD + b"x-slow: "])
+def test_headers_that_drip_are_hung_up_on(server: ServerProcess, first: bytes) -> None:
+    said, took_s = drip(server, first)
+    assert said == b""
+    assert TIMEOUT_S <= took_s < 5
+
+
+def test_headers_that_drip_after_an_answer_are_hung_up_on(server: ServerProcess) -> None:
+    said, took_s = drip(server, b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /heal")
+    assert said.startswith(b"HTTP/1.1 200 ")
+    assert took_s < 5
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /nowhere HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n",
+        HEAD.replace(b"1000", b"9999999") + b"\r\n",
+    ],
+)
+def test_a_body_that_nobody_reads_does_not_hold_the_connection(
+    server: ServerProcess, head: bytes
+) -> None:
+    said, took_s = drip(server, head)
+    assert said.startswith(b"HTTP/1.1 ")
+    assert took_s < 5
+
+
+def test_a_silent_client_is_hung_up_on_and_a_prompt_one_is_not(server: ServerProcess) -> None:
+    url = httpx.URL(server.url)
+    with socket.create_connection((url.host, url.port or 80), timeout=5) as silent:
+        with httpx.Client(base_url=server.url) as prompt:
+            begun_s = time.monotonic()
+            while time.monotonic() - begun_s < 2 * TIMEOUT_S:
+                assert prompt.post(CHAT, json=chat(image())).status_code == 200
+        assert silent.recv(1) == b""
+
+
+def test_a_slow_answer_is_not_cut_off(server: ServerProcess) -> None:
+    body = chat("fake:slow", max_tokens=30)
+    answer = httpx.post(server.url + CHAT, json=body, timeout=30)
+    assert answer.json()["usage"]["completion_tokens"] == 30
+    assert answer.elapsed.total_seconds() > 2 * TIMEOUT_S
+
+
+@pytest.mark.anyio
+async def test_a_large_body_may_take_longer_at_a_fair_rate() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["more_body"]:
+            pass
+
+    pieces = iter([64 * 2**10] * 4 + [0])
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0.03)
+        size = next(pieces)
+        return {"type": "http.request", "body": b"a" * size, "more_body": size > 0}
+
+    clock = BodyClock(app, timeout_s=0.04)
+    await clock({"type": "http"}, receive, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.anyio
+async def test_what_timed_out_holds_no_memory_of_the_bodies_together() -> None:
+    settings = Settings(model="fake", receive_timeout_s=0.05, max_body_total=3000)
+    body = json.dumps(chat()).encode()
+
+    async def slow() -> Any:
+        yield body[:-1] + b" " * 2000
+        await asyncio.sleep(1)
+        yield b"}"
+
+    async with serving(settings, says) as (client, *_):
+        for _ in range(3):
+            response = await client.post(CHAT, content=slow())
+            assert response.status_code == 408
+        assert (await client.post(CHAT, content=body)).status_code == 200
