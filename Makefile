@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUNS := server/bench/results
 
-.PHONY: help serve test e2e check fmt install demo eval bench bench-peers bench-capacity results results-run clean
+.PHONY: help serve test e2e check fmt install demo eval bench bench-gpu bench-peers bench-capacity results results-run clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -63,6 +63,9 @@ results-run: $(STAMP)  ## Measure on this machine what README's tables show (CPU
 	$(MAKE) bench-capacity ARGS="--json $(RUNS)/capacity.json"
 	$(MAKE) bench ARGS="--json $(RUNS)/own.json"
 	$(MAKE) bench-peers ARGS="--json $(RUNS)/peers.json"
+
+bench-gpu: $(STAMP)  ## The GPU grid: rooflines, capacity, prefill, generate() (needs CUDA)
+	$(BIN)/python -m server.bench.gpu $(ARGS)
 
 clean:  ## Remove everything that was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,95 @@
+"""Each kernel alone at the model's shape: device time, and the rate against what it must move.
+
+`bytes` is what the kernel cannot avoid reading and writing, `flops` its matrix products; the share
+of the copy bandwidth says how near a memory-bound kernel is to its roofline.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from lookm.attention import Attention, choose
+from lookm.types import Needs
+from server.bench.gpu_lab import Lab
+from server.bench.gpu_sections import Numbers
+
+PAGE_TOKENS = 16
+
+
+@torch.inference_mode()
+def kernels(lab: Lab) -> Numbers:
+    """Decode at every batch, and the parts of a prefill that looks."""
+    attention = choose("auto", lab.device, lab.dtype)
+    found: Numbers = {"attention": attention.name}
+    num_tokens = len(lab.prompt()[0])
+    for batch in lab.scale.batches:
+        for rows in (num_tokens, num_tokens // 5):
+            found[f"decode x{batch}, {rows} rows"] = _decode(lab, attention, batch, rows)
+    for tokens in (num_tokens, len(lab.prompt(long=True)[0])):
+        found |= _prefill(lab, attention, tokens)
+    return found
+
+
+def _decode(lab: Lab, attention: Attention, batch: int, rows: int) -> Numbers:
+    shape, item = lab.shape, lab.dtype.itemsize
+    size, pages = shape.hidden // shape.heads, -(-rows // PAGE_TOKENS)
+    stored = (batch * pages, shape.kv_heads, PAGE_TOKENS, size)
+    k, v = (torch.randn(stored, dtype=lab.dtype, device=lab.device) for _ in range(2))
+    q = torch.randn(batch, shape.heads, size, dtype=lab.dtype, device=lab.device)
+    table = torch.randperm(batch * pages, device=lab.device).to(torch.int32).view(batch, pages)
+    lengths = torch.full((batch,), rows, device=lab.device)
+    moved = 2 * batch * rows * shape.kv_heads * size * item
+    return _rated(
+        lab, lambda: attention.decode(q, k, v, table, lengths, scale=size**-0.5), moved=moved
+    )
+
+
+def _prefill(lab: Lab, attention: Attention, tokens: int) -> Numbers:
+    shape, size = lab.shape, lab.shape.hidden // lab.shape.heads
+
+    def noise(heads: int, rows: int) -> torch.Tensor:
+        return torch.randn(heads, rows, size, dtype=lab.dtype, device=lab.device)
+
+    q, k, v = (
+        noise(shape.heads, tokens),
+        noise(shape.kv_heads, tokens),
+        noise(shape.kv_heads, tokens),
+    )
+    triangle = shape.heads * tokens * tokens * size  # two operations, half of the square
+
+    def prefill(needs: Needs) -> Callable[[], Any]:
+        return lambda: attention.prefill(q, k, v, scale=size**-0.5, needs=needs)
+
+    found = {
+        f"prefill {tokens}": _rated(lab, prefill(Needs()), flops=2 * triangle),
+        f"prefill with sums {tokens}": _rated(lab, prefill(Needs(sums=True)), flops=3 * triangle),
+        f"prefill with window {tokens}": _rated(lab, prefill(Needs(window=32)), flops=2 * triangle),
+    }
+    num_kept = tokens // 5
+    kept, evicted = noise(shape.kv_heads, num_kept), noise(shape.kv_heads, tokens - num_kept)
+    products = 2 * shape.kv_heads * num_kept * (tokens - num_kept) * size
+    found[f"nearest {tokens}"] = _rated(
+        lab, lambda: attention.nearest(kept, evicted), flops=products
+    )
+    target = torch.randint(0, num_kept, evicted.shape[:2], device=lab.device)
+    weight = torch.ones(evicted.shape[:2], device=lab.device)
+    centre = torch.ones(kept.shape[:2], device=lab.device)
+    found[f"combine {tokens}"] = _rated(
+        lab,
+        lambda: attention.combine(kept, evicted, target, weight, centre),
+        moved=2 * kept.nbytes + evicted.nbytes,
+    )
+    return found
+
+
+def _rated(lab: Lab, call: Callable[[], Any], *, moved: int = 0, flops: int = 0) -> Numbers:
+    spent_s = lab.kernel_seconds(call)
+    found: Numbers = {"seconds": spent_s}
+    if moved:
+        found |= {"bytes": moved, "bytes_per_s": moved / spent_s}
+        if lab.bandwidth:
+            found["share_of_bandwidth"] = moved / spent_s / lab.bandwidth
+    if flops:
+        found |= {"flops": flops, "flops_per_s": flops / spent_s}
+    return found
