@@ -45,7 +45,7 @@ class Engine:
         self, adapter: Adapter, processor: Processor, config: EngineConfig, plan: EnginePlan
     ) -> None:
         attention = choose(config.attention, adapter.device, adapter.dtype)
-        if attention.name == "cpu":
+        if attention.name in ("cpu", "triton"):
             adapter.pack()
         self.plan = replace(plan, attention=attention.name)
         self.processor = processor

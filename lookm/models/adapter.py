@@ -67,6 +67,10 @@ class Adapter:
         """Put faster twins in the place of linear layers and norms, where this machine has them."""
         if can_pack(self._model):
             pack(self._model)
+        elif self.device.type == "cuda":
+            from lookm.models.fused import fuse  # triton, which is only there with CUDA
+
+            fuse(self._language_model)
 
     @torch.inference_mode()
     def encode_image(self, image: ImageInput) -> torch.Tensor:

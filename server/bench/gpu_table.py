@@ -55,7 +55,7 @@ def _section(section: Json) -> Iterator[str]:
     """Plain values as a list, then everything with columns as one table."""
     rows = {key: value for key, value in section.items() if isinstance(value, dict)}
     yield from (
-        f"- {key}: {_told(key, value)}" for key, value in section.items() if key not in rows
+        f"- {_title(key)}: {_told(key, value)}" for key, value in section.items() if key not in rows
     )
     if not rows:
         return
