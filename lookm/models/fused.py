@@ -185,10 +185,9 @@ class _Seen:
 def _has_linears(module: nn.Module, *names: str) -> bool:
     """Whether these are its products, and it has no modules with weights besides."""
     own = dict(module.named_children())
-    linears = [own.get(name) for name in names]
-    if not all(type(linear) is nn.Linear for linear in linears):
+    if not all(type(own.get(name)) is nn.Linear for name in names):
         return False
-    if len({linear.bias is None for linear in linears[:-1]}) > 1:  # those that are joined
+    if len({own[name].bias is None for name in names[:-1]}) > 1:  # those that are joined
         return False
     return not any(list(child.parameters()) for name, child in own.items() if name not in names)
 
