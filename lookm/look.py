@@ -74,8 +74,10 @@ def kept_rows(
 def needs_of(recipe: Recipe, is_image_T: torch.Tensor) -> Needs:
     """What `recipe` needs of this prompt: `after_images` as a number of rows."""
     needs = recipe.needs
+    if not needs.after_images:  # on CUDA the next line waits for the device
+        return needs
     images_I = is_image_T.nonzero()
-    if not needs.after_images or not len(images_I):
+    if not len(images_I):
         return needs
     return replace(needs, window=max(1, len(is_image_T) - 1 - int(images_I[-1])))
 

@@ -110,7 +110,7 @@ def compress(
 
     Never changes what `view` holds. `kernels` may do the merge faster.
     """
-    if kept_bound(recipe, view.is_image_T) == view.num_tokens:
+    if ledger.keeps_all(view.num_tokens):
         return _everything(view)
     kept_KS, evicted_KE = select(view, recipe, ledger.next(view))
     kept = Rows(_gather(view.key_KTD, kept_KS), _gather(view.value_KTD, kept_KS))

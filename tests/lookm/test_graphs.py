@@ -4,8 +4,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from lookm import CachePolicy
 from lookm.attention import ReferenceAttention
@@ -14,6 +12,7 @@ from lookm.errors import ConfigError
 from lookm.graphs import DecodeGraphs, batch_sizes, make_graphs
 from lookm.models.adapter import Adapter
 from lookm.models.families import family_of
+from tests.lookm.host import questions
 from tests.lookm.models.toys import TOYS
 from tests.lookm.tiny import answers, generate, random_prompt, tiny_engine, tiny_llava
 
@@ -83,50 +82,6 @@ def test_rows_without_a_sequence_write_to_nobodys_page():
     assert (pool.k_PKND[pool._free] == 77.0).all()
 
 
-class Asked(TorchDispatchMode):
-    """Notes every operation whose result the host reads, or whose input the host makes."""
-
-    HOST = frozenset(
-        {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal"}
-        | {"lift_fresh", "lift_fresh_copy", "unique_dim", "_unique2"}
-    )
-
-    def __init__(self):
-        super().__init__()
-        self.questions = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        masks = name == "index" and any(
-            part is not None and part.dtype == torch.bool for part in args[1]
-        )
-        if name in self.HOST or masks:
-            self.questions.append(str(func))
-        return func(*args, **(kwargs or {}))
-
-
-class AskedByMethod(TorchFunctionMode):
-    """The questions that on a CPU are no operation: `tolist` and its like."""
-
-    HOST = frozenset({"tolist", "numpy", "item", "cpu", "__bool__", "__int__", "__float__"})
-
-    def __init__(self):
-        super().__init__()
-        self.questions = []
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if getattr(func, "__name__", "") in self.HOST:
-            self.questions.append(func.__name__)
-        return func(*args, **(kwargs or {}))
-
-
-def questions(graphs):
-    """What replaying a step asks of the host."""
-    with Asked() as asked, AskedByMethod() as by_method, torch.inference_mode():
-        graphs._replays[2]()
-    return asked.questions + by_method.questions
-
-
 class Blind(ReferenceAttention):
     """Attention that reads no lengths, as a kernel does not; its output is no attention."""
 
@@ -146,12 +101,12 @@ def recorded(model, attention):
 @pytest.mark.parametrize("name", sorted(set(TOYS) - {"gemma3"}))  # which has windows
 def test_the_recorded_step_never_asks_the_host(name):
     graphs = recorded(TOYS[name].model(), Blind())
-    assert questions(graphs) == []
+    assert questions(graphs._replays[2]) == []
 
 
 def test_the_detector_sees_the_reference_reading_lengths():
     graphs = recorded(tiny_llava(), ReferenceAttention())
-    assert questions(graphs)
+    assert questions(graphs._replays[2])
 
 
 def test_on_is_refused_with_the_reason_where_layers_have_windows():
