@@ -53,7 +53,7 @@ class EngineClient:
         self._policy = restart_policy or RestartPolicy()
         self._finished = totals.ZERO
         self._streams = Streams()
-        self._outbox: asyncio.Queue[list[wire.Frame]] = asyncio.Queue()
+        self._outbox: asyncio.Queue[wire.Up] = asyncio.Queue()
         self._settled = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
         self._process: WorkerProcess | None = None
@@ -138,9 +138,9 @@ class EngineClient:
         Closing the generator early aborts the request; hold it in `contextlib.aclosing`.
         """
         self._require_ready()
-        frames = wire.encode(wire.Add(request))
+        wire.require_sendable(request)
         queue = self._streams.open(request.id)
-        self._outbox.put_nowait(frames)
+        self._outbox.put_nowait(wire.Add(request))
         try:
             finished = False
             while not finished:
@@ -166,7 +166,7 @@ class EngineClient:
 
     def _post(self, message: wire.Up) -> None:
         if self.state == "ready":
-            self._outbox.put_nowait(wire.encode(message))
+            self._outbox.put_nowait(message)
 
     # --- the worker -----------------------------------------------------------------------------
 
@@ -203,7 +203,7 @@ class EngineClient:
     async def _run_worker(self) -> Exception:
         """One worker, from spawn to death; what it died of."""
         self._outbox = asyncio.Queue()
-        self._outbox.put_nowait(wire.encode(wire.Start(self.config, log.getEffectiveLevel())))
+        self._outbox.put_nowait(wire.Start(self.config, log.getEffectiveLevel()))
         channel = ApiChannel()
         try:
             self._process = await WorkerProcess.spawn(channel.address)
@@ -241,8 +241,13 @@ class EngineClient:
         return WorkerDiedError(f"it ended with status {status.result()}")
 
     async def _send(self, channel: ApiChannel) -> None:
+        """Everything that waits, at once: the choices of one request share their images."""
         while True:
-            await channel.send(await self._outbox.get())
+            messages = [await self._outbox.get()]
+            while not self._outbox.empty():
+                messages.append(self._outbox.get_nowait())
+            for message in wire.joined(messages):
+                await channel.send(wire.encode(message))
 
     async def _receive(self, channel: ApiChannel) -> Exception:
         """Dispatch what the worker says until it says why it failed."""
