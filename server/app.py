@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from fastapi import FastAPI, Request, Response
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -77,7 +78,7 @@ def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = rea
         finally:
             await live.stop()
 
-    app = FastAPI(
+    app = FastAPIOffline(  # its pages load nothing from elsewhere
         title="lookm-server",
         summary="Multi-image chats with a compressed KV cache, chosen per request.",
         version=version(),
