@@ -97,10 +97,10 @@ def explore(target: Target, experiment: Experiment, expect: Expect) -> Iterator[
 
     `expect(keep, prompt_tokens)` is where the search begins; the answer does not depend on it.
     """
-    warm = replace(experiment.workload, seed=experiment.workload.seed + 1)
+    number = itertools.count()
+    warm = replace(experiment.workload, nonce=experiment.workload.nonce + next(number))
     warmed = run(target, warm, Schedule(concurrency=WARM_UP, num_requests=WARM_UP))
     prompt_tokens = max(sample.prompt_tokens or 0 for sample in warmed.samples)
-    number = itertools.count()
     most = 0
     for keep in sorted(experiment.fractions, reverse=True):
         trials: list[Trial] = []
@@ -141,9 +141,8 @@ def attempt(
     target: Target, experiment: Experiment, keep: float, conversations: int, number: int
 ) -> Trial:
     """One trial. Its pictures are its own: features cached by an earlier one would not be fair."""
-    policies = ((experiment.policy(keep), 1.0),)
-    seed = 1000 * (experiment.workload.seed + 1) + number
-    workload = replace(experiment.workload, policies=policies, seed=seed)
+    policies, before = ((experiment.policy(keep), 1.0),), experiment.workload
+    workload = replace(before, policies=policies, nonce=before.nonce + number)
     schedule = Schedule(concurrency=conversations, num_requests=conversations)
     measured = run(target, workload, schedule)
     told = measure(measured.samples, measured.wall_s, experiment.slo)

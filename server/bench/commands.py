@@ -3,6 +3,7 @@
 Knows typer; measuring is done by the modules beside it, which are loaded when they are asked for.
 """
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -83,6 +84,7 @@ def load(
             kv_cache_field=kv_cache_field,
             ignore_eos=ignore_eos,
             seed=seed,
+            nonce=time.time_ns(),
         )
         with progress(requests) as told:
             measured = run(target, workload, schedule, warm_up=warm_up, told=told)
@@ -162,6 +164,7 @@ def capacity(
             answer_tokens=Spread(answer_tokens, answer_tokens),
             kv_cache_field=kv_cache_field,
             seed=seed,
+            nonce=time.time_ns(),
         )
         experiment = Experiment(
             workload,

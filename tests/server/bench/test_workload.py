@@ -67,6 +67,19 @@ def test_no_two_pictures_are_the_same():
     assert len(set(urls)) == 16
 
 
+def test_another_nonce_changes_the_pictures_and_nothing_else():
+    """A second run must not find the first one's pictures in the server's feature cache."""
+    mixed = replace(SMALL, images=Spread(1, 8), words=Spread(1, 8), answer_tokens=Spread(1, 99))
+    for index in range(5):
+        first, second = body(mixed, index), body(replace(mixed, nonce=1), index)
+        for asked in (first, second):
+            *images, text = asked["messages"][0]["content"]
+            asked["messages"] = [len(images), text]
+            asked["urls"] = [image["image_url"]["url"] for image in images]
+        assert not set(first.pop("urls")) & set(second.pop("urls"))
+        assert first == second
+
+
 def test_policies_are_drawn_by_weight_and_do_not_change_the_questions():
     mixed = replace(SMALL, policies=parse_policies("full=0.3,look-m@0.2=0.7"))
     asks = [make_ask(mixed, index) for index in range(400)]
