@@ -128,9 +128,9 @@ def capacity(report: Json) -> Iterator[str]:
 
 def evaluation(report: Json) -> Iterator[str]:
     """Answers under each policy; in brackets, 95 % intervals."""
-    rows = [
-        ("`kv_cache`", "KV bytes kept", f"right, of {report['rows'][0]['asked']}", "as at full")
-    ]
+    asked = report["rows"][0]["asked"]
+    header = ("`kv_cache`", "KV bytes kept", f"right, of {asked}", "same answer as at full")
+    rows: list[tuple[str, ...]] = [header]
     for row in report["rows"]:
         held = row["bytes_ratio"]
         rows.append(
