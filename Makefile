@@ -43,8 +43,8 @@ fmt: $(STAMP)  ## Format and fix what can be fixed
 demo: $(STAMP)  ## One request answered on the command line, full cache beside look-m@0.2
 	$(BIN)/python -m lookm
 
-eval: $(STAMP)  ## The demo model's answers at each kept fraction
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m lookm.eval $(ARGS)
+eval: $(STAMP)  ## The demo model's answers at each kept fraction (ARGS="--policies ... --out DIR")
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/lookm eval $(ARGS)
 
 bench: $(STAMP)  ## This engine at full cache, at look-m@0.2, and beside generate()
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m server.bench.own $(ARGS)
