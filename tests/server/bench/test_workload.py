@@ -91,6 +91,16 @@ def test_policies_are_drawn_by_weight_and_do_not_change_the_questions():
         assert mine == plain
 
 
+def test_a_policy_does_not_depend_on_how_large_its_request_is():
+    mixed = replace(SMALL, images=Spread(1, 8), policies=parse_policies("full look-m@0.2"))
+    sizes = {"full": [], "look-m@0.2": []}
+    for index in range(400):
+        ask = make_ask(mixed, index)
+        sizes[ask.policy].append(ask.body.count(b"image_url") // 2)
+    means = [np.mean(each) for each in sizes.values()]
+    assert means == pytest.approx([4.5, 4.5], abs=0.6)
+
+
 def test_a_policy_goes_into_the_models_name_where_there_is_no_field_for_it():
     asked = body(replace(SMALL, policies=(("look-m@0.2", 1.0),), kv_cache_field=False))
     assert asked["model"] == "m:look-m@0.2"
