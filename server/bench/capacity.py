@@ -14,13 +14,14 @@ read, and all answers are at their longest at nearly the same time. Conversation
 one fit at least as well. Answers must take more steps than there are conversations, or the first
 one ends before the last begins.
 
-A trial that misses only its SLO is tried once more (machines are shared); all trials are in the
+A trial that misses only by time is tried once more (machines are shared); all trials are in the
 report. Knows the load generator and how to search; knows nothing about engines.
 """
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from server.bench.arrivals import Schedule
 from server.bench.client import Sample, Target
@@ -37,8 +38,9 @@ TRIES = 2
 
 Expect = Callable[[float, int], int | None]
 
-FAILED, QUEUED, PREEMPTED, TTFT, ITL = "failed", "queued", "preempted", "TTFT", "ITL"
-TIMING = frozenset((TTFT, ITL))
+FAILED, QUEUED, SLOW, PREEMPTED = "failed", "queued", "slow prefill", "preempted"
+TTFT, ITL = "TTFT", "ITL"
+TIMING = frozenset((SLOW, TTFT, ITL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,13 +163,20 @@ def attempt(
 
 
 def missed(measured: Run, slo: Slo) -> tuple[str, ...]:
-    """Which of the four conditions do not hold."""
+    """Which of the four conditions do not hold.
+
+    The second has two names: `queued` for a place in the pool, or `slow prefill` where the pool had
+    room for one more all the time: the first answer was over before the last prompt was computed.
+    """
     samples = measured.samples
     if any(sample.error is not None or sample.finish != "length" for sample in samples):
         return (FAILED,)
     kv = measure_kv(measured.kv)
+    apart = max(s.first_s for s in samples) > min(s.end_s for s in samples)
+    room = kv is not None and _room_for(max(s.kv_bytes or 0 for s in samples), kv)
     told = {
-        QUEUED: max(s.first_s for s in samples) > min(s.end_s for s in samples),
+        QUEUED: apart and not room,
+        SLOW: apart and room,
         PREEMPTED: kv is not None and kv["preemptions"] > 0,
         TTFT: any(not Slo(ttft_s=slo.ttft_s, e2e_s=slo.e2e_s).met_by(s) for s in samples),
         ITL: any(not Slo(itl_s=slo.itl_s).met_by(s) for s in samples),
@@ -181,6 +190,11 @@ def _point(
     best = next((t for t in trials if t.conversations == most and not t.missed), None)
     above = [trial for trial in trials if trial.conversations == most + 1]
     return Point(keep, policy, expected, best, above[-1].missed if above else (), tuple(trials))
+
+
+def _room_for(prompt_bytes: int, kv: dict[str, Any]) -> bool:
+    """Whether the pool always had room for one more prompt."""
+    return bool(kv["used_bytes_peak"] + prompt_bytes <= kv["capacity_bytes"])
 
 
 def _gap_s(sample: Sample) -> float:

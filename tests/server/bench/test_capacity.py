@@ -44,11 +44,12 @@ def test_a_good_guess_costs_two_trials():
 
 
 def sample(index, first_s, end_s, finish="length", error=None):
-    return Sample(index, "full", 0.0, 0.0, [first_s, end_s], end_s, finish, error)
+    pieces = [first_s, end_s]
+    return Sample(index, "full", 0.0, 0.0, pieces, end_s, finish, error, kv_bytes=30)
 
 
-def told(*samples, preemptions=0):
-    kv = (KvSample(0, 0, 9, 0, 0, 3), KvSample(1, 0, 9, 0, 0, 3 + preemptions))
+def told(*samples, preemptions=0, peak=80):
+    kv = (KvSample(0, 0, 100, 0, 0, 3), KvSample(1, peak, 100, 0, 0, 3 + preemptions))
     return missed(Run(samples, kv, 5.0), SLO)
 
 
@@ -58,6 +59,13 @@ def test_conversations_that_overlap_within_the_slo_are_served_together():
 
 def test_one_that_begins_when_another_has_ended_was_not_served_together():
     assert told(sample(0, 0.1, 0.5), sample(1, 0.6, 0.9)) == ("queued",)
+
+
+def test_waiting_beside_free_pages_is_waiting_for_the_prefill():
+    """Where the pool had room for another prompt of 30 bytes, it was not the pool."""
+    apart = (sample(0, 0.1, 0.5), sample(1, 0.6, 0.9))
+    assert told(*apart, peak=70) == ("slow prefill",)
+    assert told(*apart, peak=71) == ("queued",)
 
 
 def test_a_preemption_a_late_first_token_and_a_stall_are_each_a_miss():
