@@ -13,6 +13,7 @@ from lookm.errors import PolicyError
 from lookm.policy import depth, scores
 from lookm.policy.budgets import NUM_SINKS, BudgetRule, sinks_then_recent, split
 from lookm.policy.compose import Recipe
+from lookm.policy.coverage import covering
 from lookm.policy.depth import Adaptive, DepthRule
 from lookm.policy.pins import Pins
 from lookm.policy.scores import Score
@@ -49,6 +50,7 @@ class Preset:
 _SUMS = Needs(sums=True)
 _TEXT = Pins(text="protect")
 _SNAPKV = Needs(window=scores.SNAPKV_WINDOW)
+_ASKED = Needs(window=scores.SNAPKV_WINDOW, after_images=True, density=True)
 _WINDOW = Pins(window=scores.SNAPKV_WINDOW)
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
@@ -58,6 +60,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "look-m-average": Preset(scores.column_sum, _SUMS, pins=_TEXT, merge="average"),
         "look-m-weighted": Preset(scores.column_sum, _SUMS, pins=_TEXT, merge="weighted"),
         "look-m-evict": Preset(scores.column_sum, _SUMS, pins=_TEXT),
+        "look-m-plus": Preset(
+            covering,
+            _ASKED,
+            merge="centroid",
+            depth=Adaptive(depth.density, depth.proportional),
+            recent=0.0,
+        ),
         "h2o": Preset(scores.column_sum, _SUMS),
         "mean-h2o": Preset(scores.column_mean, _SUMS),
         "roco": Preset(scores.roco, Needs(sums=True, squares=True)),
@@ -67,7 +76,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "pyramidkv": Preset(scores.snapkv, _SNAPKV, pins=_WINDOW, depth=depth.pyramid, recent=0.0),
         "vl-cache": Preset(
             scores.window_sum,
-            Needs(window=scores.SNAPKV_WINDOW, after_images=True, density=True),
+            _ASKED,
             depth=Adaptive(depth.density, depth.proportional),
             recent=0.1,
         ),
