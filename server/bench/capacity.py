@@ -53,6 +53,10 @@ class Experiment:
     slo: Slo = SLO
     max_conversations: int = 256
 
+    def __post_init__(self) -> None:
+        if not self.fractions or not all(0 < keep <= 1 for keep in self.fractions):
+            raise ValueError("fractions kept are above 0 and at most 1, such as 1,0.5,0.2")
+
     def policy(self, keep: float) -> str:
         """`full` for everything, else `look-m@0.2`."""
         return "full" if keep == 1 else f"{self.method}@{keep:g}"
@@ -92,6 +96,14 @@ class Point:
     def conversations(self) -> int:
         """How many; 0 where none."""
         return 0 if self.best is None else self.best.conversations
+
+
+def parse_fractions(text: str) -> tuple[float, ...]:
+    """`1,0.5,0.2`. Raises `ValueError`."""
+    try:
+        return tuple(float(each) for each in text.split(","))
+    except ValueError:
+        raise ValueError(f"cannot read {text!r}: write fractions kept, such as 1,0.5,0.2") from None
 
 
 def explore(target: Target, experiment: Experiment, expect: Expect) -> Iterator[Point]:
@@ -169,8 +181,9 @@ def missed(measured: Run, slo: Slo) -> tuple[str, ...]:
     room for one more all the time: the first answer was over before the last prompt was computed.
     """
     samples = measured.samples
-    if any(sample.error is not None or sample.finish != "length" for sample in samples):
-        return (FAILED,)
+    for sample in samples:
+        if sample.error is not None or sample.finish != "length":
+            return (f"{FAILED}: {sample.error or 'a short answer'}",)
     kv = measure_kv(measured.kv)
     apart = max(s.first_s for s in samples) > min(s.end_s for s in samples)
     room = kv is not None and _room_for(max(s.kv_bytes or 0 for s in samples), kv)

@@ -149,7 +149,7 @@ def capacity(
 ) -> None:
     """How many conversations one KV pool serves together, by the fraction kept."""
     from server.bench import report
-    from server.bench.capacity import Experiment
+    from server.bench.capacity import Experiment, parse_fractions
     from server.bench.capacity_report import lines
     from server.bench.capacity_run import Place, measured
     from server.bench.measures import Slo
@@ -169,7 +169,7 @@ def capacity(
         experiment = Experiment(
             workload,
             method,
-            tuple(float(each) for each in keep.split(",")),
+            parse_fractions(keep),
             Slo(slo_ttft_s, slo_itl_s),
             max_conversations,
         )

@@ -75,8 +75,8 @@ def test_a_preemption_a_late_first_token_and_a_stall_are_each_a_miss():
 
 
 def test_an_answer_that_failed_or_is_too_short_is_a_miss():
-    assert told(sample(0, 0.1, 0.2, error="dropped")) == ("failed",)
-    assert told(sample(0, 0.1, 0.2, finish="stop")) == ("failed",)
+    assert told(sample(0, 0.1, 0.2, error="dropped")) == ("failed: dropped",)
+    assert told(sample(0, 0.1, 0.2, finish="stop")) == ("failed: a short answer",)
 
 
 class Pool:
@@ -132,7 +132,7 @@ def test_a_server_that_serves_nobody_is_a_zero_and_not_a_crash():
     experiment = Experiment(SMALL, fractions=(1.0,), slo=SLO, max_conversations=4)
     with standing_in(lambda call: call.status(503)) as url:
         (point,) = explore(Target(url), experiment, lambda keep, tokens: None)
-    assert (point.conversations, point.limit) == (0, ("failed",))
+    assert (point.conversations, point.limit) == (0, ("failed: http_503",))
     assert capacity_report([point], experiment, "test", None)["rows"][0]["ratio"] is None
 
 
