@@ -70,7 +70,9 @@ def _evaluate(options: argparse.Namespace, where: dict[str, Any]) -> None:
     if options.suite == "milebench":
         about["columns"] = _columns(scores)
     saved = json.dumps(scores_json(scores, about), indent=1)
-    (options.out / "scores.json").write_text(saved + "\n")
+    for path in (options.out / "scores.json", options.json):
+        if path is not None:
+            path.write_text(saved + "\n")
     print(f"{store.settings['model']}, {len(questions)} questions, {metric}, 95 % intervals\n")
     print(markdown(score_table(scores[ALL], metric)))
     if "columns" in about:
@@ -167,6 +169,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
     add("--out", type=Path, default=Path("eval-run"), help="folder; the same one goes on")
     add("--restart", action="store_true", help="forget the answers that are in --out")
+    add("--json", type=Path, help="write the scores here too")
     add("--no-report", dest="report", action="store_false", help="no report.html")
     suite = parser.add_argument_group("demo suite").add_argument
     suite("--images", nargs="+", type=int, default=list(demo.DEFAULT_IMAGES))

@@ -23,6 +23,7 @@ from dataclasses import asdict
 from typing import Any
 
 from lookm.eval.page import Cell, Section, Series, Table, html_page, line_chart
+from lookm.eval.questions import FULL
 from lookm.eval.scores import ALL, Score
 
 Json = dict[str, Any]
@@ -33,8 +34,12 @@ _AGREES = "same answer as at full cache"
 
 def scores_json(scores: Mapping[str, Sequence[Score]], about: Json) -> Json:
     """The schema above; `about` is everything but the rows."""
-    rows = {task: [asdict(one) for one in found] for task, found in scores.items()}
+    rows = {task: [_rounded(asdict(one)) for one in found] for task, found in scores.items()}
     return {"kind": "eval", **about, "rows": rows.pop(ALL), "tasks": rows}
+
+
+def _rounded(row: Json) -> Json:
+    return {name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()}
 
 
 def report_html(scores: Mapping[str, Sequence[Score]], about: Json) -> str:
@@ -86,6 +91,7 @@ def _chart(scores: Sequence[Score], label: str, *, agreement: bool, title: str) 
     for one in scores:
         if one.bytes_ratio is not None:
             by_method.setdefault(one.policy.partition("@")[0], []).append(one)
+    least = min((one.bytes_ratio for one in scores if one.bytes_ratio is not None), default=1.0)
     series = []
     for method, found in by_method.items():
         found = sorted(found, key=lambda one: one.bytes_ratio or 0.0)
@@ -95,8 +101,11 @@ def _chart(scores: Sequence[Score], label: str, *, agreement: bool, title: str) 
             else (one.right, one.right_low, one.right_high)
             for one in found
         ]
+        kept = [one.bytes_ratio or 0.0 for one in found]
+        if method == FULL:  # a level across the chart, to compare with
+            kept, columns = [least, *kept], [*columns, *columns]
         middle, low, high = zip(*columns, strict=True)
-        series.append(Series(method, [one.bytes_ratio or 0.0 for one in found], middle, low, high))
+        series.append(Series(method, kept, middle, low, high, dashed=method == FULL))
     return line_chart(series, _BYTES, label, title, percent="xy")
 
 
