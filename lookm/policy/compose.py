@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from lookm.policy.budgets import Budget, BudgetRule
-from lookm.policy.coverage import covering
 from lookm.policy.depth import DepthRule, Ledger, layer_counts, limits_of
-from lookm.policy.merges import MERGES, MergeKernels, Rows, merge
+from lookm.policy.merges import MergeKernels, MergeRule, Rows, merge
 from lookm.policy.pins import Pins, num_protected, tiers
 from lookm.policy.scores import Score, lexicographic
 from lookm.policy.view import View, required
@@ -31,14 +30,15 @@ class Recipe:
     score: Score | None
     budget: BudgetRule
     pins: Pins
-    merge: str
+    merge: MergeRule | None
     needs: Needs
     depth: DepthRule | None = None
+    about_images: bool = False
 
     @property
     def modality_aware(self) -> bool:
         """Whether the recipe tells text from images."""
-        return self.pins.text != "none" or self.score is covering
+        return self.about_images or self.pins.text != "none"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,10 +115,10 @@ def compress(
         return _everything(view)
     kept_KS, evicted_KE = select(view, recipe, ledger.next(view))
     kept = _rows(view, kept_KS)
-    rule = MERGES[recipe.merge]
+    rule = recipe.merge
     num_merged = 0
     if rule is not None:
-        pull_KD = _pull(view) if rule.lasting else None
+        pull_KD = _pull(view) if rule.mass else None
         kept, num_merged = merge(kept, _rows(view, evicted_KE), rule, kernels, pull_KD)
     return Compressed(
         key=kept.key,

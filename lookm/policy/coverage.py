@@ -6,37 +6,17 @@ tokens are few and unlike: those that the question looks at are kept, but never 
 the budget is left for images.
 """
 
+from collections.abc import Callable
+
 import torch
 
-from lookm.policy.view import View, required
+from lookm.policy.scores import Score, window_sum
+from lookm.policy.view import View
 
 TEXT_SHARE = 0.75  # of what is kept, at most, while there are images to keep
+Places = Callable[[View], torch.Tensor]
 _GOLDEN = 0.6180339887498949  # steps of this fraction of a circle leave no large gap, however many
 _HEAD, _LAYER = 0.7548776662466927, 0.5698402909980532
-
-
-def covering(view: View) -> torch.Tensor:
-    """Minus the place in line: of any number of tokens at the front, at most 3/4 are text.
-
-    Text stands in line by the attention of the queries after the last image (`Needs.after_images`,
-    as VL-Cache, 2410.23317), images by `even_places`. While both last:
-
-        text i has place i / 0.75, image token j has place j / 0.25
-
-    and where one is used up the other follows on. Every image gives up the same share, whatever
-    the budget, and each head keeps other patches than the next.
-    """
-    text_T = ~view.is_image_T
-    num_text = int(text_T.sum())
-    asked_KT = required(view.window_KT).masked_fill(view.is_image_T, -torch.inf)
-    text_KT = _ranks(-asked_KT).to(torch.float32)
-    image_KT = _ranks(even_places(view).masked_fill(text_T, torch.inf)).to(torch.float32)
-    place_KT = torch.where(
-        text_T,
-        text_KT / TEXT_SHARE,
-        torch.minimum(image_KT / (1 - TEXT_SHARE), num_text + image_KT),
-    )
-    return -place_KT
 
 
 def even_places(view: View) -> torch.Tensor:
@@ -49,6 +29,29 @@ def even_places(view: View) -> torch.Tensor:
     head_K = torch.arange(view.num_heads, device=index_T.device, dtype=torch.float64)
     phase_K1 = (_HEAD * head_K + _LAYER * view.layer)[:, None]
     return (_GOLDEN * index_T + phase_K1).remainder(1)
+
+
+def in_line(text: Score, images: Places, text_share: float) -> Score:
+    """A score made of two: minus the place in one line of text (by score) and images (by place).
+
+    While both last, text token i has place `i / s` and image token j has `j / (1 - s)`, so that of
+    any number at the front at most a share s is text; where one is used up the other follows on.
+    """
+
+    def score(view: View) -> torch.Tensor:
+        text_T = ~view.is_image_T
+        text_KT = _ranks(-text(view).masked_fill(view.is_image_T, -torch.inf)).float()
+        image_KT = _ranks(images(view).masked_fill(text_T, torch.inf)).float()
+        both_last_KT = image_KT / (1 - text_share)
+        image_KT = torch.minimum(both_last_KT, text_T.sum() + image_KT)
+        return -torch.where(text_T, text_KT / text_share, image_KT)
+
+    return score
+
+
+#: Text by the attention of the queries after the last image (with `Needs.after_images`; VL-Cache,
+#: 2410.23317), images by `even_places`.
+covering = in_line(window_sum, even_places, TEXT_SHARE)
 
 
 def _ranks(value_KT: torch.Tensor) -> torch.Tensor:

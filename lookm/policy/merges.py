@@ -42,14 +42,17 @@ Weights = tuple[torch.Tensor, torch.Tensor]
 class MergeRule:
     """`merged = (c * centre + sum e * weight) / (n + 1)`, `weigh` giving `weight_KE, centre_KS`.
 
-    `selective` rules give some evicted rows no weight. `lasting` ones merge text into text and
-    images into images only, look for the nearest row a second time among the rows merged once (a
-    step of k-means), and give back to keys what averaging takes from them (`_lasting`).
+    `selective`: some evicted rows get no weight. `apart`: text merges into text and images into
+    images only. `again`: the nearest row is looked for a second time, among the rows merged once (a
+    step of k-means). `length` and `mass`: keys are given back what averaging takes (`_restored`).
     """
 
     weigh: Callable[[Pairs], Weights]
     selective: bool = False
-    lasting: bool = False
+    apart: bool = False
+    again: bool = False
+    length: bool = False
+    mass: bool = False
 
 
 def average(pairs: Pairs) -> Weights:
@@ -96,7 +99,9 @@ MERGES: Mapping[str, MergeRule | None] = MappingProxyType(
         "pivot": MergeRule(pivot),
         "weighted": MergeRule(weighted),
         "threshold": MergeRule(threshold, selective=True),
-        "centroid": MergeRule(centroid, selective=True, lasting=True),
+        "centroid": MergeRule(
+            centroid, selective=True, apart=True, again=True, length=True, mass=True
+        ),
     }
 )
 
@@ -138,19 +143,18 @@ def merge(
 
     Sums are float32 (float64 for float64 inputs), the result has the inputs' dtype, and rows that
     receive nothing are `kept`'s, bit for bit. Similarities are computed `MAX_TILE_ELEMENTS` at a
-    time. `kernels` may do the work faster. `lasting` rules need `pull_KD`: `k + x pull` has logits
+    time. `kernels` may do the work faster. Rules of `mass` need `pull_KD`: `k + x pull` has logits
     larger by x than k's for the mean query of its head. The number is of rows per head, a rounded
     mean where heads differ.
     """
     pairs = _pairs(kept, evicted, rule, kernels)
-    if rule.lasting:
+    if rule.again:
         once_KSD = _combined(kept.key, evicted.key, pairs, rule.weigh(pairs), kernels)
         pairs = _pairs(replace(kept, key=once_KSD), evicted, rule, kernels)
     weights = rule.weigh(pairs)
     value_KSD = _combined(kept.value, evicted.value, pairs, weights, kernels)
-    if rule.lasting:
-        assert pull_KD is not None
-        key_KSD = _lasting(kept.key, evicted.key, pairs, weights, pull_KD)
+    if rule.length or rule.mass:
+        key_KSD = _restored(kept.key, evicted.key, pairs, weights, rule, pull_KD)
     else:
         key_KSD = _combined(kept.key, evicted.key, pairs, weights, kernels)
     num_merged = evicted.key.shape[1]
@@ -169,12 +173,12 @@ def _pairs(kept: Rows, evicted: Rows, rule: MergeRule, kernels: MergeKernels | N
         found = kernels.nearest(key_KSD, evicted.key) if kernels is not None else None
         return found or nearest_by_cosine(key_KSD, evicted.key)
 
-    if rule.lasting:
-        text = nearest(kept.key.masked_fill(kept.is_image[:, :, None], 0))
-        image = nearest(kept.key.masked_fill(~kept.is_image[:, :, None], 0))
-        target_KE, cosine_KE = (
-            torch.where(evicted.is_image, *both) for both in zip(image, text, strict=True)
-        )
+    if rule.apart:
+        target_KE, cosine_KE = nearest(kept.key.masked_fill(~kept.is_image[:, :, None], 0))
+        if not bool(evicted.is_image.all()):  # most often all text is kept
+            text = nearest(kept.key.masked_fill(kept.is_image[:, :, None], 0))
+            target_KE = torch.where(evicted.is_image, target_KE, text[0])
+            cosine_KE = torch.where(evicted.is_image, cosine_KE, text[1])
     else:
         target_KE, cosine_KE = nearest(kept.key)
     num_KS = torch.zeros(kept.key.shape[:2], dtype=cosine_KE.dtype, device=cosine_KE.device)
@@ -194,28 +198,32 @@ def _combined(
     return combine(*rows) if fast is None else fast
 
 
-def _lasting(
+def _restored(
     kept_KSD: torch.Tensor,
     evicted_KED: torch.Tensor,
     pairs: Pairs,
     weights: Weights,
-    pull_KD: torch.Tensor,
+    rule: MergeRule,
+    pull_KD: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Keys that stand for m tokens: the direction of their mean, as long as they are on average,
-    with a logit larger by `log m`.
+    """Merged keys with what averaging takes away, for a key that stands for m tokens.
 
-    Averaging shortens keys, and one key gets the attention of one where m did: both take away from
-    what was merged. `log m` is exact for the mean query of the head, in the direction of `pull`.
+    `length`: it is made as long as they are on average, in its own direction. `mass`: it gets the
+    attention of one where m tokens did; a logit larger by `log m` makes up for that, exactly for
+    the mean query of the head, in whose direction `pull` points.
     """
     weight_KE, centre_KS = weights
     wide = (kept_KSD.to(weight_KE.dtype), evicted_KED.to(weight_KE.dtype))
-    mean_KSD = combine(*wide, pairs.target_KE, *weights)
-    kept_KS1, evicted_KE1 = (torch.linalg.vector_norm(rows, dim=2, keepdim=True) for rows in wide)
-    length_KS1 = combine(kept_KS1, evicted_KE1, pairs.target_KE, *weights)
+    key_KSD = combine(*wide, pairs.target_KE, *weights)
+    if rule.length:
+        of_kept, of_evicted = (torch.linalg.vector_norm(rows, dim=2, keepdim=True) for rows in wide)
+        length_KS1 = combine(of_kept, of_evicted, pairs.target_KE, *weights)
+        key_KSD = F.normalize(key_KSD, dim=2) * length_KS1
     received_KE = (weight_KE != 0).to(weight_KE.dtype)
     many_KS = torch.ones_like(centre_KS).scatter_add_(1, pairs.target_KE, received_KE)
-    key_KSD = F.normalize(mean_KSD, dim=2) * length_KS1
-    key_KSD = key_KSD + many_KS.log()[:, :, None] * pull_KD[:, None]
+    if rule.mass:
+        assert pull_KD is not None
+        key_KSD = key_KSD + many_KS.log()[:, :, None] * pull_KD[:, None]
     return torch.where(many_KS[:, :, None] > 1, key_KSD.to(kept_KSD.dtype), kept_KSD)
 
 

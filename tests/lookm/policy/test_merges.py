@@ -1,10 +1,13 @@
 """Merging: where rows go, what stays untouched, precision and memory."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from lookm.attention import choose
+from lookm.attention.kernels.build import missing_tools
 from lookm.policy import merges
 from lookm.policy.merges import MERGES, Rows, merge, nearest_by_cosine
 
@@ -115,3 +118,24 @@ def test_targets_are_chosen_again_among_centroids():
     got, _ = merge(kept, evicted, MERGES["centroid"], pull_KD=torch.zeros(1, 2))
     # the clusters of the first round point to 22 and about 74 degrees: 46 goes over to the first
     torch.testing.assert_close(got.value[0, :, 0], torch.tensor([(0 + 5 + 6) / 3, 10 / 4]))
+
+
+@pytest.mark.skipif(bool(missing_tools()), reason=f"missing: {missing_tools()}")
+def test_centroids_by_the_kernels_are_as_near_to_float64_as_bfloat16_allows():
+    kernels, generator = choose("cpu", "cpu"), torch.Generator().manual_seed(7)
+
+    def both_kinds(num):
+        key, value = (torch.randn(2, 3, num, 64, generator=generator) + 0.5).bfloat16()
+        return Rows(key, value, torch.rand(3, num, generator=generator) < 0.7)
+
+    def double(rows):
+        return Rows(rows.key.double(), rows.value.double(), rows.is_image)
+
+    kept, evicted = both_kinds(40), both_kinds(200)
+    pull = torch.randn(3, 64, generator=generator) / 64
+    rule = replace(MERGES["centroid"], again=False)  # a second look can turn on a rounding
+    got, num_merged = merge(kept, evicted, rule, kernels, pull_KD=pull)
+    exact, expected = merge(double(kept), double(evicted), rule, pull_KD=pull.double())
+    assert num_merged == expected > 150
+    torch.testing.assert_close(got.key.double(), exact.key, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(got.value.double(), exact.value, rtol=0.02, atol=0.02)
