@@ -3,10 +3,12 @@
 import json
 
 import pytest
+from typer.testing import CliRunner
 
 from lookm.eval.__main__ import main
 from lookm.eval.local import Local
 from lookm.eval.questions import Job
+from server.cli import app
 from tests.lookm.eval.asking import question
 
 
@@ -71,6 +73,28 @@ def test_what_cannot_be_run_is_one_line(arguments, said, capsys, tmp_path):
     told = capsys.readouterr().err
     assert said in told
     assert told.count("\n") == 1
+
+
+def test_the_lookm_command_passes_options_on_and_says_where_a_run_was_made(ran, monkeypatch):
+    """`ran` is gone on with: the command adds nothing but where it ran."""
+    monkeypatch.setattr(Local, "replies", lambda self, jobs: iter(()))
+    asked = ["eval", "--policies", "look-m@0.2", "--images", "2", "--count", "2", "--no-report"]
+    typed = [*asked, "--out", str(ran)]
+    monkeypatch.setattr("sys.argv", ["/somewhere/lookm", *typed])
+    assert CliRunner().invoke(app, typed).exit_code == 0
+    found, _ = rows(ran)
+    assert found["command"] == "lookm " + " ".join(asked)
+    assert {"commit", "hardware", "versions", "measured_at"} <= set(found)
+    helped = CliRunner().invoke(app, ["eval", "--help"])
+    assert "usage: lookm eval" in helped.output
+
+
+def test_scores_are_written_where_they_are_kept_too(ran, monkeypatch, tmp_path):
+    monkeypatch.setattr(Local, "replies", lambda self, jobs: iter(()))
+    kept = tmp_path / "eval-demo.json"
+    asked = ["--policies", "look-m@0.2", "--images", "2", "--count", "2", "--no-report"]
+    assert main([*asked, "--out", str(ran), "--json", str(kept)]) == 0
+    assert kept.read_text() == (ran / "scores.json").read_text()
 
 
 def test_a_question_that_cannot_be_asked_fails_alone(engine):

@@ -143,6 +143,14 @@ def test_every_job_of_many_gets_one_reply(server):
     assert sorted(one.job.question.key for one in replies) == sorted(f"q{at}" for at in range(20))
 
 
+def test_a_server_that_tells_no_bytes_still_gets_a_report(server, tmp_path, capsys):
+    server.usage = {}
+    asked = ["--url", server.url, "--policies", "full", "--no-kv-cache-field", "--count", "1"]
+    assert main([*asked, "--out", str(tmp_path), "--tasks", "note"]) == 0
+    assert "| `full` | - |" in capsys.readouterr().out
+    assert "<svg" in (tmp_path / "report.html").read_text()
+
+
 def test_the_command_asks_a_server_and_sends_its_key_but_keeps_it(
     server, tmp_path, monkeypatch, capsys
 ):
