@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 RUNS := server/bench/results
 
-.PHONY: help serve test e2e check fmt install demo eval bench bench-gpu bench-peers bench-capacity results results-run clean
+.PHONY: help serve test e2e check fmt install demo eval eval-results bench bench-gpu bench-peers bench-capacity results results-run clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -43,8 +43,15 @@ fmt: $(STAMP)  ## Format and fix what can be fixed
 demo: $(STAMP)  ## One request answered on the command line, full cache beside look-m@0.2
 	$(BIN)/python -m lookm
 
-eval: $(STAMP)  ## The demo model's answers at each kept fraction
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m lookm.eval $(ARGS)
+eval: $(STAMP)  ## The demo model's answers at each kept fraction (ARGS="--policies ... --out DIR")
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/lookm eval $(ARGS)
+
+EVAL_POLICIES := full $(foreach k,0.1 0.2 0.35 0.5 0.7,look-m@$(k) look-m-plus@$(k)) \
+	$(foreach m,look-m-average look-m-evict h2o snapkv streaming random,$(m)@0.2 $(m)@0.5)
+
+eval-results: $(STAMP)  ## Every preset on 420 questions, into server/bench/results (minutes)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/lookm eval --policies $(EVAL_POLICIES) \
+		--out eval-run/results --json server/bench/results/eval-demo.json $(ARGS)
 
 bench: $(STAMP)  ## This engine at full cache, at look-m@0.2, and beside generate()
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m server.bench.own $(ARGS)

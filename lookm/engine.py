@@ -28,7 +28,7 @@ from lookm.models.features import FeatureCache
 from lookm.models.images import arranged
 from lookm.models.loading import load_config, load_model, resolve_path
 from lookm.models.processor import Processor
-from lookm.policy import resolve
+from lookm.policy import PRESETS, resolve
 from lookm.postprocess import Postprocessor
 from lookm.runner import Runner
 from lookm.sampling import Choice
@@ -67,6 +67,7 @@ class Engine:
         )
         num_logits = adapter.logits(adapter.embed_tokens([0])).shape[-1]
         self._postprocessor = Postprocessor(processor, adapter.eos_ids, num_logits)
+        self.presets = PRESETS  # what requests may ask for; a study may add to it
         self._sequences: dict[str, Sequence] = {}
         self._aborted: list[Sequence] = []
         self._totals = _Totals()
@@ -109,7 +110,7 @@ class Engine:
         """Queue a request. Raises `LookmError` if it can never be served, or the queue is full."""
         if request.id in self._sequences:
             raise RequestError(f"request id {request.id!r} is already in use")
-        recipe = resolve(request.policy)
+        recipe = resolve(request.policy, self.presets)
         request = replace(request, images=arranged(request.images, self._adapter.family))
         is_image_T = torch.tensor(request.prompt_ids) == self._adapter.image_token_id
         self._check(request, int(is_image_T.sum()))

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from fastapi import FastAPI, Request, Response
+from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
@@ -41,7 +42,7 @@ class Parts:
 def real_parts(settings: Settings) -> Parts:
     """A worker process, a media loader, and the model's own processor."""
     return Parts(
-        engine=EngineClient(settings.engine_config()),
+        engine=EngineClient(settings.engine_config(), step_timeout_s=settings.step_timeout_s),
         media=MediaLoader(settings.media_config()),
         load_processor=lambda: load_processor(settings.model),
     )
@@ -77,7 +78,7 @@ def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = rea
         finally:
             await live.stop()
 
-    app = FastAPI(
+    app = FastAPIOffline(  # its pages load nothing from elsewhere
         title="lookm-server",
         summary="Multi-image chats with a compressed KV cache, chosen per request.",
         version=version(),

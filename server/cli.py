@@ -1,4 +1,4 @@
-"""`lookm serve`, `plan`, `bench` and `version`. Knows typer; decides nothing.
+"""`lookm serve`, `plan`, `bench`, `eval` and `version`. Knows typer; decides nothing.
 
 The options of `serve` are the fields of `Settings`.
 """
@@ -52,6 +52,23 @@ def plan(
     except (LookmError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+@app.command(
+    "eval",
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "help_option_names": [],
+    },
+)
+def evaluate(context: typer.Context) -> None:
+    """Ask the same questions under many cache policies: answers against kept bytes."""
+    from lookm.eval.__main__ import main
+    from server.bench.provenance import provenance
+    from server.bench.terminal import command
+
+    raise typer.Exit(main(context.args, lambda: provenance(command()), "lookm eval"))
 
 
 def serve(**flags: str | bool | None) -> None:

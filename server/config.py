@@ -111,6 +111,9 @@ class Settings(BaseSettings):
     media_fetch_timeout_s: Seconds = Field(10, description="How long one download may take.")
 
     start_timeout_s: Seconds = Field(1800, description="How long loading the model may take.")
+    step_timeout_s: Seconds = Field(
+        600, description="How long one engine step may take before the worker is replaced."
+    )
     drain_timeout_s: Seconds = Field(
         30, description="How long running requests may finish at stop."
     )

@@ -85,11 +85,10 @@ def line_chart(
     `percent` names the axes ("x", "y", "xy") whose values are shares in [0, 1]. Raises
     `ConfigError` with the install command where matplotlib is missing.
     """
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError(f"reports with charts need matplotlib: {INSTALL}") from None
+    check_charts()
+    import matplotlib
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title}):
         figure = Figure(figsize=size_inches, layout="constrained")
         axes = figure.add_subplot()
@@ -108,6 +107,14 @@ def line_chart(
         return _svg(figure, title)
 
 
+def check_charts() -> None:
+    """Raise `ConfigError` where charts cannot be drawn: for a start, before hours of work."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise ConfigError(f"reports with charts need matplotlib: {INSTALL}") from None
+
+
 def html_page(title: str, intro: str, sections: Sequence[Section]) -> str:
     """One HTML file as text. `intro` may have several paragraphs, with empty lines between."""
     body = "\n".join(_section(one) for one in sections)
@@ -118,6 +125,13 @@ def html_page(title: str, intro: str, sections: Sequence[Section]) -> str:
         f"<title>{_escape(title)}</title>\n<style>{_CSS}</style>\n</head>\n"
         f"<body>\n<main>\n<h1>{_escape(title)}</h1>\n{paragraphs}\n{body}\n</main>\n</body>\n</html>\n"
     )
+
+
+def markdown(table: Table) -> str:
+    """The table for a terminal or a README; the first column is set as code."""
+    rows = [[f"`{row[0]}`", *map(str, row[1:])] for row in table.rows]
+    lines = [list(table.header), ["---"] * len(table.header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _draw(axes: "Axes", one: Series, number: int, spread: Spread) -> None:

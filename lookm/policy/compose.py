@@ -10,10 +10,10 @@ import torch
 
 from lookm.policy.budgets import Budget, BudgetRule
 from lookm.policy.depth import DepthRule, Ledger, layer_counts, limits_of
-from lookm.policy.merges import MERGES, MergeKernels, Rows, merge
+from lookm.policy.merges import MergeKernels, MergeRule, Rows, merge
 from lookm.policy.pins import Pins, num_protected, tiers
 from lookm.policy.scores import Score, lexicographic
-from lookm.policy.view import View
+from lookm.policy.view import View, required
 from lookm.types import CachePolicy, Needs
 
 
@@ -30,14 +30,15 @@ class Recipe:
     score: Score | None
     budget: BudgetRule
     pins: Pins
-    merge: str
+    merge: MergeRule | None
     needs: Needs
     depth: DepthRule | None = None
+    about_images: bool = False
 
     @property
     def modality_aware(self) -> bool:
         """Whether the recipe tells text from images."""
-        return self.pins.text != "none"
+        return self.about_images or self.pins.text != "none"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,12 +114,12 @@ def compress(
     if ledger.keeps_all(view.num_tokens):
         return _everything(view)
     kept_KS, evicted_KE = select(view, recipe, ledger.next(view))
-    kept = Rows(_gather(view.key_KTD, kept_KS), _gather(view.value_KTD, kept_KS))
-    rule = MERGES[recipe.merge]
+    kept = _rows(view, kept_KS)
+    rule = recipe.merge
     num_merged = 0
     if rule is not None:
-        evicted = Rows(_gather(view.key_KTD, evicted_KE), _gather(view.value_KTD, evicted_KE))
-        kept, num_merged = merge(kept, evicted, rule, kernels)
+        pull_KD = _pull(view) if rule.mass else None
+        kept, num_merged = merge(kept, _rows(view, evicted_KE), rule, kernels, pull_KD)
     return Compressed(
         key=kept.key,
         value=kept.value,
@@ -154,6 +155,29 @@ def _counts(recipe: Recipe, is_image_T: torch.Tensor) -> tuple[Budget, int]:
     budget = recipe.budget(recipe.policy, is_image_T.shape[0])
     protected = num_protected(recipe.pins, is_image_T, budget.recent)
     return Budget(max(budget.important, protected), budget.recent), protected
+
+
+def _rows(view: View, positions_KR: torch.Tensor) -> Rows:
+    return Rows(
+        _gather(view.key_KTD, positions_KR),
+        _gather(view.value_KTD, positions_KR),
+        view.is_image_T[positions_KR],
+    )
+
+
+def _pull(view: View) -> torch.Tensor:
+    """`pull_KD` with `scale q . pull = 1`, along q: each head's mean text query (any, if no text).
+
+    Text asks: what a prompt's text looks like to its keys, its answer's does, too.
+    """
+    query_HTD = required(view.query_HTD)
+    text_T = ~view.is_image_T
+    if bool(text_T.any()):
+        query_HTD = query_HTD[:, text_T]
+    query_HTD = query_HTD if query_HTD.dtype == torch.float64 else query_HTD.float()
+    mean_KD = query_HTD.reshape(view.num_heads, -1, query_HTD.shape[2]).mean(dim=1)
+    square_K1 = mean_KD.square().sum(dim=1, keepdim=True)
+    return mean_KD / (view.scale * square_K1).clamp(min=torch.finfo(mean_KD.dtype).tiny)
 
 
 def _gather(row_KTD: torch.Tensor, positions_KR: torch.Tensor) -> torch.Tensor:

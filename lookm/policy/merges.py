@@ -9,17 +9,19 @@ follows its key. All evicted tokens merge, once, but for `threshold`. For a kept
     pivot      (c + sum (e + c)/2) / (n + 1) = (c (1 + n/2) + sum e/2) / (n + 1)       11
     weighted   (c + sum cos * e) / (n + 1)                                             12
     threshold  (exp(1) c + sum exp(cos) e) / (exp(1) + sum exp(cos))   over cos >= mean cos    D2O
+    centroid   average, text and images apart, of keys as long and as heavy as what they stand for
 
 S kept rows, E evicted rows.
 """
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 
 MAX_TILE_ELEMENTS = 1 << 22  # similarities in memory at once: 16 MiB of float32
 
@@ -33,58 +35,84 @@ class Pairs:
     num_KS: torch.Tensor
 
 
-#: `merged = (c * centre + sum e * weight) / (n + 1)`: from the pairs to `weight_KE, centre_KS`.
-MergeRule = Callable[[Pairs], tuple[torch.Tensor, torch.Tensor]]
+Weights = tuple[torch.Tensor, torch.Tensor]
 
 
-def average(pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
+@dataclass(frozen=True, slots=True)
+class MergeRule:
+    """`merged = (c * centre + sum e * weight) / (n + 1)`, `weigh` giving `weight_KE, centre_KS`.
+
+    `selective`: some evicted rows get no weight. `apart`: text merges into text and images into
+    images only. `again`: the nearest row is looked for a second time, among the rows merged once (a
+    step of k-means). `length` and `mass`: keys are given back what averaging takes (`_restored`).
+    """
+
+    weigh: Callable[[Pairs], Weights]
+    selective: bool = False
+    apart: bool = False
+    again: bool = False
+    length: bool = False
+    mass: bool = False
+
+
+def average(pairs: Pairs) -> Weights:
     """LOOK-M, equation 10."""
     return torch.ones_like(pairs.cosine_KE), torch.ones_like(pairs.num_KS)
 
 
-def pivot(pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
+def pivot(pairs: Pairs) -> Weights:
     """LOOK-M, equation 11."""
     return torch.full_like(pairs.cosine_KE, 0.5), 1 + pairs.num_KS / 2
 
 
-def weighted(pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
+def weighted(pairs: Pairs) -> Weights:
     """LOOK-M, equation 12."""
     return pairs.cosine_KE, torch.ones_like(pairs.num_KS)
 
 
-def threshold(pairs: Pairs) -> tuple[torch.Tensor, torch.Tensor]:
+def threshold(pairs: Pairs) -> Weights:
     """D2O (2406.13035): rows at least as near as the head's mean merge by exp(cos), others drop.
 
     `w_c = e / (sum exp(cos) + e)` and `w_e = exp(cos) / (sum exp(cos) + e)`. Once, at the prefill:
     there is no moving average of the threshold.
     """
     near_KE = pairs.cosine_KE >= pairs.cosine_KE.mean(dim=1, keepdim=True)
-    weight_KE = pairs.cosine_KE.exp() * near_KE
-    total_KS = torch.full_like(pairs.num_KS, math.e).scatter_add_(1, pairs.target_KE, weight_KE)
+    return _normalised(pairs, pairs.cosine_KE.exp() * near_KE, math.e)
+
+
+def centroid(pairs: Pairs) -> Weights:
+    """The plain mean of a kept row and the evicted rows whose cosine is above 0; others drop."""
+    return _normalised(pairs, (pairs.cosine_KE > 0).to(pairs.cosine_KE.dtype), 1.0)
+
+
+def _normalised(pairs: Pairs, weight_KE: torch.Tensor, centre: float) -> Weights:
+    """Weights for `(centre c + sum weight e) / (centre + sum weight)`."""
+    total_KS = torch.full_like(pairs.num_KS, centre).scatter_add_(1, pairs.target_KE, weight_KE)
     share_KS = (pairs.num_KS + 1) / total_KS
-    return weight_KE * share_KS.gather(1, pairs.target_KE), math.e * share_KS
+    return weight_KE * share_KS.gather(1, pairs.target_KE), centre * share_KS
 
 
 MERGES: Mapping[str, MergeRule | None] = MappingProxyType(
     {
         "none": None,
-        "average": average,
-        "pivot": pivot,
-        "weighted": weighted,
-        "threshold": threshold,
+        "average": MergeRule(average),
+        "pivot": MergeRule(pivot),
+        "weighted": MergeRule(weighted),
+        "threshold": MergeRule(threshold, selective=True),
+        "centroid": MergeRule(
+            centroid, selective=True, apart=True, again=True, length=True, mass=True
+        ),
     }
 )
-
-#: Rules that give some evicted rows no weight.
-SELECTIVE = frozenset({threshold})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Rows:
-    """Keys and values of the same tokens: `key` and `value`, `[K, rows, D]`."""
+    """Keys and values of the same tokens, `[K, rows, D]`; which are images', bool `[K, rows]`."""
 
     key: torch.Tensor
     value: torch.Tensor
+    is_image: torch.Tensor
 
 
 class MergeKernels(Protocol):
@@ -105,35 +133,98 @@ class MergeKernels(Protocol):
 
 
 def merge(
-    kept: Rows, evicted: Rows, rule: MergeRule, kernels: MergeKernels | None = None
+    kept: Rows,
+    evicted: Rows,
+    rule: MergeRule,
+    kernels: MergeKernels | None = None,
+    pull_KD: torch.Tensor | None = None,
 ) -> tuple[Rows, int]:
     """`kept` with the rows of `evicted` merged into the rows nearest to them, and how many were.
 
-    The number is of rows per head, a rounded mean where heads differ.
-
     Sums are float32 (float64 for float64 inputs), the result has the inputs' dtype, and rows that
     receive nothing are `kept`'s, bit for bit. Similarities are computed `MAX_TILE_ELEMENTS` at a
-    time. `kernels` may do the work faster.
+    time. `kernels` may do the work faster. Rules of `mass` need `pull_KD`: `k + x pull` has logits
+    larger by x than k's for the mean query of its head. The number is of rows per head, a rounded
+    mean where heads differ.
     """
-    found = kernels.nearest(kept.key, evicted.key) if kernels is not None else None
-    target_KE, cosine_KE = found or nearest_by_cosine(kept.key, evicted.key)
+    pairs = _pairs(kept, evicted, rule, kernels)
+    if rule.again:
+        once_KSD = _combined(kept.key, evicted.key, pairs, rule.weigh(pairs), kernels)
+        pairs = _pairs(replace(kept, key=once_KSD), evicted, rule, kernels)
+    weights = rule.weigh(pairs)
+    value_KSD = _combined(kept.value, evicted.value, pairs, weights, kernels)
+    if rule.length or rule.mass:
+        key_KSD = _restored(kept.key, evicted.key, pairs, weights, rule, pull_KD)
+    else:
+        key_KSD = _combined(kept.key, evicted.key, pairs, weights, kernels)
+    num_merged = evicted.key.shape[1]
+    if rule.selective:
+        num_merged = round(int((weights[0] != 0).sum()) / len(weights[0]))
+    return Rows(key_KSD, value_KSD, kept.is_image), num_merged
+
+
+def _pairs(kept: Rows, evicted: Rows, rule: MergeRule, kernels: MergeKernels | None) -> Pairs:
+    """The nearest kept row of each evicted one; of its own modality where the rule says so.
+
+    For that the other modality's keys are made zero: where no cosine is above 0, there is none.
+    """
+
+    def nearest(key_KSD: torch.Tensor) -> Weights:
+        found = kernels.nearest(key_KSD, evicted.key) if kernels is not None else None
+        return found or nearest_by_cosine(key_KSD, evicted.key)
+
+    if rule.apart:
+        target_KE, cosine_KE = nearest(kept.key.masked_fill(~kept.is_image[:, :, None], 0))
+        if not bool(evicted.is_image.all()):  # most often all text is kept
+            text = nearest(kept.key.masked_fill(kept.is_image[:, :, None], 0))
+            target_KE = torch.where(evicted.is_image, target_KE, text[0])
+            cosine_KE = torch.where(evicted.is_image, cosine_KE, text[1])
+    else:
+        target_KE, cosine_KE = nearest(kept.key)
     num_KS = torch.zeros(kept.key.shape[:2], dtype=cosine_KE.dtype, device=cosine_KE.device)
     num_KS.scatter_add_(1, target_KE, torch.ones_like(cosine_KE))
-    weight_KE, centre_KS = rule(Pairs(target_KE, cosine_KE, num_KS))
+    return Pairs(target_KE, cosine_KE, num_KS)
 
-    def combined(kept_KSD: torch.Tensor, evicted_KED: torch.Tensor) -> torch.Tensor:
-        fast = None
-        if kernels is not None:
-            fast = kernels.combine(kept_KSD, evicted_KED, target_KE, weight_KE, centre_KS)
-        if fast is not None:
-            return fast
-        return combine(kept_KSD, evicted_KED, target_KE, weight_KE, centre_KS)
 
-    rows = Rows(combined(kept.key, evicted.key), combined(kept.value, evicted.value))
-    num_merged = evicted.key.shape[1]
-    if rule in SELECTIVE:
-        num_merged = round(int((weight_KE != 0).sum()) / len(weight_KE))
-    return rows, num_merged
+def _combined(
+    kept_KSD: torch.Tensor,
+    evicted_KED: torch.Tensor,
+    pairs: Pairs,
+    weights: Weights,
+    kernels: MergeKernels | None,
+) -> torch.Tensor:
+    rows = (kept_KSD, evicted_KED, pairs.target_KE, *weights)
+    fast = kernels.combine(*rows) if kernels is not None else None
+    return combine(*rows) if fast is None else fast
+
+
+def _restored(
+    kept_KSD: torch.Tensor,
+    evicted_KED: torch.Tensor,
+    pairs: Pairs,
+    weights: Weights,
+    rule: MergeRule,
+    pull_KD: torch.Tensor | None,
+) -> torch.Tensor:
+    """Merged keys with what averaging takes away, for a key that stands for m tokens.
+
+    `length`: it is made as long as they are on average, in its own direction. `mass`: it gets the
+    attention of one where m tokens did; a logit larger by `log m` makes up for that, exactly for
+    the mean query of the head, in whose direction `pull` points.
+    """
+    weight_KE, centre_KS = weights
+    wide = (kept_KSD.to(weight_KE.dtype), evicted_KED.to(weight_KE.dtype))
+    key_KSD = combine(*wide, pairs.target_KE, *weights)
+    if rule.length:
+        of_kept, of_evicted = (torch.linalg.vector_norm(rows, dim=2, keepdim=True) for rows in wide)
+        length_KS1 = combine(of_kept, of_evicted, pairs.target_KE, *weights)
+        key_KSD = F.normalize(key_KSD, dim=2) * length_KS1
+    received_KE = (weight_KE != 0).to(weight_KE.dtype)
+    many_KS = torch.ones_like(centre_KS).scatter_add_(1, pairs.target_KE, received_KE)
+    if rule.mass:
+        assert pull_KD is not None
+        key_KSD = key_KSD + many_KS.log()[:, :, None] * pull_KD[:, None]
+    return torch.where(many_KS[:, :, None] > 1, key_KSD.to(kept_KSD.dtype), kept_KSD)
 
 
 def combine(

@@ -13,7 +13,9 @@ from lookm.errors import PolicyError
 from lookm.policy import depth, scores
 from lookm.policy.budgets import NUM_SINKS, BudgetRule, sinks_then_recent, split
 from lookm.policy.compose import Recipe
+from lookm.policy.coverage import covering
 from lookm.policy.depth import Adaptive, DepthRule
+from lookm.policy.merges import MERGES, MergeRule
 from lookm.policy.pins import Pins
 from lookm.policy.scores import Score
 from lookm.types import CachePolicy, Merge, Needs, TextMode
@@ -34,30 +36,40 @@ _NO_NEEDS, _NO_PINS = Needs(), Pins()
 class Preset:
     """The parts of a named policy; `CachePolicy.recent`, `.merge` and `.text` replace its own.
 
-    `merge` names a rule of `lookm.policy.merges.MERGES`.
+    `about_images` presets leave prompts without images alone, as those whose pins prefer text do.
     """
 
     score: Score | None
     needs: Needs = _NO_NEEDS
     budget: BudgetRule = split
     pins: Pins = _NO_PINS
-    merge: str = "none"
+    merge: MergeRule | None = None
     depth: DepthRule | None = None
     recent: float = 0.5
+    about_images: bool = False
 
 
 _SUMS = Needs(sums=True)
 _TEXT = Pins(text="protect")
 _SNAPKV = Needs(window=scores.SNAPKV_WINDOW)
+_ASKED = Needs(window=scores.SNAPKV_WINDOW, after_images=True, density=True)
 _WINDOW = Pins(window=scores.SNAPKV_WINDOW)
 
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "full": Preset(score=None),
-        "look-m": Preset(scores.column_sum, _SUMS, pins=_TEXT, merge="pivot"),
-        "look-m-average": Preset(scores.column_sum, _SUMS, pins=_TEXT, merge="average"),
-        "look-m-weighted": Preset(scores.column_sum, _SUMS, pins=_TEXT, merge="weighted"),
+        "look-m": Preset(scores.column_sum, _SUMS, pins=_TEXT, merge=MERGES["pivot"]),
+        "look-m-average": Preset(scores.column_sum, _SUMS, pins=_TEXT, merge=MERGES["average"]),
+        "look-m-weighted": Preset(scores.column_sum, _SUMS, pins=_TEXT, merge=MERGES["weighted"]),
         "look-m-evict": Preset(scores.column_sum, _SUMS, pins=_TEXT),
+        "look-m-plus": Preset(
+            covering,
+            _ASKED,
+            merge=MERGES["centroid"],
+            depth=Adaptive(depth.density, depth.proportional),
+            recent=0.0,
+            about_images=True,
+        ),
         "h2o": Preset(scores.column_sum, _SUMS),
         "mean-h2o": Preset(scores.column_mean, _SUMS),
         "roco": Preset(scores.roco, Needs(sums=True, squares=True)),
@@ -67,7 +79,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "pyramidkv": Preset(scores.snapkv, _SNAPKV, pins=_WINDOW, depth=depth.pyramid, recent=0.0),
         "vl-cache": Preset(
             scores.window_sum,
-            Needs(window=scores.SNAPKV_WINDOW, after_images=True, density=True),
+            _ASKED,
             depth=Adaptive(depth.density, depth.proportional),
             recent=0.1,
         ),
@@ -81,14 +93,14 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             scores.column_sum,
             Needs(sums=True, entropy=True),
             pins=_TEXT,
-            merge="average",
+            merge=MERGES["average"],
             depth=Adaptive(depth.cross_modal_entropy, depth.softmax),
         ),
         "d2o": Preset(
             scores.column_sum,
             _SUMS,
             pins=Pins(sinks=NUM_SINKS),
-            merge="threshold",
+            merge=MERGES["threshold"],
             depth=Adaptive(depth.unevenness, depth.even_first),
         ),
         "tova": Preset(scores.tova, Needs(window=1), recent=0.0),
@@ -101,12 +113,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 )
 
 
-def resolve(policy: CachePolicy) -> Recipe:
+def resolve(policy: CachePolicy, presets: Mapping[str, Preset] = PRESETS) -> Recipe:
     """`policy` as parts. Raises `PolicyError` where it is unknown, out of range or contradictory.
 
     A method other than `full` with neither `keep` nor `keep_tokens` keeps the paper's 20 %.
+    `presets` are the methods there are.
     """
-    preset = _preset(policy.method)
+    preset = _preset(policy.method, presets)
     _check_budget(policy)
     _check_choice("merge", policy.merge, get_args(Merge))
     _check_choice("text", policy.text, get_args(TextMode))
@@ -122,9 +135,10 @@ def resolve(policy: CachePolicy) -> Recipe:
         score=preset.score,
         budget=preset.budget,
         pins=pins,
-        merge=policy.merge or preset.merge,
+        merge=MERGES[policy.merge] if policy.merge else preset.merge,
         needs=preset.needs,
         depth=preset.depth,
+        about_images=preset.about_images,
     )
 
 
@@ -169,10 +183,10 @@ def _fraction(amount: str, text: str) -> float:
     return fraction
 
 
-def _preset(method: str) -> Preset:
-    if method not in PRESETS:
-        raise PolicyError(f"unknown method {method[:80]!r}: choose one of {', '.join(PRESETS)}.")
-    return PRESETS[method]
+def _preset(method: str, presets: Mapping[str, Preset] = PRESETS) -> Preset:
+    if method not in presets:
+        raise PolicyError(f"unknown method {method[:80]!r}: choose one of {', '.join(presets)}.")
+    return presets[method]
 
 
 def _check_budget(policy: CachePolicy) -> None:

@@ -14,13 +14,14 @@ read, and all answers are at their longest at nearly the same time. Conversation
 one fit at least as well. Answers must take more steps than there are conversations, or the first
 one ends before the last begins.
 
-A trial that misses only its SLO is tried once more (machines are shared); all trials are in the
+A trial that misses only by time is tried once more (machines are shared); all trials are in the
 report. Knows the load generator and how to search; knows nothing about engines.
 """
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from server.bench.arrivals import Schedule
 from server.bench.client import Sample, Target
@@ -37,8 +38,9 @@ TRIES = 2
 
 Expect = Callable[[float, int], int | None]
 
-FAILED, QUEUED, PREEMPTED, TTFT, ITL = "failed", "queued", "preempted", "TTFT", "ITL"
-TIMING = frozenset((TTFT, ITL))
+FAILED, QUEUED, SLOW, PREEMPTED = "failed", "queued", "slow prefill", "preempted"
+TTFT, ITL = "TTFT", "ITL"
+TIMING = frozenset((SLOW, TTFT, ITL))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,10 @@ class Experiment:
     fractions: tuple[float, ...] = FRACTIONS
     slo: Slo = SLO
     max_conversations: int = 256
+
+    def __post_init__(self) -> None:
+        if not self.fractions or not all(0 < keep <= 1 for keep in self.fractions):
+            raise ValueError("fractions kept are above 0 and at most 1, such as 1,0.5,0.2")
 
     def policy(self, keep: float) -> str:
         """`full` for everything, else `look-m@0.2`."""
@@ -92,15 +98,23 @@ class Point:
         return 0 if self.best is None else self.best.conversations
 
 
+def parse_fractions(text: str) -> tuple[float, ...]:
+    """`1,0.5,0.2`. Raises `ValueError`."""
+    try:
+        return tuple(float(each) for each in text.split(","))
+    except ValueError:
+        raise ValueError(f"cannot read {text!r}: write fractions kept, such as 1,0.5,0.2") from None
+
+
 def explore(target: Target, experiment: Experiment, expect: Expect) -> Iterator[Point]:
     """A point for each fraction, from the largest kept to the smallest; yields as it goes.
 
     `expect(keep, prompt_tokens)` is where the search begins; the answer does not depend on it.
     """
-    warm = replace(experiment.workload, seed=experiment.workload.seed + 1)
+    number = itertools.count()
+    warm = replace(experiment.workload, nonce=experiment.workload.nonce + next(number))
     warmed = run(target, warm, Schedule(concurrency=WARM_UP, num_requests=WARM_UP))
     prompt_tokens = max(sample.prompt_tokens or 0 for sample in warmed.samples)
-    number = itertools.count()
     most = 0
     for keep in sorted(experiment.fractions, reverse=True):
         trials: list[Trial] = []
@@ -141,9 +155,8 @@ def attempt(
     target: Target, experiment: Experiment, keep: float, conversations: int, number: int
 ) -> Trial:
     """One trial. Its pictures are its own: features cached by an earlier one would not be fair."""
-    policies = ((experiment.policy(keep), 1.0),)
-    seed = 1000 * (experiment.workload.seed + 1) + number
-    workload = replace(experiment.workload, policies=policies, seed=seed)
+    policies, before = ((experiment.policy(keep), 1.0),), experiment.workload
+    workload = replace(before, policies=policies, nonce=before.nonce + number)
     schedule = Schedule(concurrency=conversations, num_requests=conversations)
     measured = run(target, workload, schedule)
     told = measure(measured.samples, measured.wall_s, experiment.slo)
@@ -162,13 +175,21 @@ def attempt(
 
 
 def missed(measured: Run, slo: Slo) -> tuple[str, ...]:
-    """Which of the four conditions do not hold."""
+    """Which of the four conditions do not hold.
+
+    The second has two names: `queued` for a place in the pool, or `slow prefill` where the pool had
+    room for one more all the time: the first answer was over before the last prompt was computed.
+    """
     samples = measured.samples
-    if any(sample.error is not None or sample.finish != "length" for sample in samples):
-        return (FAILED,)
+    for sample in samples:
+        if sample.error is not None or sample.finish != "length":
+            return (f"{FAILED}: {sample.error or 'a short answer'}",)
     kv = measure_kv(measured.kv)
+    apart = max(s.first_s for s in samples) > min(s.end_s for s in samples)
+    room = kv is not None and _room_for(max(s.kv_bytes or 0 for s in samples), kv)
     told = {
-        QUEUED: max(s.first_s for s in samples) > min(s.end_s for s in samples),
+        QUEUED: apart and not room,
+        SLOW: apart and room,
         PREEMPTED: kv is not None and kv["preemptions"] > 0,
         TTFT: any(not Slo(ttft_s=slo.ttft_s, e2e_s=slo.e2e_s).met_by(s) for s in samples),
         ITL: any(not Slo(itl_s=slo.itl_s).met_by(s) for s in samples),
@@ -182,6 +203,11 @@ def _point(
     best = next((t for t in trials if t.conversations == most and not t.missed), None)
     above = [trial for trial in trials if trial.conversations == most + 1]
     return Point(keep, policy, expected, best, above[-1].missed if above else (), tuple(trials))
+
+
+def _room_for(prompt_bytes: int, kv: dict[str, Any]) -> bool:
+    """Whether the pool always had room for one more prompt."""
+    return bool(kv["used_bytes_peak"] + prompt_bytes <= kv["capacity_bytes"])
 
 
 def _gap_s(sample: Sample) -> float:

@@ -29,11 +29,11 @@ class Place:
 def measured(experiment: Experiment, place: Place, command: str) -> dict[str, Any]:
     """Run it and report. Raises `ValueError`, and `RuntimeError` where no server starts."""
     asked = experiment.workload.model
+    shape = None if place.url is not None else sizing.read_shape(asked)
     with _server(experiment, place) as target:
         served = first_model(target) if place.url is None or not asked else asked
         experiment = replace(experiment, workload=replace(experiment.workload, model=served))
         pool = capacity_bytes(target)
-        shape = None if place.url is not None else sizing.read_shape(asked)
         answer_tokens = experiment.workload.answer_tokens.high
 
         def expect(keep: float, prompt_tokens: int) -> int | None:

@@ -47,14 +47,13 @@ class Target:
             headers=self.headers,
             timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
-            trust_env=False,
         )
 
 
 def first_model(target: Target) -> str:
     """The first model that the server lists. Raises `ValueError`."""
     try:
-        response = httpx.get(f"{target.base_url}{MODELS}", headers=target.headers, trust_env=False)
+        response = httpx.get(f"{target.base_url}{MODELS}", headers=target.headers)
         response.raise_for_status()
         return str(response.json()["data"][0]["id"])
     except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:

@@ -3,6 +3,7 @@
 Knows typer; measuring is done by the modules beside it, which are loaded when they are asked for.
 """
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -83,6 +84,7 @@ def load(
             kv_cache_field=kv_cache_field,
             ignore_eos=ignore_eos,
             seed=seed,
+            nonce=time.time_ns(),
         )
         with progress(requests) as told:
             measured = run(target, workload, schedule, warm_up=warm_up, told=told)
@@ -147,7 +149,7 @@ def capacity(
 ) -> None:
     """How many conversations one KV pool serves together, by the fraction kept."""
     from server.bench import report
-    from server.bench.capacity import Experiment
+    from server.bench.capacity import Experiment, parse_fractions
     from server.bench.capacity_report import lines
     from server.bench.capacity_run import Place, measured
     from server.bench.measures import Slo
@@ -162,11 +164,12 @@ def capacity(
             answer_tokens=Spread(answer_tokens, answer_tokens),
             kv_cache_field=kv_cache_field,
             seed=seed,
+            nonce=time.time_ns(),
         )
         experiment = Experiment(
             workload,
             method,
-            tuple(float(each) for each in keep.split(",")),
+            parse_fractions(keep),
             Slo(slo_ttft_s, slo_itl_s),
             max_conversations,
         )

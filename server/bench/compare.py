@@ -65,7 +65,10 @@ def rows(first: Json, second: Json, policy: str | None = None) -> list[tuple[str
     failed = [each["requests"] - each["completed"] for each in pair]
     table.append(_line("failed", failed, "{:.0f}".format))
     if policy is None and first["kv"] and second["kv"]:
-        for name, words in (("used_bytes_mean", "KV held, mean"), ("used_bytes_peak", "peak")):
+        for name, words in (
+            ("used_bytes_mean", "KV held, mean"),
+            ("used_bytes_peak", "KV held, peak"),
+        ):
             table.append(_line(words, [first["kv"][name], second["kv"][name]], _size))
     return table
 

@@ -53,16 +53,20 @@ def capacity_page(made: Json) -> str:
     if all(row["expected"] is not None for row in rows):
         counts.append(_line("expected from pages", rows, "expected", dashed=True))
     served = [row for row in rows if row["conversations"]]
-    title, *_ = capacity_report.lines(made)
+    title, within, *_ = capacity_report.lines(made)
     paper = made["paper"]
-    on_paper = [
-        _line(
-            f"{tokens} tokens answered",
-            [row for row in paper["rows"] if row["answer_tokens"] == tokens],
-            "conversations",
-        )
-        for tokens in sorted({row["answer_tokens"] for row in paper["rows"]})
-    ]
+    answers = sorted({row["answer_tokens"] for row in paper["rows"]})
+    on_paper, on_paper_ratio = (
+        [
+            _line(
+                f"{tokens} tokens answered",
+                [row for row in paper["rows"] if row["answer_tokens"] == tokens],
+                key,
+            )
+            for tokens in answers
+        ]
+        for key in ("conversations", "ratio")
+    )
     charts = [
         _chart(counts, KEPT, "conversations", "Served together", percent="x"),
         _chart(
@@ -81,11 +85,16 @@ def capacity_page(made: Json) -> str:
         Section(
             "A large model, on paper",
             (paper_title, "The whole answer is kept, so long answers lower the ratio."),
-            [_chart(on_paper, KEPT, "conversations", paper["model"], percent="x")],
+            [
+                _chart(on_paper, KEPT, "conversations", "In the same pool", percent="x"),
+                _chart(on_paper_ratio, KEPT, "times as many", "Beside full", percent="x"),
+            ],
             [_table(capacity_report.paper_rows(paper))],
         ),
     ]
-    return html_page("Conversations in one KV pool", f"{title}.\n\n{_origin(made)}", sections)
+    return html_page(
+        "Conversations in one KV pool", f"{title}, {within}.\n\n{_origin(made)}", sections
+    )
 
 
 PAGES: dict[str, Callable[[Json], str]] = {"load": load_page, "capacity": capacity_page}

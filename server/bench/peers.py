@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for peer in peers(str(folder)):
             workload = peer.workload(options.answer_tokens)
             with serving(peer.command, health=peer.health, threads=options.threads) as url:
-                warm = replace(workload, answer_tokens=WARM_UP_TOKENS, seed=1)
+                warm = replace(workload, answer_tokens=WARM_UP_TOKENS, nonce=1)
                 run(Target(url), warm, Schedule(concurrency=1, num_requests=1))
                 clients = Schedule(concurrency=options.clients, num_requests=options.clients)
                 rows.append(row(peer.name, run(Target(url), workload, clients)))

@@ -55,7 +55,7 @@ async def polled(http: httpx.AsyncClient) -> AsyncIterator[list[KvSample]]:
 def capacity_bytes(target: Target) -> int | None:
     """What the pool holds; None where the server does not tell."""
     with contextlib.suppress(httpx.HTTPError):
-        response = httpx.get(f"{target.base_url}/metrics", headers=target.headers, trust_env=False)
+        response = httpx.get(f"{target.base_url}/metrics", headers=target.headers)
         if response.is_success and (values := read(response.text)) is not None:
             return values["capacity_bytes"]
     return None

@@ -51,7 +51,7 @@ def rendered(text: str, runs: Path) -> str:
         if not path.exists():
             return f"{found[1]}{found[3]}"
         report = json.loads(path.read_text(encoding="utf-8"))
-        lines = [*TABLES[report["kind"]](report), "", source(report)]
+        lines = [*TABLES.get(report["kind"], plain)(report), "", source(report)]
         return f"{found[1]}" + "".join(f"{line}\n" for line in lines) + found[3]
 
     return MARKED.sub(block, text)
@@ -59,7 +59,8 @@ def rendered(text: str, runs: Path) -> str:
 
 def source(report: Json) -> str:
     """Where the numbers come from, in a line."""
-    return f"`{report['command']}`, commit {report['commit']}, {report['hardware']}."
+    seed = f", seed {report['seed']}" if "seed" in report else ""
+    return f"`{report['command']}`{seed}, commit {report['commit']}, {report['hardware']}."
 
 
 def own(report: Json) -> Iterator[str]:
@@ -126,19 +127,30 @@ def capacity(report: Json) -> Iterator[str]:
 
 
 def evaluation(report: Json) -> Iterator[str]:
-    """Answers under each policy, with the 95 % interval of the share that is right."""
-    rows = [("`kv_cache`", "KV bytes kept", "right", "same as full")]
+    """Answers under each policy; in brackets, 95 % intervals."""
+    asked = report["rows"][0]["asked"]
+    header = ("`kv_cache`", "KV bytes kept", f"right, of {asked}", "same answer as at full")
+    rows: list[tuple[str, ...]] = [header]
     for row in report["rows"]:
-        spread = f"{row['right_low']:.0%} to {row['right_high']:.0%}"
+        held = row["bytes_ratio"]
         rows.append(
             (
                 f"`{row['policy']}`",
-                f"{row['bytes_ratio']:.0%}",
-                f"{row['right']:.0%} ({spread})",
-                f"{row['agrees']:.0%}",
+                "-" if held is None else f"{held:.0%}",
+                *(
+                    f"{row[key]:.0%} ({row[f'{key}_low']:.0%} to {row[f'{key}_high']:.0%})"
+                    for key in ("right", "agrees")
+                ),
             )
         )
     yield from markdown_table(rows)
+
+
+def plain(report: Json) -> Iterator[str]:
+    """A run of another kind: its `rows` as they are, a column for each of their names."""
+    names = list(report["rows"][0])
+    body = [[_said(row.get(name)) for name in names] for row in report["rows"]]
+    yield from markdown_table([[name.replace("_", " ") for name in names], *body])
 
 
 TABLES: dict[str, Callable[[Json], Iterator[str]]] = {
@@ -147,6 +159,10 @@ TABLES: dict[str, Callable[[Json], Iterator[str]]] = {
     "capacity": capacity,
     "eval": evaluation,
 }
+
+
+def _said(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _coded(row: tuple[str, ...]) -> tuple[str, ...]:

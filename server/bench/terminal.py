@@ -15,7 +15,7 @@ from rich.progress import Progress
 
 from lookm.errors import LookmError
 
-UNSAID = frozenset(("--api-key", "--json", "--html", "--compare"))
+UNSAID = frozenset(("--api-key", "--json", "--html", "--out", "--compare"))
 
 
 @contextlib.contextmanager

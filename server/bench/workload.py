@@ -1,9 +1,10 @@
 """What is sent: requests drawn from a seed, the same ones on every machine.
 
 Request *i* of a seed is always the same, however many are sent, at whatever rate and under whatever
-policies: its pictures, words and answer length come from one random stream, its policy from
-another. So two runs that differ only in policies ask the same questions. Knows the chat request of
-OpenAI; knows nothing about clocks or connections.
+policies: its sizes and words come from one random stream, its policy from another. So two runs that
+differ only in policies ask the same. The colours of pictures come from a third stream, which also
+depends on `nonce`: servers keep what they computed of pictures, and a second run must not find the
+first one's. Knows the chat request of OpenAI; knows nothing about clocks or connections.
 """
 
 import base64
@@ -84,6 +85,7 @@ class Workload:
     kv_cache_field: bool = True
     ignore_eos: bool = True
     seed: int = 0
+    nonce: int = 0
 
     def described(self) -> dict[str, Any]:
         """For reports: what makes two workloads the same, without model and policies."""
@@ -130,7 +132,8 @@ def make_ask(workload: Workload, index: int) -> Ask:
     num_images, num_words = workload.images.draw(rng), workload.words.draw(rng)
     answer_tokens = max(1, workload.answer_tokens.draw(rng))
     policy = _pick(workload, np.random.default_rng((workload.seed, index, 1)))
-    images = [noise_url(rng, workload.image_side_px) for _ in range(num_images)]
+    colours = np.random.default_rng((workload.seed, index, 3, workload.nonce))
+    images = [noise_url(colours, workload.image_side_px) for _ in range(num_images)]
     text = " ".join(WORDS[i] for i in rng.integers(0, len(WORDS), num_words))
     body: dict[str, Any] = {
         "model": workload.model,

@@ -58,21 +58,21 @@ class Usage(Answer):
     kv_cache: KvCacheUsage
 
 
-class CalledFunction(Answer):
+class AnswerFunction(Answer):
     """Which tool is called; `arguments` is the text of a JSON object. In chunks, parts of it."""
 
     name: str | None = None
     arguments: str
 
 
-class ToolCall(Answer):
+class AnswerCall(Answer):
     """A call that the client is asked to make. `index` is there in chunks, the rest in the first
     chunk of a call."""
 
     index: int | None = None
     id: str | None = None
     type: Literal["function"] | None = None
-    function: CalledFunction
+    function: AnswerFunction
 
 
 class AssistantAnswer(Answer):
@@ -81,7 +81,7 @@ class AssistantAnswer(Answer):
     role: Literal["assistant"]
     content: str | None
     refusal: None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[AnswerCall] | None = None
 
 
 class Choice(Answer):
@@ -110,7 +110,7 @@ class Delta(Answer):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[AnswerCall] | None = None
 
 
 class ChunkChoice(Answer):

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator
 
 from lookm.types import TokenEvent
-from server.openai.answers import AssistantAnswer, CalledFunction, Delta, ToolCall
+from server.openai.answers import AnswerCall, AnswerFunction, AssistantAnswer, Delta
 from server.openai.tools.formats import Call
 from server.openai.tools.reader import CallReader
 
@@ -22,10 +22,10 @@ def message_of(text: str, reader: CallReader | None) -> AssistantAnswer:
     if not calls:
         return AssistantAnswer(role="assistant", content=content, refusal=None)
     written = [
-        ToolCall(
+        AnswerCall(
             id=_new_id(),
             type="function",
-            function=CalledFunction(name=call.name, arguments=call.arguments),
+            function=AnswerFunction(name=call.name, arguments=call.arguments),
         )
         for call in calls
     ]
@@ -48,14 +48,14 @@ def deltas_of(event: TokenEvent, reader: CallReader | None) -> Iterator[Delta]:
         if isinstance(each, str):
             yield Delta(content=each)
             continue
-        named = CalledFunction(name=each.name, arguments="")
-        yield _call_delta(ToolCall(index=index, id=_new_id(), type="function", function=named))
-        arguments = CalledFunction(arguments=each.arguments)
-        yield _call_delta(ToolCall(index=index, function=arguments))
+        named = AnswerFunction(name=each.name, arguments="")
+        yield _call_delta(AnswerCall(index=index, id=_new_id(), type="function", function=named))
+        arguments = AnswerFunction(arguments=each.arguments)
+        yield _call_delta(AnswerCall(index=index, function=arguments))
         index += 1
 
 
-def _call_delta(call: ToolCall) -> Delta:
+def _call_delta(call: AnswerCall) -> Delta:
     return Delta(tool_calls=[call])
 
 

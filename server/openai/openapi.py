@@ -57,6 +57,7 @@ def describe(app: FastAPI) -> Callable[[], dict[str, Any]]:
                 [(model, "validation") for model in REQUESTS], ref_template=REF
             )
             components = schema.setdefault("components", {}).setdefault("schemas", {})
+            assert not components.keys() & models["$defs"].keys(), "one name, two models"
             components.update(models["$defs"])
             app.openapi_schema = schema
         return app.openapi_schema

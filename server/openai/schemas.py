@@ -95,6 +95,7 @@ class ToolMessage(Strict):
     role: Annotated[Literal["tool"], Honoured(WITH_TEMPLATE)]
     content: Annotated[ToolContent, Honoured()]
     tool_call_id: Annotated[str, Honoured("the `id` of a call in an earlier turn")]
+    name: Annotated[str | None, Accepted("the call names the tool")] = None
 
 
 Message = Annotated[

@@ -30,6 +30,7 @@ Observer = Callable[[Sequence[TokenEvent], EngineStats], None]
 
 STOP_S = 5.0  # for a worker to leave by itself, before it is killed
 ABORT_S = 5.0  # for aborted requests to say so, at the end of a drain
+STEP_TIMEOUT_S = 600.0  # for one engine step: the longest prefill, and a kernel's first compilation
 LAST_WORDS_S = 0.1  # for what a dead worker had sent to arrive
 
 
@@ -41,9 +42,15 @@ class EngineClient:
     """
 
     def __init__(
-        self, config: EngineConfig, *, restart_policy: RestartPolicy | None = None
+        self,
+        config: EngineConfig,
+        *,
+        restart_policy: RestartPolicy | None = None,
+        step_timeout_s: float = STEP_TIMEOUT_S,
     ) -> None:
         self.config = config
+        self._step_timeout_s = step_timeout_s
+        self._heard_s = 0.0
         self.state: State = "stopped"
         self.info: ModelInfo | None = None
         self.stats: EngineStats | None = None
@@ -53,7 +60,7 @@ class EngineClient:
         self._policy = restart_policy or RestartPolicy()
         self._finished = totals.ZERO
         self._streams = Streams()
-        self._outbox: asyncio.Queue[list[wire.Frame]] = asyncio.Queue()
+        self._outbox: asyncio.Queue[wire.Up] = asyncio.Queue()
         self._settled = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
         self._process: WorkerProcess | None = None
@@ -138,9 +145,9 @@ class EngineClient:
         Closing the generator early aborts the request; hold it in `contextlib.aclosing`.
         """
         self._require_ready()
-        frames = wire.encode(wire.Add(request))
+        wire.require_sendable(request)
         queue = self._streams.open(request.id)
-        self._outbox.put_nowait(frames)
+        self._outbox.put_nowait(wire.Add(request))
         try:
             finished = False
             while not finished:
@@ -166,7 +173,7 @@ class EngineClient:
 
     def _post(self, message: wire.Up) -> None:
         if self.state == "ready":
-            self._outbox.put_nowait(wire.encode(message))
+            self._outbox.put_nowait(message)
 
     # --- the worker -----------------------------------------------------------------------------
 
@@ -203,7 +210,7 @@ class EngineClient:
     async def _run_worker(self) -> Exception:
         """One worker, from spawn to death; what it died of."""
         self._outbox = asyncio.Queue()
-        self._outbox.put_nowait(wire.encode(wire.Start(self.config, log.getEffectiveLevel())))
+        self._outbox.put_nowait(wire.Start(self.config, log.getEffectiveLevel()))
         channel = ApiChannel()
         try:
             self._process = await WorkerProcess.spawn(channel.address)
@@ -223,7 +230,8 @@ class EngineClient:
         status = asyncio.create_task(process.wait())
         receiver = asyncio.create_task(self._receive(channel))
         sender = asyncio.create_task(self._send(channel))
-        tasks = (status, receiver, sender)
+        hung = asyncio.create_task(self._find_hung())
+        tasks = (status, receiver, sender, hung)
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if status.done() and not receiver.done() and not self._stopping:
@@ -236,18 +244,38 @@ class EngineClient:
             if not task.cancelled() and (error := task.exception()) is not None:
                 log.error("lost the worker to a bug of ours or of an observer", exc_info=error)
                 return WorkerDiedError("its connection broke")
-        if not receiver.cancelled():
-            return receiver.result()
+        for task in (receiver, hung):
+            if not task.cancelled():
+                return task.result()
         return WorkerDiedError(f"it ended with status {status.result()}")
 
     async def _send(self, channel: ApiChannel) -> None:
+        """Everything that waits, at once: the choices of one request share their images."""
         while True:
-            await channel.send(await self._outbox.get())
+            messages = [await self._outbox.get()]
+            while not self._outbox.empty():
+                messages.append(self._outbox.get_nowait())
+            for message in wire.joined(messages):
+                await channel.send(wire.encode(message))
+
+    async def _find_hung(self) -> Exception:
+        """Return when the worker owes events and has said nothing for longer than any step takes.
+
+        It speaks after every step, so there is no heartbeat: silence is only a sign with work open.
+        """
+        limit_s = self._step_timeout_s
+        self._heard_s = time.monotonic()
+        while time.monotonic() - self._heard_s < limit_s:
+            await asyncio.sleep(min(1.0, limit_s / 4))
+            if self.state != "ready" or not self._streams.awaited:
+                self._heard_s = time.monotonic()
+        return WorkerDiedError(f"no step ended within {limit_s:g} s (--step-timeout-s)")
 
     async def _receive(self, channel: ApiChannel) -> Exception:
         """Dispatch what the worker says until it says why it failed."""
         while True:
             message = await channel.receive()
+            self._heard_s = time.monotonic()
             match message:
                 case wire.Step(events, stats):
                     self._on_step(events, stats)

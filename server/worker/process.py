@@ -85,14 +85,21 @@ def serve(channel: WorkerChannel, engine: EngineLike) -> None:
 def _take(message: wire.Up, engine: EngineLike, channel: WorkerChannel) -> None:
     match message:
         case wire.Add(request):
-            try:
-                engine.add(request)
-            except LookmError as error:
-                channel.send(wire.rejection(request.id, error))
+            _add(request, engine, channel)
+        case wire.Together(requests):
+            for request in requests:
+                _add(request, engine, channel)
         case wire.Abort(request_id):
             engine.abort(request_id)
         case _:
             raise AssertionError(f"unexpected {type(message).__name__}")
+
+
+def _add(request: Request, engine: EngineLike, channel: WorkerChannel) -> None:
+    try:
+        engine.add(request)
+    except LookmError as error:
+        channel.send(wire.rejection(request.id, error))
 
 
 def load_engine(config: EngineConfig) -> EngineLike:

@@ -24,6 +24,11 @@ class Streams:
         return len(self._open)
 
     @property
+    def awaited(self) -> bool:
+        """Whether the worker owes an event to anyone, abandoned requests included."""
+        return bool(self._open or self._abandoned)
+
+    @property
     def ids(self) -> tuple[str, ...]:
         """The open requests."""
         return tuple(self._open)

@@ -10,8 +10,9 @@ first one refers to, so that megabytes of pixels are neither copied into a buffe
 Knows the values of `lookm.types` and nothing about sockets, processes or the engine. Never pickles.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -62,6 +63,12 @@ class Add(Message, frozen=True):
     request: Request
 
 
+class Together(Message, frozen=True):
+    """API to worker: answer these. An array that several of them hold is sent once."""
+
+    requests: tuple[Request, ...]
+
+
 class Abort(Message, frozen=True):
     """API to worker: stop this request. Unknown and finished ids are ignored."""
 
@@ -102,7 +109,7 @@ class Failed(Message, frozen=True):
     message: str
 
 
-Up = Start | Add | Abort | Shutdown
+Up = Start | Add | Together | Abort | Shutdown
 Down = Ready | Step | Rejected | Failed
 
 
@@ -114,16 +121,37 @@ class ArrayHeader(NamedTuple):
     shape: tuple[int, ...]
 
 
+def joined(messages: Sequence[Up]) -> Iterator[Up]:
+    """The messages in their order, requests that follow each other as one message."""
+    for adding, group in itertools.groupby(messages, key=lambda each: isinstance(each, Add)):
+        each = list(group)
+        if adding and len(each) > 1:
+            yield Together(tuple(add.request for add in each if isinstance(add, Add)))
+        else:
+            yield from each
+
+
+def require_sendable(request: Request) -> None:
+    """Raises `TypeError` for arrays that `encode` would refuse."""
+    for image in request.images:
+        for value in image.tensors.values():
+            if value.dtype.name not in DTYPES:
+                raise TypeError(f"an array of {value.dtype.name} cannot be sent to the worker")
+
+
 def encode(message: Up | Down) -> list[Frame]:
     """The frames of a message. Array frames are views: they keep the arrays alive until sent."""
     frames: list[Frame] = [b""]
+    headers: dict[int, ArrayHeader] = {}
 
     def header(value: object) -> ArrayHeader:
         if not isinstance(value, np.ndarray) or value.dtype.name not in DTYPES:
             raise TypeError(f"{type(value).__name__} cannot be sent to the worker")
-        flat = np.ascontiguousarray(value).reshape(-1)
-        frames.append(flat.view(np.uint8).data if flat.size else b"")
-        return ArrayHeader(len(frames) - 1, value.dtype.str, value.shape)
+        if id(value) not in headers:
+            flat = np.ascontiguousarray(value).reshape(-1)
+            frames.append(flat.view(np.uint8).data if flat.size else b"")
+            headers[id(value)] = ArrayHeader(len(frames) - 1, value.dtype.str, value.shape)
+        return headers[id(value)]
 
     frames[0] = msgspec.msgpack.encode(message, enc_hook=header)
     return frames

@@ -41,11 +41,15 @@ def test_the_request_of_the_readme_is_answered(demo_server: ServerProcess) -> No
     assert "'method': 'look-m'" in usage
 
 
-def test_every_curl_of_the_readme_succeeds(demo_server: ServerProcess) -> None:
-    for command in blocks("One request", "(?:bash|sh|shell)"):
-        if "curl " in command:
-            told = command.replace(ADDRESS, demo_server.url).replace("curl ", "curl --fail ")
-            assert printed(["bash", "-ec", told])
+def test_every_command_of_the_readmes_request_succeeds(demo_server: ServerProcess) -> None:
+    commands = blocks("One request", "(?:bash|sh|shell)")
+    assert commands
+    for command in commands:
+        assert ADDRESS in command
+        told = command.replace(ADDRESS, demo_server.url).replace("curl ", "curl --fail ")
+        answer = json.loads(printed(["bash", "-euo", "pipefail", "-c", told]))
+        assert "image 1" in answer["choices"][0]["message"]["content"].lower()
+        assert answer["usage"]["kv_cache"]["method"] == "look-m"
 
 
 def test_the_command_that_the_server_prints_succeeds_as_it_is(demo_server: ServerProcess) -> None:

@@ -120,6 +120,7 @@ def test_a_schema_that_cannot_be_enforced_is_refused(client: openai.OpenAI) -> N
     assert refused.value.param == "tools"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "library"),
     [("langchain_tools", "langchain_openai"), ("pydantic_tools", "pydantic_ai")],

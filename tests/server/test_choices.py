@@ -12,7 +12,19 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from lookm.errors import QueueFullError
 from lookm.types import Request, TokenEvent
 from server.config import Settings
-from tests.server.asking import CHAT, begins, chat, events, image, says, serving, word_events
+from server.worker.channel import ApiChannel
+from tests.server.asking import (
+    CHAT,
+    begins,
+    chat,
+    data_url,
+    events,
+    image,
+    png,
+    says,
+    serving,
+    word_events,
+)
 from tests.server.visit import Visit
 
 pytestmark = pytest.mark.anyio
@@ -198,3 +210,19 @@ async def test_a_real_worker_frees_every_choice_of_a_client_that_left(app: FastA
     async with asyncio.timeout(5):
         while engine.totals.running:
             await asyncio.sleep(0.01)
+
+
+async def test_the_images_of_all_choices_go_to_the_worker_once(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[int] = []
+    send = ApiChannel.send
+
+    async def spied(channel: ApiChannel, frames: Any) -> None:
+        sent.append(len(frames) - 1)
+        await send(channel, frames)
+
+    monkeypatch.setattr(ApiChannel, "send", spied)
+    response = await client.post(CHAT, json=chat(image(), image(data_url(png("blue"))), n=8))
+    assert len(response.json()["choices"]) == 8
+    assert sent == [2]

@@ -1,5 +1,6 @@
 """The description at `/docs` is complete, and its examples run."""
 
+import re
 from typing import Any
 
 import httpx
@@ -41,8 +42,18 @@ async def test_the_examples_run_as_they_are(client: httpx.AsyncClient) -> None:
     assert ran == 3
 
 
-async def test_the_docs_page_is_served(client: httpx.AsyncClient) -> None:
-    assert (await client.get("/docs")).status_code == 200
+@pytest.mark.parametrize(("route", "num_assets"), [("/docs", 3), ("/redoc", 2)])
+async def test_the_docs_pages_load_nothing_from_elsewhere(
+    client: httpx.AsyncClient, route: str, num_assets: int
+) -> None:
+    page = (await client.get(route)).text
+    assets = re.findall(r'<(?:script|link)[^>]*(?:src|href)="([^"]+)"', page)
+    assert len(assets) == num_assets
+    assert "//" not in re.sub(r"<!--.*?-->", "", page.replace("</", ""))
+    for asset in assets:
+        response = await client.get(asset)
+        assert response.status_code == 200, asset
+        assert len(response.content) > 1000
 
 
 def references(node: Any) -> list[str]:

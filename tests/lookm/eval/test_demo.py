@@ -1,44 +1,62 @@
-"""Evaluation: the same questions under every policy, against the truth and the full cache."""
+"""The demo suite: held-out questions in seven families, and how their answers are judged."""
 
-from lookm import Engine, EngineConfig
-from lookm.eval.__main__ import main
-from lookm.eval.demo import Answer, ask, draw_exams, score, table
+import pytest
 
-
-def answer(policy, text, right, ratio=1.0):
-    return Answer(policy, "what", 2, text, right, ratio)
+from lookm.errors import RequestError
+from lookm.eval.demo import FAMILIES, lenient, questions
+from lookm.models.demo.tasks import BY_NAME
 
 
-def test_a_score_counts_right_answers_and_agreement_with_full():
-    full = [answer("full", "a", True), answer("full", "b", False)]
-    kept = [answer("h2o@0.2", "a", True, 0.2), answer("h2o@0.2", "c", False, 0.3)]
-    found = score(kept, full)
-    assert (found.right, found.agrees, found.asked) == (0.5, 0.5, 2)
-    assert found.bytes_ratio == 0.25
-    assert score(full, full).agrees == 1.0
-    assert "| `h2o@0.2` | 25% | 50% ± 35% | 50% |" in table([found])
+def drawn(families=("attribute",), sizes=(2,), count=4, seed=0):
+    return list(questions(families, sizes, count, seed))
 
 
-def test_questions_are_the_same_for_a_seed_and_other_for_another():
-    first, again, other = (draw_exams(["what"], [2], 4, seed) for seed in (0, 0, 1))
-    assert [e.answer for e in first] == [e.answer for e in again]
-    assert [e.pictures[0].tobytes() for e in first] != [e.pictures[0].tobytes() for e in other]
+def pixels(one):
+    return [picture.tobytes() for picture in one.pictures()]
 
 
-def test_keeping_everything_answers_exactly_as_full_does():
-    engine = Engine.from_config(EngineConfig(kv_cache_bytes=2**28, attention="reference"))
-    exams = draw_exams(["what", "colour"], [1, 2], 3)
-    at_full = ask(engine, exams, "full")
-    assert score(ask(engine, exams, "look-m@1.0"), at_full).agrees == 1.0
-    assert score(at_full, at_full).right > 0.5
-    assert score(ask(engine, exams, "streaming@0.1"), at_full).bytes_ratio < 0.5
+def test_families_are_milebench_kinds_made_of_the_demo_models_tasks():
+    wanted = {"needle", "attribute", "listing", "change", "retrieval", "note", "counting"}
+    assert set(FAMILIES) == wanted
+    assert {kind for kinds in FAMILIES.values() for kind in kinds} <= set(BY_NAME)
 
 
-def test_the_command_prints_the_table(capsys):
-    assert main(["--kv-cache", "full", "h2o@0.5", "--images", "1", "--count", "1"]) == 0
-    assert "| `h2o@0.5` |" in capsys.readouterr().out
+def test_a_seed_names_the_questions_and_another_seed_names_others():
+    first, again, other = drawn(seed=0), drawn(seed=0), drawn(seed=1)
+    assert [one.key for one in first] == [one.key for one in again]
+    assert [pixels(one) for one in first] == [pixels(one) for one in again]
+    assert {one.key for one in first}.isdisjoint({one.key for one in other})
+    assert [pixels(one) for one in first] != [pixels(one) for one in other]
 
 
-def test_an_unknown_policy_is_one_line(capsys):
-    assert main(["--kv-cache", "nope", "--images", "1", "--count", "1"]) == 1
-    assert "unknown method" in capsys.readouterr().err
+def test_a_larger_count_keeps_the_questions_of_a_smaller_one():
+    few, many = drawn(list(FAMILIES), (2, 4), 2), drawn(list(FAMILIES), (2, 4), 4)
+    assert {one.key for one in few} < {one.key for one in many}
+    assert {one.task for one in few} == set(FAMILIES)
+
+
+def test_the_true_answer_earns_full_marks_and_another_none():
+    for one in drawn(list(FAMILIES), (4,), 3):
+        assert (one.mark(one.truth).score, one.mark(one.truth).lenient) == (1.0, 1.0)
+        assert one.mark(f" {one.truth}\n").score == 1.0
+        assert one.mark("no").score == 0.0
+
+
+@pytest.mark.parametrize(
+    ("told", "truth", "share"),
+    [
+        ("The star is red.", "The star is blue.", 2 * 1 / 4),
+        ("Image 1 is red and image 2 is blue.", "Image 1 is red and image 2 is green.", 2 * 3 / 8),
+        ("Image 1 is red and image 2 is blue.", "Image 1 is blue and image 2 is red.", 2 * 2 / 8),
+        ("", "The star is red.", 0.0),
+        ("the image shows a", "the image is", 1.0),
+        ("The star is in the top left.", "The star is on the left.", 2 * 2 / 5),
+    ],
+)
+def test_the_lenient_mark_is_the_f1_of_news_words_in_order(told, truth, share):
+    assert lenient(told, truth) == pytest.approx(share)
+
+
+def test_an_unknown_family_is_refused_with_the_names_of_all():
+    with pytest.raises(RequestError, match="needle, attribute"):
+        drawn(["nope"])

@@ -13,11 +13,21 @@ MERGE_OF = {
     "look-m-weighted": "weighted",
     "meda": "average",
     "d2o": "threshold",
+    "look-m-plus": "centroid",
 }
 RECENT_OF = {
     "vl-cache": 0.1,
     **dict.fromkeys(
-        ("pyramidkv", "prefixkv", "tova", "keydiff", "knorm", "expected-attention"), 0.0
+        (
+            "look-m-plus",
+            "pyramidkv",
+            "prefixkv",
+            "tova",
+            "keydiff",
+            "knorm",
+            "expected-attention",
+        ),
+        0.0,
     ),
 }
 PROTECTS = {"look-m", "look-m-average", "look-m-weighted", "look-m-evict", "meda"}
@@ -74,6 +84,21 @@ def all_scores(method, rows, weights, scale=None):
         images = is_image.nonzero().flatten().tolist()
         first = min(images[-1] + 1, num_tokens - 1) if images else max(0, num_tokens - 32)
         return [weights[head, :, first:].sum((0, 1)).tolist() for head in range(num_heads)]
+    if method == "look-m-plus":
+        images = is_image.nonzero().flatten().tolist()
+        first = min(images[-1] + 1, num_tokens - 1) if images else max(0, num_tokens - 32)
+        found = []
+        for head in range(num_heads):
+            asked = weights[head, :, first:].sum((0, 1)).tolist()
+            text = [j for j in range(num_tokens) if not is_image[j]]
+            text.sort(key=lambda j: -asked[j])
+            phase = 0.7548776662466927 * head
+            places = {j: (0.6180339887498949 * i + phase) % 1 for i, j in enumerate(images)}
+            line = dict(zip(text, (i / 0.75 for i in range(len(text))), strict=True))
+            for i, j in enumerate(sorted(images, key=places.get)):
+                line[j] = min(i / 0.25, len(text) + i)
+            found.append([-line[j] for j in range(num_tokens)])
+        return found
     if method == "knorm":
         lengths = [[math.sqrt(float(key @ key)) for key in k[head]] for head in range(num_heads)]
         return [[-round(4096 * math.log2(length)) for length in head] for head in lengths]
@@ -187,3 +212,40 @@ def merged(key, value, positions, how):
         out.append(torch.stack(rows))
     numbers = [len(received[row]) if how != "none" else 0 for row in range(len(positions))]
     return out[0], out[1], numbers
+
+
+def centroids(queries, key, value, is_image, positions):
+    """One head's rows under `look-m-plus`'s merge, float64, and how many each received.
+
+    Clusters of one modality around the kept rows, chosen twice; the mean value; the mean key's
+    direction at the mean length; and a logit larger by the logarithm of the number for the mean
+    text query.
+    """
+    queries, key, value = queries.double(), key.double(), value.double()
+    evicted = sorted(set(range(len(key))) - set(positions))
+    centres = key[positions]
+    for _ in range(2):
+        members = {row: [position] for row, position in enumerate(positions)}
+        for j in evicted:
+            best, target = 0.0, None
+            for row, position in enumerate(positions):
+                cosine = float(centres[row] @ key[j] / centres[row].norm() / key[j].norm())
+                if is_image[position] == is_image[j] and cosine > best:
+                    best, target = cosine, row
+            if target is not None:
+                members[target].append(j)
+        centres = torch.stack([key[rows].mean(0) for rows in members.values()])
+    text = [j for j in range(len(key)) if not is_image[j]] or list(range(len(key)))
+    asks = queries[:, text].mean((0, 1))
+    scale = key.shape[1] ** -0.5
+    keys = []
+    for row, rows in enumerate(members.values()):
+        if len(rows) == 1:
+            keys.append(key[rows[0]])
+            continue
+        longer = centres[row] / centres[row].norm() * key[rows].norm(dim=1).mean()
+        step = asks / (asks @ asks) * (math.log(len(rows)) / scale)
+        assert math.isclose(scale * float(asks @ step), math.log(len(rows)))
+        keys.append(longer + step)
+    values = torch.stack([value[rows].mean(0) for rows in members.values()])
+    return torch.stack(keys), values, [len(rows) - 1 for rows in members.values()]

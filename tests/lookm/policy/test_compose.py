@@ -15,6 +15,7 @@ from tests.lookm.policy.layers import layer
 METHODS = sorted(set(PRESETS) - {"full"})
 SCORED = [method for method in METHODS if method != "random"]
 PROTECTS = sorted(oracle.PROTECTS)
+AWARE = [*PROTECTS, "look-m-plus"]
 MERGES = ["none", "average", "pivot", "weighted"]
 TEXTS = ["protect", "prior", "none"]
 
@@ -34,7 +35,15 @@ def check_against_oracle(policy, rows):
     for head in range(rows.k_KTD.shape[0]):
         positions = oracle.kept(method, text, scores[head], rows.is_image_T.tolist(), *budget)
         assert got.positions[head].tolist() == positions
-        key, value, received = oracle.merged(rows.k_KTD[head], rows.v_KTD[head], positions, merge)
+        if merge == "centroid":
+            group = rows.q_HTD.chunk(rows.k_KTD.shape[0])[head]
+            key, value, received = oracle.centroids(
+                group, rows.k_KTD[head], rows.v_KTD[head], rows.is_image_T.tolist(), positions
+            )
+        else:
+            key, value, received = oracle.merged(
+                rows.k_KTD[head], rows.v_KTD[head], positions, merge
+            )
         torch.testing.assert_close(got.key[head].double(), key, rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(got.value[head].double(), value, rtol=1e-5, atol=1e-5)
         untouched = torch.tensor(received) == 0
@@ -46,7 +55,8 @@ def check_against_oracle(policy, rows):
         num_merged += sum(received) / rows.k_KTD.shape[0]
     assert got.num_evicted == len(rows.is_image_T) - len(positions) > 0
     assert got.num_merged == round(num_merged)
-    assert merge == "threshold" or got.num_merged == (got.num_evicted if merge != "none" else 0)
+    if merge not in ("threshold", "centroid"):
+        assert got.num_merged == (got.num_evicted if merge != "none" else 0)
     assert got.compressed
     return got
 
@@ -143,7 +153,7 @@ def test_images_anywhere_equal_the_oracle(images, text):
 @pytest.mark.parametrize("method", METHODS)
 def test_only_modality_aware_policies_leave_a_text_only_prompt_alone(method):
     rows = layer(images=())
-    assert compress(*rows, CachePolicy(method, keep=0.2)).compressed == (method not in PROTECTS)
+    assert compress(*rows, CachePolicy(method, keep=0.2)).compressed == (method not in AWARE)
 
 
 @pytest.mark.parametrize("method", sorted(PRESETS))
@@ -197,7 +207,8 @@ def test_whatever_the_policy_the_count_is_the_formula_and_the_rest_holds(policy,
     )
     if text == "protect":
         important = max(important, image_bits[: num_tokens - recent].count(False))
-    expected = num_tokens if text != "none" and not any(image_bits) else important + recent
+    aware = text != "none" or policy.method == "look-m-plus"
+    expected = num_tokens if aware and not any(image_bits) else important + recent
     assert got.positions.shape[1] == expected == kept_bound(resolve(policy), is_image_T)
     assert expected >= 1
     assert got.compressed == (expected < num_tokens)

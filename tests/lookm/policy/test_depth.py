@@ -39,9 +39,9 @@ def view_of(**statistics):
     return View(rows, rows, torch.zeros(4, dtype=torch.bool), **statistics)
 
 
-def test_the_presets_with_a_depth_rule_are_the_published_ones():
-    assert DEEP == ["d2o", "meda", "prefixkv", "pyramidkv", "vl-cache"]
-    assert ADAPTIVE == ["d2o", "meda", "prefixkv", "vl-cache"]
+def test_the_presets_with_a_depth_rule():
+    assert DEEP == ["d2o", "look-m-plus", "meda", "prefixkv", "pyramidkv", "vl-cache"]
+    assert ADAPTIVE == ["d2o", "look-m-plus", "meda", "prefixkv", "vl-cache"]
 
 
 def test_a_pyramid_falls_linearly_from_nearly_double_to_a_twentieth():

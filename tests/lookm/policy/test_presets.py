@@ -8,8 +8,9 @@ from lookm.policy import PRESETS, parse, resolve, to_string
 
 def test_the_presets_are_the_documented_ones_in_order():
     assert list(PRESETS) == [
-        "full", "look-m", "look-m-average", "look-m-weighted", "look-m-evict", "h2o", "mean-h2o",
-        "roco", "snapkv", "streaming", "random", "pyramidkv", "vl-cache", "prefixkv", "meda", "d2o",
+        "full", "look-m", "look-m-average", "look-m-weighted", "look-m-evict", "look-m-plus",
+        "h2o", "mean-h2o", "roco", "snapkv", "streaming", "random",
+        "pyramidkv", "vl-cache", "prefixkv", "meda", "d2o",
         "tova", "keydiff", "knorm", "expected-attention",
     ]  # fmt: skip
 
@@ -98,8 +99,9 @@ def test_a_fraction_is_the_papers_two_integers(keep, recent, tokens, expected):
     assert (budget.important, budget.recent) == expected
 
 
-def test_only_the_text_mode_makes_a_recipe_modality_aware():
+def test_only_presets_about_images_and_text_modes_make_a_recipe_modality_aware():
     aware = {method for method in PRESETS if resolve(CachePolicy(method)).modality_aware}
-    assert aware == {"look-m", "look-m-average", "look-m-weighted", "look-m-evict", "meda"}
+    about_images = {"look-m", "look-m-average", "look-m-weighted", "look-m-evict", "look-m-plus"}
+    assert aware == about_images | {"meda"}
     assert resolve(CachePolicy("h2o", text="prior")).modality_aware
     assert not resolve(CachePolicy("look-m", text="none")).modality_aware

@@ -44,11 +44,12 @@ def test_a_good_guess_costs_two_trials():
 
 
 def sample(index, first_s, end_s, finish="length", error=None):
-    return Sample(index, "full", 0.0, 0.0, [first_s, end_s], end_s, finish, error)
+    pieces = [first_s, end_s]
+    return Sample(index, "full", 0.0, 0.0, pieces, end_s, finish, error, kv_bytes=30)
 
 
-def told(*samples, preemptions=0):
-    kv = (KvSample(0, 0, 9, 0, 0, 3), KvSample(1, 0, 9, 0, 0, 3 + preemptions))
+def told(*samples, preemptions=0, peak=80):
+    kv = (KvSample(0, 0, 100, 0, 0, 3), KvSample(1, peak, 100, 0, 0, 3 + preemptions))
     return missed(Run(samples, kv, 5.0), SLO)
 
 
@@ -60,6 +61,13 @@ def test_one_that_begins_when_another_has_ended_was_not_served_together():
     assert told(sample(0, 0.1, 0.5), sample(1, 0.6, 0.9)) == ("queued",)
 
 
+def test_waiting_beside_free_pages_is_waiting_for_the_prefill():
+    """Where the pool had room for another prompt of 30 bytes, it was not the pool."""
+    apart = (sample(0, 0.1, 0.5), sample(1, 0.6, 0.9))
+    assert told(*apart, peak=70) == ("slow prefill",)
+    assert told(*apart, peak=71) == ("queued",)
+
+
 def test_a_preemption_a_late_first_token_and_a_stall_are_each_a_miss():
     assert told(sample(0, 0.1, 0.5), preemptions=1) == ("preempted",)
     assert told(sample(0, 1.1, 1.2)) == ("TTFT",)
@@ -67,8 +75,8 @@ def test_a_preemption_a_late_first_token_and_a_stall_are_each_a_miss():
 
 
 def test_an_answer_that_failed_or_is_too_short_is_a_miss():
-    assert told(sample(0, 0.1, 0.2, error="dropped")) == ("failed",)
-    assert told(sample(0, 0.1, 0.2, finish="stop")) == ("failed",)
+    assert told(sample(0, 0.1, 0.2, error="dropped")) == ("failed: dropped",)
+    assert told(sample(0, 0.1, 0.2, finish="stop")) == ("failed: a short answer",)
 
 
 class Pool:
@@ -124,7 +132,7 @@ def test_a_server_that_serves_nobody_is_a_zero_and_not_a_crash():
     experiment = Experiment(SMALL, fractions=(1.0,), slo=SLO, max_conversations=4)
     with standing_in(lambda call: call.status(503)) as url:
         (point,) = explore(Target(url), experiment, lambda keep, tokens: None)
-    assert (point.conversations, point.limit) == (0, ("failed",))
+    assert (point.conversations, point.limit) == (0, ("failed: http_503",))
     assert capacity_report([point], experiment, "test", None)["rows"][0]["ratio"] is None
 
 

@@ -40,9 +40,8 @@ def test_a_slow_server_cannot_hide_its_queue():
     waits_s = sorted(sample.ttft_s for sample in measured.samples)
     last_due_s = max(sample.due_s for sample in measured.samples)
     assert waits_s[-1] >= 20 * 0.05 - last_due_s
-    assert waits_s[10] > 0.25
-    assert sorted(sample.ttft_s for sample in one_by_one.samples)[10] < 0.15
-    assert max(sample.sent_s - sample.due_s for sample in measured.samples) < 0.1
+    assert waits_s[10] > 2 * sorted(sample.ttft_s for sample in one_by_one.samples)[10]
+    assert max(sample.sent_s - sample.due_s for sample in measured.samples) < 0.5
 
 
 def test_a_fixed_number_of_clients_is_never_exceeded():
@@ -67,9 +66,9 @@ def test_a_fixed_number_of_clients_is_never_exceeded():
 def test_a_duration_ends_the_sending_and_awaits_the_answers():
     with standing_in(lambda call: call.whole(2, gap_s=0.05)) as url:
         measured = run(Target(url), SMALL, Schedule(concurrency=2, duration_s=0.25))
-    assert 4 <= len(measured.samples) <= 8
+    assert 2 <= len(measured.samples) <= 8
     assert all(sample.error is None for sample in measured.samples)
-    assert all(sample.sent_s < 0.35 for sample in measured.samples)
+    assert all(sample.sent_s < 0.5 for sample in measured.samples)
 
 
 def test_warm_up_requests_are_other_ones_and_are_not_measured():
@@ -139,7 +138,7 @@ def begun(then):
 )
 def test_every_way_to_fail_is_counted_as_what_it_is(answer, kind):
     with standing_in(answer) as url:
-        sample = only(url, timeout_s=0.2)
+        sample = only(url, timeout_s=0.2 if kind == "timeout" else 30)
     assert sample.error == kind
     assert measure([sample], 1.0, Slo(ttft_s=1))["good"] == 0
 

@@ -183,6 +183,9 @@ def test_the_command_writes_what_it_prints_and_compares_with_a_saved_run(tmp_pat
         ["--model", "m", "--policies", "full=x"],
         ["--model", "m", "--compare", "none.json"],
         ["compare", "none.json", "none.json"],
+        ["capacity", "--model", "m", "--keep", "1,all"],
+        ["capacity", "--model", "m", "--keep", "1,0"],
+        ["capacity", "--model", "no-such-model"],
     ],
 )
 def test_what_cannot_be_done_is_one_line_and_status_2(flags):

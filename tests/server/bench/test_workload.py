@@ -67,6 +67,19 @@ def test_no_two_pictures_are_the_same():
     assert len(set(urls)) == 16
 
 
+def test_another_nonce_changes_the_pictures_and_nothing_else():
+    """A second run must not find the first one's pictures in the server's feature cache."""
+    mixed = replace(SMALL, images=Spread(1, 8), words=Spread(1, 8), answer_tokens=Spread(1, 99))
+    for index in range(5):
+        first, second = body(mixed, index), body(replace(mixed, nonce=1), index)
+        for asked in (first, second):
+            *images, text = asked["messages"][0]["content"]
+            asked["messages"] = [len(images), text]
+            asked["urls"] = [image["image_url"]["url"] for image in images]
+        assert not set(first.pop("urls")) & set(second.pop("urls"))
+        assert first == second
+
+
 def test_policies_are_drawn_by_weight_and_do_not_change_the_questions():
     mixed = replace(SMALL, policies=parse_policies("full=0.3,look-m@0.2=0.7"))
     asks = [make_ask(mixed, index) for index in range(400)]
@@ -76,6 +89,16 @@ def test_policies_are_drawn_by_weight_and_do_not_change_the_questions():
         mine, plain = json.loads(ask.body), body(SMALL, ask.index)
         assert mine.pop("kv_cache") == ask.policy
         assert mine == plain
+
+
+def test_a_policy_does_not_depend_on_how_large_its_request_is():
+    mixed = replace(SMALL, images=Spread(1, 8), policies=parse_policies("full look-m@0.2"))
+    sizes = {"full": [], "look-m@0.2": []}
+    for index in range(400):
+        ask = make_ask(mixed, index)
+        sizes[ask.policy].append(ask.body.count(b"image_url") // 2)
+    means = [np.mean(each) for each in sizes.values()]
+    assert means == pytest.approx([4.5, 4.5], abs=0.6)
 
 
 def test_a_policy_goes_into_the_models_name_where_there_is_no_field_for_it():

@@ -73,7 +73,7 @@ def test_every_message_to_the_api_survives_the_wire(message: wire.Down) -> None:
 
 
 def test_every_message_type_is_tested_here() -> None:
-    tested = {type(message) for message in (*UP, *DOWN)} | {wire.Add}
+    tested = {type(message) for message in (*UP, *DOWN)} | {wire.Add, wire.Together}
     assert tested == set((wire.Up | wire.Down).__args__)
 
 
@@ -122,8 +122,34 @@ def test_sent_arrays_are_not_copied() -> None:
 
 def test_arrays_of_objects_are_refused_before_they_are_sent() -> None:
     image = ImageInput("d", {"p": np.array([object()])}, 1)
-    with pytest.raises(TypeError, match="cannot be sent"):
-        wire.encode(wire.Add(Request("a", (1,), (image,))))
+    request = Request("a", (1,), (image,))
+    for refuses in (wire.require_sendable, lambda request: wire.encode(wire.Add(request))):
+        with pytest.raises(TypeError, match="cannot be sent"):
+            refuses(request)
+
+
+def test_requests_that_share_images_send_them_once() -> None:
+    images = tuple(
+        ImageInput(str(n), {"p": np.full((3, 8, 8), n, np.float32)}, 1) for n in range(2)
+    )
+    requests = [Request(f"a-{n}", (1,), images) for n in range(5)]
+    (together,) = wire.joined([wire.Add(request) for request in requests])
+    frames = as_received(together)
+    assert [len(frame) for frame in frames[1:]] == [768, 768]
+    received = wire.decode_up(frames)
+    assert isinstance(received, wire.Together)
+    assert [request.id for request in received.requests] == [f"a-{n}" for n in range(5)]
+    for request in received.requests:
+        for sent, got in zip(images, request.images, strict=True):
+            np.testing.assert_array_equal(got.tensors["p"], sent.tensors["p"])
+
+
+def test_joining_keeps_the_order_of_messages() -> None:
+    a, b, c = (wire.Add(Request(name, (1,))) for name in "abc")
+    abort = wire.Abort("a")
+    first, second, third = wire.joined([a, b, abort, c])
+    assert isinstance(first, wire.Together)
+    assert (first.requests, second, third) == ((a.request, b.request), abort, c)
 
 
 def test_messages_that_are_not_ours_are_refused() -> None:

@@ -1,0 +1,35 @@
+"""Questions and back ends without a model, for the tests of everything around one."""
+
+from lookm.eval.questions import Marks, Question, Reply
+
+
+def question(key="q1", task="needle", truth="yes", num_images=2):
+    return Question(
+        key=key,
+        task=task,
+        messages=[{"role": "user", "content": [{"type": "text", "text": key}]}],
+        pictures=list,
+        truth=truth,
+        mark=lambda text: Marks(float(text == truth), 0.5),
+        num_images=num_images,
+        max_tokens=9,
+    )
+
+
+class Scripted:
+    """Answers `texts[key, policy]`, else `yes`; stops like a killed run after `dies_after`."""
+
+    def __init__(self, texts=(), dies_after=None, settings=()):
+        self.texts, self.dies_after = dict(texts), dies_after
+        self.settings = {"model": "scripted", **dict(settings)}
+        self.asked = []
+
+    def replies(self, jobs):
+        for job in jobs:
+            if len(self.asked) == self.dies_after:
+                raise KeyboardInterrupt
+            self.asked.append((job.question.key, job.policy))
+            text = self.texts.get(self.asked[-1], "yes")
+            kept = 100 if job.policy == "full" else 20
+            error = "too long" if text is None else None
+            yield Reply(job, text or "", kept, 100, error)
