@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from lookm.config import AttentionName, DType, EngineConfig
+from lookm.config import AttentionName, DType, EngineConfig, Graphs
 from server.media.config import MediaConfig
 
 UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -74,7 +74,10 @@ class Settings(BaseSettings):
     served_model_name: str | None = Field(None, description="Name that clients use for the model.")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: DType = Field("auto", description="Weights and cache: auto, float32, bfloat16, float16.")
-    attention: AttentionName = Field("auto", description="auto, reference or cpu (C++).")
+    attention: AttentionName = Field(
+        "auto", description="auto, reference, cpu (C++) or triton (CUDA)."
+    )
+    graphs: Graphs = Field("auto", description="Decode steps from CUDA graphs: auto, on or off.")
     threads: Count | None = Field(None, description="CPU threads of the engine.")
 
     kv_cache: str = Field("full", description="Cache policy where a request names none.")
@@ -136,6 +139,7 @@ class Settings(BaseSettings):
             image_cache_bytes=self.image_cache_memory,
             threads=self.threads,
             attention=self.attention,
+            graphs=self.graphs,
         )
 
     def media_config(self) -> MediaConfig:

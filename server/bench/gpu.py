@@ -9,6 +9,7 @@ transformers and triton, nothing of the HTTP server.
 """
 
 import argparse
+import importlib.metadata
 import json
 import logging
 import sys
@@ -63,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"python -m server.bench.gpu --shape {options.shape} --device {options.device}"
         ),
         "device": device_name(options.device),
+        "triton": triton_version(),
         "shape": options.shape,
         "dtype": str(dtype).removeprefix("torch."),
         "sections": {},
@@ -103,6 +105,13 @@ def write(report: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "gpu.json").write_text(json.dumps(report, indent=1) + "\n")
     (folder / "gpu.md").write_text(markdown(report))
+
+
+def triton_version() -> str:
+    try:
+        return importlib.metadata.version("triton")
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
 
 def device_name(device: str) -> str:

@@ -13,7 +13,8 @@ def markdown(report: Json) -> str:
         "",
         f"LLaVA shape {report['shape']}, {report['dtype']}, random weights, prompts of "
         f"{report.get('prompt_tokens', '?')} tokens. Commit {report['commit']}, "
-        f"{report['measured_at']}, {report['versions']}.",
+        f"{report['measured_at']}, {report['versions']}, "
+        f"triton {report['triton']}.",
         "",
         f"    {report['command']}",
         "",

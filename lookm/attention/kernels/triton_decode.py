@@ -19,7 +19,7 @@ WANTED_PROGRAMS = 1056  # 8 for each of an H200's 132 multiprocessors
 MAX_SPLITS = 32
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["table_stride"])
 def _split(
     q, k, v, table, lengths, part, top, total, scale_log2,
     q_stride_b, q_stride_h, table_stride, page_stride, head_stride,

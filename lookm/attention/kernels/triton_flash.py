@@ -16,7 +16,7 @@ import triton.language as tl
 from lookm.attention.kernels.triton_launch import LOG2E, block_of, check_type, dense_rows, on
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens", "num_rows"])
 def _flash(
     q, k, v, out, lse, scale_log2, num_tokens, num_rows,
     q_stride_h, q_stride_t, k_stride_h, k_stride_t, v_stride_h, v_stride_t,

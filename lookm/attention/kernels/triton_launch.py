@@ -1,7 +1,8 @@
 """What every Triton launcher does the same way: block sizes, types, devices.
 
 Kernels and launchers share a file each (`triton_decode`, `triton_write`, `triton_flash`,
-`triton_sums`, `triton_merge`); `triton` is imported there and nowhere else.
+`triton_sums`, `triton_merge`, `triton_rows`); `triton` is imported there and nowhere else. Sizes
+that change with every prompt are in `do_not_specialize`: a new one never waits for a compiler.
 """
 
 import contextlib

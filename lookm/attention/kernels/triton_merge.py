@@ -17,7 +17,7 @@ import triton.language as tl
 from lookm.attention.kernels.triton_launch import block_of, check_type, on
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_kept", "num_evicted"])
 def _nearest(
     kept, evicted, target, cosine, num_kept, num_evicted,
     D: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_D: tl.constexpr,
@@ -53,7 +53,7 @@ def _nearest(
     tl.store(cosine + to_E, cosine_E, mask=e < num_evicted)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_kept", "num_evicted"])
 def _combine(
     kept, evicted, order, starts, weight, centre, out, num_kept, num_evicted,
     D: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_D: tl.constexpr,

@@ -20,7 +20,7 @@ import triton.language as tl
 from lookm.attention.kernels.triton_launch import LOG2E, block_of, check_type, dense_rows, on
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tokens", "first_row"])
 def _sums(
     q, k, lse, sums, squares, scale_log2, num_tokens, first_row,
     q_stride_h, q_stride_t, k_stride_h, k_stride_t, LOG2E_: tl.constexpr,

@@ -22,6 +22,17 @@ heads = st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 2), (5, 1)])
 sizes = st.sampled_from([7, 16, 64, 80, 96, 128, 256])
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+    """The interpreter runs programs one after the other."""
+    if DEVICE == "cpu":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(triton_decode, "WANTED_PROGRAMS", 8)
+            yield
+    else:
+        yield
+
+
 @few
 @given(heads, sizes, st.lists(st.integers(0, 70), min_size=1, max_size=3), st.sampled_from([4, 16]))
 def test_decode_equals_the_reference(shape, size, lengths, page_rows):
