@@ -12,6 +12,7 @@ from server.config import Settings, format_size, parse_size
 SAMPLES: dict[str, tuple[str, Any]] = {
     "dtype": ("float32", "float32"),
     "attention": ("reference", "reference"),
+    "graphs": ("off", "off"),
     "log_level": ("debug", "debug"),
     "api_keys": ("a, b", 2),
     "cors_origins": ("https://a, https://b", ("https://a", "https://b")),
