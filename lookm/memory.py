@@ -19,7 +19,7 @@ from lookm.types import Needs
 
 CPU_SHARE = 0.25  # of free memory: pixels, activations and the other processes live there too
 GPU_SHARE = 0.85  # of what is free once the weights are loaded: before a prefill was measured
-GPU_SPARE = 0.04  # of what is free then, besides the prefill: recorded graphs, images, libraries
+GPU_SPARE = 0.06  # of what is free then, besides the prefill: recorded graphs, merges, libraries
 PROFILE_TOKENS = 16384  # a longer prefill is taken to need proportionally more
 
 logger = logging.getLogger(__name__)

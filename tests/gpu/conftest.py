@@ -8,6 +8,12 @@ import torch
 HERE = Path(__file__).parent
 
 
+@pytest.fixture(autouse=True)
+def exact_float32(monkeypatch):
+    """Convolutions of float32 round to TF32 on CUDA unless told otherwise."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 def pytest_collection_modifyitems(items):
     """Mark what is in this folder, and skip it where there is no device."""
     missing = pytest.mark.skip(reason="no CUDA device")

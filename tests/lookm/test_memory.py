@@ -1,12 +1,15 @@
 """The plan of memory: what a pool holds, and the line that says so."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from lookm import memory
 from lookm.attention import ReferenceAttention
-from lookm.memory import _Looking, conversations
+from lookm.config import EngineConfig
+from lookm.memory import GPU_SPARE, _Looking, conversations
 from lookm.models.adapter import Adapter
 from lookm.models.embedded import PackedRows
 from lookm.models.families import family_of
@@ -37,3 +40,20 @@ def test_the_prefill_that_is_measured_is_a_real_one(tokens):
     found = ours.forward(rows, _Looking(ReferenceAttention()))
     expected = tiny_llava().model(input_ids=torch.zeros(1, tokens, dtype=torch.long))
     torch.testing.assert_close(found, expected.last_hidden_state[0], rtol=1e-4, atol=1e-4)
+
+
+def test_on_a_gpu_the_pool_is_what_a_prefill_leaves_of_the_free_memory(monkeypatch):
+    asked = []
+
+    def prefill_bytes(adapter, attention, num_tokens):
+        asked.append(num_tokens)
+        return 3 * 2**30
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100 * 2**30, 140 * 2**30))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(memory, "prefill_bytes", prefill_bytes)
+    adapter = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float16)
+    config = EngineConfig(attention="reference", max_step_tokens=2048)
+    found = memory._free_bytes(config, adapter, 8192)
+    assert found == pytest.approx(((1 - GPU_SPARE) * 100 - 3) * 2**30)
+    assert asked == [8192], "a prompt that is looked at runs whole"
