@@ -31,8 +31,8 @@ Json = dict[str, Any]
 _BYTES = "KV bytes kept, of the full cache's"
 _AGREES = "same answer as at full cache"
 _LENIENT = (
-    "The charts show whole answers that are exact, word for word. Lenient, in the tables: the F1 of "
-    "the words that carry news (colours, shapes, places, numbers), in order."
+    "The charts show whole answers that are exact, word for word. Lenient, in the tables: the F1 "
+    "of the words that carry news (colours, shapes, places, numbers), in order."
 )
 
 
