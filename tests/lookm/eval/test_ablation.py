@@ -52,7 +52,12 @@ def test_an_answer_is_counted_and_a_run_goes_on_where_it_stopped(
     study, tmp_path, capsys, monkeypatch
 ):
     options = argparse.Namespace(
-        kept=[0.5], suites=["text"], seed=100, count=1, out=tmp_path / "points.jsonl"
+        kept=[0.5],
+        suites=["text"],
+        seed=100,
+        count=1,
+        recent=None,
+        out=tmp_path / "points.jsonl",
     )
     rows = ["full", "look-m-plus", "drops what it evicts"]
     points = run(study, options, rows)
