@@ -66,7 +66,8 @@ bench-capacity: $(STAMP)  ## Conversations that one KV pool serves together, by 
 results: $(if $(RUN),results-run) $(STAMP)  ## README's tables from the committed runs; RUN=1 measures first
 	$(BIN)/python -m server.bench.results
 
-results-run: $(STAMP)  ## Measure on this machine what README's tables show (CPU, ten minutes)
+results-run: $(STAMP)  ## Measure on this machine what README's tables show (CPU, half an hour)
+	$(MAKE) eval-results ARGS=
 	$(MAKE) bench-capacity ARGS="--json $(RUNS)/capacity.json"
 	$(MAKE) bench ARGS="--json $(RUNS)/own.json"
 	$(MAKE) bench-peers ARGS="--json $(RUNS)/peers.json"

@@ -7,6 +7,7 @@ loaded. Knows the order of starting and stopping; nothing about HTTP.
 import asyncio
 import contextlib
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ from server.openai.shelf import ImageShelf
 from server.openai.tools.dialects import tool_support
 from server.openai.translate import Pools, Translator, in_pool
 from server.version import version
+
+log = logging.getLogger("lookm.server")
 
 
 class ManagedEngine(Engine, EngineView, Protocol):
@@ -119,6 +122,8 @@ class Services:
         await self.engine.start()
         processor = await in_pool(self._pools.text, self._load_processor)
         support = await in_pool(self._pools.text, lambda: tool_support(processor))
+        form = support.dialect and support.dialect.form.name
+        log.info("tool calls: %s", form or f"refused. {support.reason}")
         info = await self.engine.wait_ready(self.settings.start_timeout_s)
         self.model = self.settings.served_model_name or info.name
         self.fingerprint = fingerprint(info)

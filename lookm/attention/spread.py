@@ -94,12 +94,12 @@ class _Tally:
         self, weights_KGCT: torch.Tensor, sees_CT: torch.Tensor, is_image_C: torch.Tensor
     ) -> None:
         """Rows of one modality against keys of the other: text rows first."""
-        information_KGCT = -torch.special.xlogy(weights_KGCT, weights_KGCT)
-        for side, keys_T in enumerate((self._is_image_T, ~self._is_image_T)):
-            rows_C = is_image_C if side else ~is_image_C
-            crosses_CT = rows_C[:, None] & keys_T & sees_CT
-            self._entropy_2K[side] += (information_KGCT * crosses_CT).sum(dim=(1, 2, 3))
-            self._rows_2[side] += crosses_CT.any(dim=1).sum() * self._group
+        keys_T2 = torch.stack((self._is_image_T, ~self._is_image_T), dim=1).to(weights_KGCT.dtype)
+        entropy_KGC2 = torch.special.entr(weights_KGCT) @ keys_T2
+        sees_C2 = (sees_CT.to(keys_T2.dtype) @ keys_T2) > 0
+        rows_C2 = torch.stack((~is_image_C, is_image_C), dim=1) & sees_C2
+        self._entropy_2K += (entropy_KGC2 * rows_C2).sum(dim=(1, 2)).T
+        self._rows_2 += rows_C2.sum(dim=0) * self._group
 
     def density(self) -> torch.Tensor:
         return self._dense_K / self._seen

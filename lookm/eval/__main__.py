@@ -104,8 +104,8 @@ def _questions(
     """The questions, the settings that name them, and the name of their metric."""
     if options.suite == "demo":
         families = options.tasks or list(demo.FAMILIES)
-        count = options.count or demo.DEFAULT_COUNT
-        drawn = demo.questions(families, options.images, count, options.seed)
+        options.count = options.count or demo.DEFAULT_COUNT
+        drawn = demo.questions(families, options.images, options.count, options.seed)
         return list(drawn), {"suite": "demo"}, "exact answers"
     if options.data is None:
         raise ConfigError("--suite milebench reads its files: --data FOLDER")

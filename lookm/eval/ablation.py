@@ -97,6 +97,7 @@ class Point:
     asked: int
     right: int
     kept: float
+    recent: float | None = None
 
     @property
     def accuracy(self) -> float:
@@ -157,13 +158,15 @@ def _text_heavy(task: Task, seed: int, number: int) -> Exam:
 class Study:
     """An engine whose table of presets has the rows, and the suites' prompts."""
 
-    def __init__(self, rows: Mapping[str, Preset], count: int, seed: int) -> None:
+    def __init__(
+        self, rows: Mapping[str, Preset], count: int, seed: int, recent: float | None = None
+    ) -> None:
         self._engine = Engine.from_config(
             EngineConfig(page_tokens=4)
         )  # bytes follow tokens closely
         self._presets = MappingProxyType({**PRESETS, **rows})
         self._engine.presets = self._presets
-        self._count, self._seed = count, seed
+        self._count, self._seed, self._recent = count, seed, recent
         self._image_id = self._engine.processor.image_token_id
         self.prompts = cache(self._prompts)
 
@@ -187,10 +190,13 @@ class Study:
         low, high = 0.0005, 1.0
         for _ in range(16):
             middle = (low + high) / 2
-            recipe = resolve(CachePolicy(row, keep=middle), self._presets)
+            recipe = resolve(self._policy(row, middle), self._presets)
             kept = sum(kept_bound(recipe, p.is_image_T) / len(p.ids) for p in prompts)
             low, high = (low, middle) if kept > budget * len(prompts) else (middle, high)
-        return CachePolicy(row, keep=low)
+        return self._policy(row, low)
+
+    def _policy(self, row: str, keep: float) -> CachePolicy:
+        return CachePolicy(row, keep=keep, recent=self._recent)
 
     def ask(self, row: str, budget: float, suite: str) -> Point:
         """Every question of a suite, greedily, batched by the engine; exact match."""
@@ -210,7 +216,8 @@ class Study:
         pairs = zip(texts, prompts, strict=True)
         right = sum(text.strip() == prompt.exam.answer for text, prompt in pairs)
         share = sum(kept) / len(kept)
-        return Point(row, budget, suite, self._seed, self._count, len(prompts), right, share)
+        place = (row, budget, suite, self._seed, self._count)
+        return Point(*place, len(prompts), right, share, self._recent)
 
 
 def table(points: Iterable[Point], budget: float) -> str:
@@ -243,12 +250,12 @@ def load(path: Path | None) -> list[Point]:
 
 def run(study: Study, options: argparse.Namespace, rows: Sequence[str]) -> list[Point]:
     """Ask what is not in the file yet, adding to it; return every point of this run."""
-    known = {(p.row, p.budget, p.suite, p.seed, p.count): p for p in load(options.out)}
+    known = {(p.row, p.budget, p.suite, p.seed, p.count, p.recent): p for p in load(options.out)}
     points = []
     for budget in options.kept:
         for row in rows:
             for suite in options.suites:
-                key = (row, budget, suite, options.seed, options.count)
+                key = (row, budget, suite, options.seed, options.count, options.recent)
                 if key not in known:
                     known[key] = study.ask(row, budget, suite)
                     if options.out is not None:
@@ -265,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = dict(PRESETS if options.rows == "presets" else variants())
     names = [name for name in rows if not options.only or name in options.only]
     try:
-        run(Study(rows, options.count, options.seed), options, names)
+        run(Study(rows, options.count, options.seed, options.recent), options, names)
     except LookmError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -280,6 +287,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--suites", nargs="+", choices=SUITES, default=SUITES)
     parser.add_argument("--count", type=int, default=5, help="questions per task and size")
     parser.add_argument("--seed", type=int, default=100)
+    parser.add_argument("--recent", type=float, help="share that is recent, of every row")
     parser.add_argument("--out", type=Path, help="JSON lines; a run goes on where it stopped")
     return parser
 

@@ -30,6 +30,10 @@ Json = dict[str, Any]
 
 _BYTES = "KV bytes kept, of the full cache's"
 _AGREES = "same answer as at full cache"
+_LENIENT = (
+    "The charts show whole answers that are exact, word for word. Lenient, in the tables: the F1 "
+    "of the words that carry news (colours, shapes, places, numbers), in order."
+)
 
 
 def scores_json(scores: Mapping[str, Sequence[Score]], about: Json) -> Json:
@@ -48,8 +52,10 @@ def report_html(scores: Mapping[str, Sequence[Score]], about: Json) -> str:
         f"{len(scores[ALL])} cache policies on the same {scores[ALL][0].asked} questions, greedy. "
         "The axis is what was really held in bytes, not the budget that was asked for: methods "
         "that protect text overshoot it. Bars are 95 % intervals (Wilson's for shares, bootstrap "
-        "for ROUGE-L)."
+        "for ROUGE-L). In the first section every question counts once."
     )
+    if any(one.lenient is not None for one in scores[ALL]):
+        intro += f"\n\n{_LENIENT}"
     metric = str(about["metric"])
     sections = [
         Section(

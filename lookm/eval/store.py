@@ -7,6 +7,7 @@ An answer's name is (question key, policy). Policies, tasks and counts may grow 
 next; other settings may not change in one folder. Knows nothing of engines or scores.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -70,8 +71,12 @@ class Store:
                 ) from None
 
 
+@functools.cache
 def code_digest() -> str:
-    """A digest of this package's code: answers from changed code are not mixed with older ones."""
+    """A digest of this package's code: answers from changed code are not mixed with older ones.
+
+    Taken once in a process, which runs the code that it found at its start.
+    """
     digest = hashlib.sha256()
     for path in sorted(_ROOT.rglob("*")):
         if path.suffix in (".py", ".cpp", ".hpp", ".safetensors"):

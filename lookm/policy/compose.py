@@ -166,18 +166,22 @@ def _rows(view: View, positions_KR: torch.Tensor) -> Rows:
 
 
 def _pull(view: View) -> torch.Tensor:
-    """`pull_KD` with `scale q . pull = 1`, along q: each head's mean text query (any, if no text).
+    """`pull_KD`, along each head's mean text query m, with `scale q . pull` nearest to 1.
 
-    Text asks: what a prompt's text looks like to its keys, its answer's does, too.
+    Nearest in least squares over the text queries q (all, if there is no text), which are the best
+    guess of what the answer will ask: `pull = m |m|^2 / (scale mean (q . m)^2)`. Where queries
+    agree `scale m . pull = 1`; the less they do, the shorter it is.
     """
     query_HTD = required(view.query_HTD)
     text_T = ~view.is_image_T
     if bool(text_T.any()):
         query_HTD = query_HTD[:, text_T]
     query_HTD = query_HTD if query_HTD.dtype == torch.float64 else query_HTD.float()
-    mean_KD = query_HTD.reshape(view.num_heads, -1, query_HTD.shape[2]).mean(dim=1)
-    square_K1 = mean_KD.square().sum(dim=1, keepdim=True)
-    return mean_KD / (view.scale * square_K1).clamp(min=torch.finfo(mean_KD.dtype).tiny)
+    query_KRD = query_HTD.reshape(view.num_heads, -1, query_HTD.shape[2])
+    mean_KD = query_KRD.mean(dim=1)
+    spread_K = (query_KRD @ mean_KD[:, :, None]).square().mean(dim=(1, 2))
+    share_K = mean_KD.square().sum(dim=1) / spread_K.clamp(min=torch.finfo(spread_K.dtype).tiny)
+    return mean_KD * (share_K / view.scale)[:, None]
 
 
 def _gather(row_KTD: torch.Tensor, positions_KR: torch.Tensor) -> torch.Tensor:

@@ -144,8 +144,8 @@ def merge(
     Sums are float32 (float64 for float64 inputs), the result has the inputs' dtype, and rows that
     receive nothing are `kept`'s, bit for bit. Similarities are computed `MAX_TILE_ELEMENTS` at a
     time. `kernels` may do the work faster. Rules of `mass` need `pull_KD`: `k + x pull` has logits
-    larger by x than k's for the mean query of its head. The number is of rows per head, a rounded
-    mean where heads differ.
+    larger by about x than k's for the queries of its head. The number is of rows per head, a
+    rounded mean where heads differ.
     """
     pairs = _pairs(kept, evicted, rule, kernels)
     if rule.again:
@@ -209,8 +209,8 @@ def _restored(
     """Merged keys with what averaging takes away, for a key that stands for m tokens.
 
     `length`: it is made as long as they are on average, in its own direction. `mass`: it gets the
-    attention of one where m tokens did; a logit larger by `log m` makes up for that, exactly for
-    the mean query of the head, in whose direction `pull` points.
+    attention of one where m tokens did; a logit larger by `log m` makes up for that, as nearly
+    as one step along `pull` can for all queries.
     """
     weight_KE, centre_KS = weights
     wide = (kept_KSD.to(weight_KE.dtype), evicted_KED.to(weight_KE.dtype))

@@ -25,6 +25,7 @@ Json = dict[str, Any]
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 RUNS = Path(__file__).parent / "results"
+MAX_WORDS = 12
 MARKED = re.compile(
     r"(<!-- results:(?P<name>[a-z0-9-]+):begin -->\n).*?(<!-- results:(?P=name):end -->)", re.DOTALL
 )
@@ -58,9 +59,11 @@ def rendered(text: str, runs: Path) -> str:
 
 
 def source(report: Json) -> str:
-    """Where the numbers come from, in a line."""
+    """Where the numbers come from, in a line. A long command is in the file, whole."""
+    words = report["command"].split()
+    command = " ".join(words) if len(words) <= MAX_WORDS else " ".join([*words[:2], "..."])
     seed = f", seed {report['seed']}" if "seed" in report else ""
-    return f"`{report['command']}`{seed}, commit {report['commit']}, {report['hardware']}."
+    return f"`{command}`{seed}, commit {report['commit']}, {report['hardware']}."
 
 
 def own(report: Json) -> Iterator[str]:
@@ -129,7 +132,12 @@ def capacity(report: Json) -> Iterator[str]:
 def evaluation(report: Json) -> Iterator[str]:
     """Answers under each policy; in brackets, 95 % intervals."""
     asked = report["rows"][0]["asked"]
-    header = ("`kv_cache`", "KV bytes kept", f"right, of {asked}", "same answer as at full")
+    header = (
+        "`kv_cache`",
+        "KV bytes kept",
+        f"{report['metric']}, of {asked}",
+        "same answer as at full",
+    )
     rows: list[tuple[str, ...]] = [header]
     for row in report["rows"]:
         held = row["bytes_ratio"]

@@ -17,7 +17,7 @@ from PIL import Image
 from tests.server.asking import CHAT, image, text
 from tests.server.process import ServerProcess
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 PROMISED_S = 0.1
 SLACK_S = 1.0  # for one that waits behind other programs of a busy machine

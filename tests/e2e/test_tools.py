@@ -65,7 +65,7 @@ def check(name: str, arguments: str) -> None:
     assert name == "cancel" or (given["cups"] in (1, 2, 3) and given["size"] in SIZE["enum"])
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_required_makes_even_a_random_model_call(client: openai.OpenAI, seed: int) -> None:
     fields: Any = QUESTION | {"tool_choice": "required", "parallel_tool_calls": False}
     choice = client.chat.completions.create(**fields, seed=seed).choices[0]

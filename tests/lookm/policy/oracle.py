@@ -244,8 +244,8 @@ def centroids(queries, key, value, is_image, positions):
             keys.append(key[rows[0]])
             continue
         longer = centres[row] / centres[row].norm() * key[rows].norm(dim=1).mean()
-        step = asks / (asks @ asks) * (math.log(len(rows)) / scale)
-        assert math.isclose(scale * float(asks @ step), math.log(len(rows)))
+        logits = [scale * float(query @ asks) for group in queries for query in group[text]]
+        step = sum(logits) / sum(logit**2 for logit in logits) * math.log(len(rows)) * asks
         keys.append(longer + step)
     values = torch.stack([value[rows].mean(0) for rows in members.values()])
     return torch.stack(keys), values, [len(rows) - 1 for rows in members.values()]

@@ -54,7 +54,7 @@ def test_a_marker_without_a_run_shows_nothing(tmp_path):
 def test_answers_are_shown_with_their_intervals():
     row = {"policy": "full", "asked": 420, "bytes_ratio": 1.0, "right": 0.5, "agrees": 1.0}
     bounds = {"right_low": 0.45, "right_high": 0.55, "agrees_low": 0.99, "agrees_high": 1.0}
-    *_, line = evaluation({"rows": [row | bounds]})
+    *_, line = evaluation({"metric": "right", "rows": [row | bounds]})
     assert line == "| `full` | 100% | 50% (45% to 55%) | 100% (99% to 100%) |"
 
 
