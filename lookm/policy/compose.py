@@ -13,7 +13,7 @@ from lookm.policy.depth import DepthRule, Ledger, layer_counts, limits_of
 from lookm.policy.merges import MergeKernels, MergeRule, Rows, merge
 from lookm.policy.pins import Pins, num_protected, tiers
 from lookm.policy.scores import Score, lexicographic
-from lookm.policy.view import View, required
+from lookm.policy.view import View
 from lookm.types import CachePolicy, Needs
 
 
@@ -118,8 +118,7 @@ def compress(
     rule = recipe.merge
     num_merged = 0
     if rule is not None:
-        pull_KD = _pull(view) if rule.mass else None
-        kept, num_merged = merge(kept, _rows(view, evicted_KE), rule, kernels, pull_KD)
+        kept, num_merged = merge(kept, _rows(view, evicted_KE), rule, kernels)
     return Compressed(
         key=kept.key,
         value=kept.value,
@@ -163,25 +162,6 @@ def _rows(view: View, positions_KR: torch.Tensor) -> Rows:
         _gather(view.value_KTD, positions_KR),
         view.is_image_T[positions_KR],
     )
-
-
-def _pull(view: View) -> torch.Tensor:
-    """`pull_KD`, along each head's mean text query m, with `scale q . pull` nearest to 1.
-
-    Nearest in least squares over the text queries q (all, if there is no text), which are the best
-    guess of what the answer will ask: `pull = m |m|^2 / (scale mean (q . m)^2)`. Where queries
-    agree `scale m . pull = 1`; the less they do, the shorter it is.
-    """
-    query_HTD = required(view.query_HTD)
-    text_T = ~view.is_image_T
-    if bool(text_T.any()):
-        query_HTD = query_HTD[:, text_T]
-    query_HTD = query_HTD if query_HTD.dtype == torch.float64 else query_HTD.float()
-    query_KRD = query_HTD.reshape(view.num_heads, -1, query_HTD.shape[2])
-    mean_KD = query_KRD.mean(dim=1)
-    spread_K = (query_KRD @ mean_KD[:, :, None]).square().mean(dim=(1, 2))
-    share_K = mean_KD.square().sum(dim=1) / spread_K.clamp(min=torch.finfo(spread_K.dtype).tiny)
-    return mean_KD * (share_K / view.scale)[:, None]
 
 
 def _gather(row_KTD: torch.Tensor, positions_KR: torch.Tensor) -> torch.Tensor:

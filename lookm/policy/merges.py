@@ -9,7 +9,7 @@ follows its key. All evicted tokens merge, once, but for `threshold`. For a kept
     pivot      (c + sum (e + c)/2) / (n + 1) = (c (1 + n/2) + sum e/2) / (n + 1)       11
     weighted   (c + sum cos * e) / (n + 1)                                             12
     threshold  (exp(1) c + sum exp(cos) e) / (exp(1) + sum exp(cos))   over cos >= mean cos    D2O
-    centroid   average, text and images apart, of keys as long and as heavy as what they stand for
+    centroid   average, text and images apart, keys as long as those they stand for    look-m-plus
 
 S kept rows, E evicted rows.
 """
@@ -44,7 +44,8 @@ class MergeRule:
 
     `selective`: some evicted rows get no weight. `apart`: text merges into text and images into
     images only. `again`: the nearest row is looked for a second time, among the rows merged once (a
-    step of k-means). `length` and `mass`: keys are given back what averaging takes (`_restored`).
+    step of k-means). `length`: keys are made as long as those they stand for are on average, for
+    averaging shortens them, and with them the attention they get.
     """
 
     weigh: Callable[[Pairs], Weights]
@@ -52,7 +53,6 @@ class MergeRule:
     apart: bool = False
     again: bool = False
     length: bool = False
-    mass: bool = False
 
 
 def average(pairs: Pairs) -> Weights:
@@ -99,9 +99,7 @@ MERGES: Mapping[str, MergeRule | None] = MappingProxyType(
         "pivot": MergeRule(pivot),
         "weighted": MergeRule(weighted),
         "threshold": MergeRule(threshold, selective=True),
-        "centroid": MergeRule(
-            centroid, selective=True, apart=True, again=True, length=True, mass=True
-        ),
+        "centroid": MergeRule(centroid, selective=True, apart=True, again=True, length=True),
     }
 )
 
@@ -133,19 +131,14 @@ class MergeKernels(Protocol):
 
 
 def merge(
-    kept: Rows,
-    evicted: Rows,
-    rule: MergeRule,
-    kernels: MergeKernels | None = None,
-    pull_KD: torch.Tensor | None = None,
+    kept: Rows, evicted: Rows, rule: MergeRule, kernels: MergeKernels | None = None
 ) -> tuple[Rows, int]:
     """`kept` with the rows of `evicted` merged into the rows nearest to them, and how many were.
 
     Sums are float32 (float64 for float64 inputs), the result has the inputs' dtype, and rows that
     receive nothing are `kept`'s, bit for bit. Similarities are computed `MAX_TILE_ELEMENTS` at a
-    time. `kernels` may do the work faster. Rules of `mass` need `pull_KD`: `k + x pull` has logits
-    larger by about x than k's for the queries of its head. The number is of rows per head, a
-    rounded mean where heads differ.
+    time. `kernels` may do the work faster. The number is of rows per head, a rounded mean where
+    heads differ.
     """
     pairs = _pairs(kept, evicted, rule, kernels)
     if rule.again:
@@ -153,8 +146,8 @@ def merge(
         pairs = _pairs(replace(kept, key=once_KSD), evicted, rule, kernels)
     weights = rule.weigh(pairs)
     value_KSD = _combined(kept.value, evicted.value, pairs, weights, kernels)
-    if rule.length or rule.mass:
-        key_KSD = _restored(kept.key, evicted.key, pairs, weights, rule, pull_KD)
+    if rule.length:
+        key_KSD = _lengthened(kept.key, evicted.key, pairs, weights)
     else:
         key_KSD = _combined(kept.key, evicted.key, pairs, weights, kernels)
     num_merged = evicted.key.shape[1]
@@ -198,33 +191,17 @@ def _combined(
     return combine(*rows) if fast is None else fast
 
 
-def _restored(
-    kept_KSD: torch.Tensor,
-    evicted_KED: torch.Tensor,
-    pairs: Pairs,
-    weights: Weights,
-    rule: MergeRule,
-    pull_KD: torch.Tensor | None,
+def _lengthened(
+    kept_KSD: torch.Tensor, evicted_KED: torch.Tensor, pairs: Pairs, weights: Weights
 ) -> torch.Tensor:
-    """Merged keys with what averaging takes away, for a key that stands for m tokens.
-
-    `length`: it is made as long as they are on average, in its own direction. `mass`: it gets the
-    attention of one where m tokens did; a logit larger by `log m` makes up for that, as nearly
-    as one step along `pull` can for all queries.
-    """
+    """Merged keys: the direction of the weighted mean, at the weighted mean of the lengths."""
     weight_KE, centre_KS = weights
     wide = (kept_KSD.to(weight_KE.dtype), evicted_KED.to(weight_KE.dtype))
-    key_KSD = combine(*wide, pairs.target_KE, *weights)
-    if rule.length:
-        of_kept, of_evicted = (torch.linalg.vector_norm(rows, dim=2, keepdim=True) for rows in wide)
-        length_KS1 = combine(of_kept, of_evicted, pairs.target_KE, *weights)
-        key_KSD = F.normalize(key_KSD, dim=2) * length_KS1
-    received_KE = (weight_KE != 0).to(weight_KE.dtype)
-    many_KS = torch.ones_like(centre_KS).scatter_add_(1, pairs.target_KE, received_KE)
-    if rule.mass:
-        assert pull_KD is not None
-        key_KSD = key_KSD + many_KS.log()[:, :, None] * pull_KD[:, None]
-    return torch.where(many_KS[:, :, None] > 1, key_KSD.to(kept_KSD.dtype), kept_KSD)
+    of_kept, of_evicted = (torch.linalg.vector_norm(rows, dim=2, keepdim=True) for rows in wide)
+    length_KS1 = combine(of_kept, of_evicted, pairs.target_KE, *weights)
+    key_KSD = F.normalize(combine(*wide, pairs.target_KE, *weights), dim=2) * length_KS1
+    received_KS = torch.zeros_like(centre_KS).scatter_add_(1, pairs.target_KE, weight_KE)
+    return torch.where(received_KS[:, :, None] > 0, key_KSD.to(kept_KSD.dtype), kept_KSD)
 
 
 def combine(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+CODE = ("lookm", "server", ":(exclude)server/bench/results")  # runs are not code
 PACKAGES = ("torch", "transformers", "numpy", "httpx")
 
 
@@ -31,7 +32,7 @@ def commit() -> str:
     head = _git("rev-parse", "--short=7", "HEAD")
     if not head:
         return "unknown"
-    changed = _git("status", "--porcelain", "--untracked-files=no", "--", "lookm", "server")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", *CODE)
     return f"{head}-changed" if changed else head
 
 

@@ -214,14 +214,13 @@ def merged(key, value, positions, how):
     return out[0], out[1], numbers
 
 
-def centroids(queries, key, value, is_image, positions):
+def centroids(key, value, is_image, positions):
     """One head's rows under `look-m-plus`'s merge, float64, and how many each received.
 
-    Clusters of one modality around the kept rows, chosen twice; the mean value; the mean key's
-    direction at the mean length; and a logit larger by the logarithm of the number for the mean
-    text query.
+    Clusters of one modality around the kept rows, chosen twice; the mean value, and the mean key's
+    direction at the mean length.
     """
-    queries, key, value = queries.double(), key.double(), value.double()
+    key, value = key.double(), value.double()
     evicted = sorted(set(range(len(key))) - set(positions))
     centres = key[positions]
     for _ in range(2):
@@ -235,17 +234,9 @@ def centroids(queries, key, value, is_image, positions):
             if target is not None:
                 members[target].append(j)
         centres = torch.stack([key[rows].mean(0) for rows in members.values()])
-    text = [j for j in range(len(key)) if not is_image[j]] or list(range(len(key)))
-    asks = queries[:, text].mean((0, 1))
-    scale = key.shape[1] ** -0.5
-    keys = []
-    for row, rows in enumerate(members.values()):
-        if len(rows) == 1:
-            keys.append(key[rows[0]])
-            continue
-        longer = centres[row] / centres[row].norm() * key[rows].norm(dim=1).mean()
-        logits = [scale * float(query @ asks) for group in queries for query in group[text]]
-        step = sum(logits) / sum(logit**2 for logit in logits) * math.log(len(rows)) * asks
-        keys.append(longer + step)
+    keys = [
+        centre / centre.norm() * key[rows].norm(dim=1).mean()
+        for centre, rows in zip(centres, members.values(), strict=True)
+    ]
     values = torch.stack([value[rows].mean(0) for rows in members.values()])
     return torch.stack(keys), values, [len(rows) - 1 for rows in members.values()]

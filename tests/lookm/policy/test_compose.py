@@ -36,9 +36,8 @@ def check_against_oracle(policy, rows):
         positions = oracle.kept(method, text, scores[head], rows.is_image_T.tolist(), *budget)
         assert got.positions[head].tolist() == positions
         if merge == "centroid":
-            group = rows.q_HTD.chunk(rows.k_KTD.shape[0])[head]
             key, value, received = oracle.centroids(
-                group, rows.k_KTD[head], rows.v_KTD[head], rows.is_image_T.tolist(), positions
+                rows.k_KTD[head], rows.v_KTD[head], rows.is_image_T.tolist(), positions
             )
         else:
             key, value, received = oracle.merged(

@@ -80,18 +80,15 @@ def test_a_key_of_length_zero_merges_without_nan():
         assert got.value.isfinite().all()
 
 
-def test_a_centroid_keeps_its_length_and_weighs_as_much_as_its_members():
+def test_a_centroid_is_as_long_as_its_members_are_on_average():
     """Two evicted keys at right angles to each other, around the kept one, of other lengths."""
     kept = all_text(torch.tensor([[[2.0, 0.0, 0.0]]]), torch.tensor([[[3.0, 0.0, 0.0]]]))
     evicted = all_text(
         torch.tensor([[[3.0, 3.0, 0.0], [3.0, -3.0, 0.0]]]),
         torch.tensor([[[0.0, 3, 0], [0, 0, 3]]]),
     )
-    pull = torch.tensor([[0.0, 0.0, 10.0]])
-    got, num_merged = merge(kept, evicted, MERGES["centroid"], pull_KD=pull)
-    length = (2 + 2 * 18**0.5) / 3
-    expected = [length, 0.0, 10 * torch.log(torch.tensor(3.0)).item()]
-    torch.testing.assert_close(got.key, torch.tensor([[expected]]))
+    got, num_merged = merge(kept, evicted, MERGES["centroid"])
+    torch.testing.assert_close(got.key, torch.tensor([[[(2 + 2 * 18**0.5) / 3, 0.0, 0.0]]]))
     torch.testing.assert_close(got.value, torch.ones(1, 1, 3))
     assert num_merged == 2
 
@@ -102,7 +99,7 @@ def test_a_centroid_takes_neither_the_other_modality_nor_what_points_away():
     evicted_key = torch.tensor([[[2.0, 0.5], [-1.0, 0.5], [-1.0, 0.0], [1.0, 5.0]]])
     is_image = torch.tensor([[True, True, True, False]])
     evicted = Rows(evicted_key, torch.ones(1, 4, 2), is_image)
-    got, num_merged = merge(kept, evicted, MERGES["centroid"], pull_KD=torch.zeros(1, 2))
+    got, num_merged = merge(kept, evicted, MERGES["centroid"])
     # the first merges into the image row, the last into the text row, the others into none
     assert num_merged == 2
     torch.testing.assert_close(got.value, torch.full((1, 2, 2), 0.5))
@@ -115,7 +112,7 @@ def test_targets_are_chosen_again_among_centroids():
     value = torch.arange(7.0)[None, :, None].expand(1, 7, 2)
     kept, evicted = all_text(key[:, :2], value[:, :2]), all_text(key[:, 2:], value[:, 2:])
     assert nearest_by_cosine(kept.key, evicted.key)[0].tolist() == [[1, 1, 1, 0, 1]]
-    got, _ = merge(kept, evicted, MERGES["centroid"], pull_KD=torch.zeros(1, 2))
+    got, _ = merge(kept, evicted, MERGES["centroid"])
     # the clusters of the first round point to 22 and about 74 degrees: 46 goes over to the first
     torch.testing.assert_close(got.value[0, :, 0], torch.tensor([(0 + 5 + 6) / 3, 10 / 4]))
 
@@ -132,10 +129,9 @@ def test_centroids_by_the_kernels_are_as_near_to_float64_as_bfloat16_allows():
         return Rows(rows.key.double(), rows.value.double(), rows.is_image)
 
     kept, evicted = both_kinds(40), both_kinds(200)
-    pull = torch.randn(3, 64, generator=generator) / 64
     rule = replace(MERGES["centroid"], again=False)  # a second look can turn on a rounding
-    got, num_merged = merge(kept, evicted, rule, kernels, pull_KD=pull)
-    exact, expected = merge(double(kept), double(evicted), rule, pull_KD=pull.double())
+    got, num_merged = merge(kept, evicted, rule, kernels)
+    exact, expected = merge(double(kept), double(evicted), rule)
     assert num_merged == expected > 150
     torch.testing.assert_close(got.key.double(), exact.key, rtol=0.02, atol=0.02)
     torch.testing.assert_close(got.value.double(), exact.value, rtol=0.02, atol=0.02)
