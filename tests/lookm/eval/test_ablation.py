@@ -1,9 +1,12 @@
 """The study: questions from seeds, budgets that match, tables that say what was kept."""
 
 import argparse
+import re
+from pathlib import Path
 
 import pytest
 
+import lookm.policy
 from lookm.eval.ablation import SUITES, Point, Study, draw_suite, main, run, table, variants
 from lookm.policy import PRESETS, kept_bound, resolve
 
@@ -86,3 +89,12 @@ def test_a_table_has_errors_and_what_was_kept_beyond_the_budget():
 def test_an_unknown_suite_is_refused():
     with pytest.raises(SystemExit):
         main(["--suites", "nope"])
+
+
+def test_the_documents_tables_have_every_variant_and_every_preset():
+    document = (Path(lookm.policy.__file__).parent / "ABLATION.md").read_text()
+    tables = re.findall(r"^\| \d+% kept \|.*\n\|---.*\n((?:\|.*\n)+)", document, re.MULTILINE)
+    rows = [[line.split("|")[1].strip() for line in table.splitlines()] for table in tables]
+    assert rows[0] == list(variants())
+    assert rows[1:5] == [list(PRESETS)] * 4
+    assert all(set(names) < set(PRESETS) for names in rows[5:])
