@@ -17,6 +17,7 @@ import torch
 from lookm.errors import RequestError
 from lookm.models.embedded import EmbeddedPrompt, PackedRows, PromptMask
 from lookm.models.families import Family
+from lookm.models.fused import cuda_kernels, fuse
 from lookm.models.images import alike
 from lookm.models.interface import ATTENTION, Probe, StepContext, attend
 from lookm.models.packed import can_pack, pack
@@ -68,9 +69,7 @@ class Adapter:
         if can_pack(self._model):
             pack(self._model)
         elif self.device.type == "cuda":
-            from lookm.models.fused import fuse  # triton, which is only there with CUDA
-
-            fuse(self._language_model)
+            fuse(self._language_model, cuda_kernels())
 
     @torch.inference_mode()
     def encode_image(self, image: ImageInput) -> torch.Tensor:

@@ -1,19 +1,21 @@
-"""Faster twins of a text model's modules on CUDA; the rest is left untouched.
+"""Faster twins of a model's modules; the rest is left untouched.
 
-A decoding layer of transformers' is about forty launches, and at small batches launches, not bytes,
-would decide the speed of a step. Here it is thirteen: q, k and v are one matrix product, gate and
-up another, a norm, a rotation and an activation one kernel each. As in `packed`, a twin is taken
-only where a trial on random rows shows that it computes what the module does. Knows modules; knows
-nothing about families, pages or policies.
+A decoding layer of transformers' is about forty operations. Here q, k and v are one matrix product,
+gate and up another, a norm and a rotation one kernel each: thirteen launches on CUDA, where at
+small batches launches, not bytes, would decide the speed of a step; on a CPU, one pass over memory
+instead of five. A twin is taken only where a trial on random rows shows that it computes what the
+module does. Knows modules; knows nothing about families, pages or policies.
 """
 
 import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from lookm.attention.kernels.triton_rows import MAX_ROW, rms_norm, rotate, silu_mul
 from lookm.models.interface import attend
 
 logger = logging.getLogger(__name__)
@@ -21,35 +23,64 @@ logger = logging.getLogger(__name__)
 TRIAL_ROWS = 7
 
 
+@dataclass(frozen=True, slots=True)
+class RowKernels:
+    """What a device does to rows (`attention.kernels.cpu_rows`, `triton_rows`).
+
+    `rms_norm(x, weight, epsilon)` for rows of up to `max_row`, and `rotate(x_TC, cos_TD, sin_TD,
+    heads)` in place; `gated_mlp` builds the twin of a module with `gate_proj`, `up_proj` and
+    `down_proj`.
+    """
+
+    rms_norm: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+    rotate: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], None]
+    gated_mlp: Callable[[Any], nn.Module]
+    max_row: int = 1 << 15
+
+
+def cuda_kernels() -> RowKernels:
+    """Those in Triton, which is only there with CUDA."""
+    from lookm.attention.kernels import triton_rows
+
+    def gated_mlp(module: Any) -> nn.Module:
+        return FusedMLP(module, triton_rows.silu_mul)
+
+    return RowKernels(
+        triton_rows.rms_norm, triton_rows.rotate, gated_mlp, max_row=triton_rows.MAX_ROW
+    )
+
+
 class FusedNorm(nn.Module):
     """`weight * (x / sqrt(mean(x^2) + epsilon))` over the last dimension."""
 
-    def __init__(self, weight: nn.Parameter, epsilon: float) -> None:
+    def __init__(self, weight: nn.Parameter, epsilon: float, kernels: RowKernels) -> None:
         super().__init__()
-        self.weight, self.epsilon = weight, epsilon
+        self.weight, self.epsilon, self._rms_norm = weight, epsilon, kernels.rms_norm
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return rms_norm(x, self.weight, self.epsilon)
+        return self._rms_norm(x, self.weight, self.epsilon)
 
 
 class FusedMLP(nn.Module):
     """`down(silu(gate(x)) * up(x))` with gate and up as one product."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, silu_mul: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
+        self._silu_mul = silu_mul
         self.gate_up_proj = _joined(module.gate_proj, module.up_proj)
         self.down_proj = module.down_proj
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.down_proj(silu_mul(self.gate_up_proj(x)))
+        out: torch.Tensor = self.down_proj(self._silu_mul(self.gate_up_proj(x)))
         return out
 
 
 class FusedAttention(nn.Module):
     """q, k and v as one product, rotated in place; then our attention, then the output product."""
 
-    def __init__(self, module: Any) -> None:
+    def __init__(self, module: Any, kernels: RowKernels) -> None:
         super().__init__()
+        self._rotate = kernels.rotate
         self.qkv_proj = _joined(module.q_proj, module.k_proj, module.v_proj)
         self.o_proj = module.o_proj
         self.layer_idx, self.scaling = module.layer_idx, module.scaling
@@ -69,7 +100,7 @@ class FusedAttention(nn.Module):
         cos_1TD, sin_1TD = position_embeddings
         num_tokens = hidden_states.shape[1]
         qkv_TC = self.qkv_proj(hidden_states[0])
-        rotate(qkv_TC, cos_1TD[0], sin_1TD[0], self.num_heads + self.num_kv_heads)
+        self._rotate(qkv_TC, cos_1TD[0], sin_1TD[0], self.num_heads + self.num_kv_heads)
         heads = (self.num_heads, self.num_kv_heads, self.num_kv_heads)
         qkv_1HTD = qkv_TC.view(1, num_tokens, sum(heads), self.head_dim).transpose(1, 2)
         q, k, v = qkv_1HTD.split(heads, dim=1)
@@ -80,25 +111,35 @@ class FusedAttention(nn.Module):
 
 
 @torch.inference_mode()
-def fuse(text_model: nn.Module) -> None:
+def fuse(model: nn.Module, kernels: RowKernels) -> None:
     """Replace the modules in place. Merged weights take the place of their parts."""
-    counts = dict.fromkeys((FusedNorm, FusedMLP, FusedAttention), 0)
-    _fuse_below(text_model, counts)
+
+    def twin_of(module: nn.Module) -> nn.Module | None:
+        return _norm(module, kernels) or _mlp(module, kernels) or _attention(module, kernels)
+
+    counts = replace_below(model, twin_of)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # the parts' memory, to whoever plans with what is free
-    told = ", ".join(f"{count} {kind.__name__}" for kind, count in counts.items())
-    logger.info("model: %s", told)
+    told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    logger.info("model: %s", told or "nothing to fuse")
 
 
-def _fuse_below(parent: nn.Module, counts: dict[Any, int]) -> None:
-    """Depth first, holding one layer's old modules at a time: so much exists twice."""
+def replace_below(
+    parent: nn.Module, twin_of: Callable[[nn.Module], nn.Module | None]
+) -> Counter[str]:
+    """Put twins in the place of all modules that have one; counts them by class.
+
+    Depth first, holding one layer's old modules at a time: so much exists twice.
+    """
+    counts: Counter[str] = Counter()
     for name, child in list(parent.named_children()):
-        twin = _norm(child) or _mlp(child) or _attention(child)
+        twin = twin_of(child)
         if twin is None:
-            _fuse_below(child, counts)
+            counts += replace_below(child, twin_of)
         else:
             setattr(parent, name, twin)
-            counts[type(twin)] += 1
+            counts[type(twin).__name__] += 1
+    return counts
 
 
 def _joined(*linears: nn.Linear) -> nn.Linear:
@@ -112,33 +153,35 @@ def _joined(*linears: nn.Linear) -> nn.Linear:
     return joined
 
 
-def _norm(module: Any) -> nn.Module | None:
+def _norm(module: Any, kernels: RowKernels) -> nn.Module | None:
     weight = getattr(module, "weight", None)
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if not type(module).__name__.endswith("RMSNorm") or not isinstance(epsilon, float):
         return None
-    if not isinstance(weight, nn.Parameter) or weight.dim() != 1 or len(weight) > MAX_ROW:
+    if not isinstance(weight, nn.Parameter) or weight.dim() != 1:
+        return None
+    if len(weight) > kernels.max_row:
         return None
     x = _noise(len(weight), weight)
-    fused = FusedNorm(weight, epsilon)
+    fused = FusedNorm(weight, epsilon, kernels)
     return fused if _close(module(x), fused(x)) else None
 
 
-def _mlp(module: Any) -> nn.Module | None:
+def _mlp(module: Any, kernels: RowKernels) -> nn.Module | None:
     if not _has_linears(module, "gate_proj", "up_proj", "down_proj"):
         return None
     x = _noise(module.gate_proj.in_features, module.gate_proj.weight)
-    fused = FusedMLP(module)
+    fused = kernels.gated_mlp(module)
     return fused if _close(module(x), fused(x)) else None
 
 
-def _attention(module: Any) -> nn.Module | None:
+def _attention(module: Any, kernels: RowKernels) -> nn.Module | None:
     """The twin of an attention that is Llama's in all it hands to ours and does with the answer."""
     if not _has_linears(module, "q_proj", "k_proj", "v_proj", "o_proj"):
         return None
     if not all(hasattr(module, name) for name in ("head_dim", "scaling", "layer_idx")):
         return None
-    fused = FusedAttention(module)
+    fused = FusedAttention(module, kernels)
     x = _noise(module.q_proj.in_features, module.q_proj.weight)[None]
     angle_1TD = _noise(module.head_dim // 2, module.q_proj.weight).float().repeat(1, 2)[None]
     position = (angle_1TD.cos().to(x.dtype), angle_1TD.sin().to(x.dtype))

@@ -6,7 +6,7 @@
 #include "nearest.hpp"
 #include "paged_decode.hpp"
 #include "prefill.hpp"
-#include "rms_norm.hpp"
+#include "rows.hpp"
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("paged_decode", &paged_decode::run);
@@ -14,5 +14,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("prefill", &prefill::run);
   module.def("nearest", &nearest::run);
   module.def("combine", &combine::run);
-  module.def("rms_norm", &rms_norm::run);
+  module.def("rms_norm", &rows::rms_norm);
+  module.def("rotate", &rows::rotate);
 }

@@ -51,7 +51,7 @@ def test_an_engine_on_a_fused_model_gives_the_same_tokens(kv_heads):
     plain = tiny_llava(kv_heads=kv_heads)
     expected = answers(tiny_engine(plain), asked)
     engine = tiny_engine(tiny_llava(kv_heads=kv_heads), graphs="on")
-    fused.fuse(engine._adapter._language_model)
+    fused.fuse(engine._adapter._language_model, fused.cuda_kernels())
     names = {type(module).__name__ for module in engine._adapter._language_model.modules()}
     assert {"FusedNorm", "FusedMLP", "FusedAttention"} <= names
     assert not names & {"LlamaAttention", "LlamaMLP", "LlamaRMSNorm"}
@@ -62,7 +62,7 @@ def test_an_engine_on_a_fused_model_gives_the_same_tokens(kv_heads):
 def test_every_family_computes_the_same_with_whatever_is_fused_of_it(name):
     toy = TOYS[name]
     plain, changed = (Adapter(toy.model().to(DEVICE), toy.row) for _ in range(2))
-    fused.fuse(changed._language_model)
+    fused.fuse(changed._language_model, fused.cuda_kernels())
     found = []
     for each in (plain, changed):
         seen = fused._Seen()
@@ -91,5 +91,5 @@ def test_a_module_that_computes_something_else_is_left_alone():
             return self.down_proj(torch.nn.functional.gelu(self.gate_proj(x)) * self.up_proj(x))
 
     holder = torch.nn.ModuleList([DoubledRMSNorm(), GeluMLP()])
-    fused.fuse(holder)
+    fused.fuse(holder, fused.cuda_kernels())
     assert [type(module).__name__ for module in holder] == ["DoubledRMSNorm", "GeluMLP"]

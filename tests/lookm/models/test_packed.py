@@ -9,8 +9,9 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
-from lookm.attention.kernels import build
-from lookm.models.packed import FusedMLP, FusedNorm, PackedLinear, can_pack, pack
+from lookm.attention.kernels import build, cpu_rows
+from lookm.models.fused import FusedAttention, FusedNorm
+from lookm.models.packed import PackedLinear, PackedMLP, can_pack, pack
 from tests.lookm.tiny import random_prompt, tiny_engine, tiny_llava
 
 pytestmark = pytest.mark.skipif(
@@ -41,9 +42,25 @@ def test_a_fused_norm_equals_llamas(size):
     norm = LlamaRMSNorm(size, eps=1e-5).bfloat16()
     norm.weight.data.normal_()
     x = (torch.randn(3, 40, size) * 5).bfloat16()
-    fused = FusedNorm(norm.weight, 1e-5)
-    assert torch.isclose(fused(x), norm(x), rtol=2**-7, atol=0).all()
-    assert torch.equal(fused(x.transpose(0, 1)), fused(x).transpose(0, 1))
+    fused = cpu_rows.rms_norm(x, norm.weight, 1e-5)
+    assert torch.isclose(fused, norm(x), rtol=2**-7, atol=0).all()
+    turned = cpu_rows.rms_norm(x.transpose(0, 1), norm.weight, 1e-5)
+    assert torch.equal(turned, fused.transpose(0, 1))
+
+
+@pytest.mark.parametrize(("heads", "size"), [(3, 16), (5, 80), (2, 64)])
+def test_rotation_turns_the_first_heads_and_leaves_the_rest(heads, size):
+    torch.manual_seed(size)
+    x = torch.randn(40, (heads + 2) * size).bfloat16()
+    angle = torch.randn(40, size // 2).repeat(1, 2)
+    cos, sin = angle.cos().bfloat16(), angle.sin().bfloat16()
+    before = x.view(40, -1, size).double()
+    half = torch.cat([-before[..., size // 2 :], before[..., : size // 2]], dim=-1)
+    expected = before * cos.double()[:, None] + half * sin.double()[:, None]
+    cpu_rows.rotate(x, cos, sin, heads)
+    got = x.view(40, -1, size)
+    assert torch.equal(got[:, heads:].double(), before[:, heads:])
+    torch.testing.assert_close(got[:, :heads].double(), expected[:, :heads], rtol=2**-7, atol=2**-7)
 
 
 def test_a_norm_that_computes_something_else_is_left_alone():
@@ -69,7 +86,7 @@ def test_a_gated_mlp_is_fused_where_its_activation_is_silu(activation, fuses):
     model = nn.ModuleList([LlamaMLP(config)]).bfloat16()
     exact_of = copy.deepcopy(model[0]).double()
     pack(model)
-    assert isinstance(model[0], FusedMLP) is fuses
+    assert isinstance(model[0], PackedMLP) is fuses
     x = torch.randn(3, 50, 64).bfloat16()
     exact = exact_of(x.double())
     assert (model[0](x) - exact).abs().max() <= 2**-6 * exact.abs().max()
@@ -80,7 +97,7 @@ def test_a_packed_model_gives_the_models_logits():
     model, packed = bfloat16_llava(), bfloat16_llava()
     assert can_pack(packed)
     pack(packed)
-    assert sum(isinstance(module, FusedMLP) for module in packed.modules()) == 3
+    assert sum(isinstance(module, PackedMLP) for module in packed.modules()) == 3
     assert not any(type(module) is nn.Linear for module in packed.modules())
     ids = torch.arange(10, 70)[None]
     exact = tiny_llava().double()(input_ids=ids).logits
@@ -97,6 +114,8 @@ def test_the_reference_attention_leaves_the_model_as_it_is():
         model = bfloat16_llava()
         tiny_engine(model, attention=attention)
         assert any(type(module) is nn.Linear for module in model.modules()) is expected
+        fused = sum(isinstance(module, FusedAttention) for module in model.modules())
+        assert fused == (0 if expected else 3)
 
 
 def test_an_engine_on_a_packed_model_answers():
