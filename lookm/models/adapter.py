@@ -19,8 +19,8 @@ from lookm.models.embedded import EmbeddedPrompt, PackedRows, PromptMask
 from lookm.models.families import Family
 from lookm.models.fused import cuda_kernels, fuse
 from lookm.models.images import alike
-from lookm.models.interface import ATTENTION, Probe, StepContext, attend
-from lookm.models.packed import can_pack, pack
+from lookm.models.interface import ATTENTION, PaddedContext, Probe, StepContext, attend
+from lookm.models.packed import can_pack, pack, rounded_rows
 from lookm.types import ImageInput
 
 MAX_IMAGES_TOGETHER = 16
@@ -62,12 +62,14 @@ class Adapter:
             if family.softcaps_logits
             else None
         )
+        self._packed = False
         self.dimensions = self._probe()
 
     def pack(self) -> None:
         """Put faster twins in the place of linear layers and norms, where this machine has them."""
         if can_pack(self._model):
             pack(self._model)
+            self._packed = True
         elif self.device.type == "cuda":
             fuse(self._language_model, cuda_kernels())
 
@@ -168,6 +170,10 @@ class Adapter:
     @torch.inference_mode()
     def forward(self, rows: PackedRows, context: StepContext) -> torch.Tensor:
         """One pass over a packed row of T tokens; returns the last hidden states `[T, E]`."""
+        num_rows = len(rows.embeds_TE)
+        padded = rounded_rows(num_rows) if self._packed else num_rows
+        if padded > num_rows:
+            rows, context = rows.padded(padded), PaddedContext(context, num_rows)
         pos = rows.pos_RT if len(rows.pos_RT) == 1 else rows.pos_RT[:, None]  # [1, T] or [3, 1, T]
         visual = {}
         if rows.is_visual_T is not None and rows.deepstack_FVE is not None:
@@ -182,7 +188,7 @@ class Adapter:
             kv_context=context,
             **visual,
         ).last_hidden_state
-        return hidden[0]
+        return hidden[0, :num_rows]
 
     @torch.inference_mode()
     def logits(self, hidden_BE: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +37,17 @@ class PackedRows:
             ]
         )
         return PackedRows(embeds_TE, pos_RT, is_visual_T, torch.cat(levels, dim=1))
+
+    def padded(self, num_rows: int) -> "PackedRows":
+        """These rows, then rows of zeros at position 0, `num_rows` in all."""
+        more = num_rows - len(self.embeds_TE)
+        is_visual_T = None if self.is_visual_T is None else F.pad(self.is_visual_T, (0, more))
+        return PackedRows(
+            F.pad(self.embeds_TE, (0, 0, 0, more)),
+            F.pad(self.pos_RT, (0, more)),
+            is_visual_T,
+            self.deepstack_FVE,
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 
 from lookm.errors import ModelError
 
@@ -57,6 +58,30 @@ def attend(
         module.layer_idx, query[0], key[0], value[0], scaling, sliding_window
     )
     return out_THD[None], None
+
+
+@dataclass(frozen=True, slots=True)
+class PaddedContext:
+    """A step whose rows were padded: `context` sees the first `num_rows`, the others get zeros."""
+
+    context: StepContext
+    num_rows: int
+
+    def attend(
+        self,
+        layer: int,
+        q_HTD: torch.Tensor,
+        k_KTD: torch.Tensor,
+        v_KTD: torch.Tensor,
+        scale: float,
+        window: int | None,
+    ) -> torch.Tensor:
+        """`context.attend` of the rows there are."""
+        rows = slice(self.num_rows)
+        out_THD = self.context.attend(
+            layer, q_HTD[:, rows], k_KTD[:, rows], v_KTD[:, rows], scale, window
+        )
+        return F.pad(out_THD, (0, 0, 0, 0, 0, q_HTD.shape[1] - self.num_rows))
 
 
 @dataclass(slots=True)

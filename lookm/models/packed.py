@@ -61,6 +61,16 @@ def can_pack(model: Any) -> bool:
     return bool(torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+def rounded_rows(num_rows: int) -> int:
+    """The next of 16 sizes an octave: 1 to 32, 34 .. 64, 68 .. 128, .. 1088, 1152 .. 2048.
+
+    oneDNN compiles every product anew for every number of rows: 60 ms for each length of a prompt
+    of a thousand tokens, a fifth of its prefill. Rounded up (by 3 % on average) lengths repeat.
+    """
+    step = max(1, 1 << ((num_rows - 1).bit_length() - 5)) if num_rows > 32 else 1
+    return -(-num_rows // step) * step
+
+
 @torch.inference_mode()
 def pack(model: nn.Module) -> None:
     """Replace the modules in place. A weight that is tied to another one is packed as a copy."""

@@ -11,7 +11,8 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from lookm.attention.kernels import build, cpu_rows
 from lookm.models.fused import FusedAttention, FusedNorm
-from lookm.models.packed import PackedLinear, PackedMLP, can_pack, pack
+from lookm.models.packed import PackedLinear, PackedMLP, can_pack, pack, rounded_rows
+from lookm.policy import parse
 from tests.lookm.tiny import random_prompt, tiny_engine, tiny_llava
 
 pytestmark = pytest.mark.skipif(
@@ -122,3 +123,24 @@ def test_an_engine_on_a_packed_model_answers():
     engine = tiny_engine(bfloat16_llava(), attention="cpu")
     events = list(engine.generate([random_prompt(2, seed=1).request("a")]))
     assert events[-1].finish in ("stop", "length")
+
+
+def test_row_counts_are_rounded_to_sixteen_sizes_an_octave():
+    assert [rounded_rows(n) for n in (1, 7, 32, 33, 64, 65, 1023, 1024, 1025, 1196)] == [
+        1, 7, 32, 34, 64, 68, 1024, 1024, 1088, 1216,
+    ]  # fmt: skip
+    sizes = {rounded_rows(n) for n in range(1025, 2049)}
+    assert len(sizes) == 16
+    assert all(n <= rounded_rows(n) <= 1.0625 * n for n in range(32, 5000))
+
+
+@pytest.mark.parametrize("policy", ["full", "look-m@0.3"])
+def test_padded_rows_change_nothing_but_rounding(policy):
+    engines = [tiny_engine(bfloat16_llava(), attention="cpu") for _ in range(2)]
+    engines[1]._adapter._packed = False
+    prompt = random_prompt(4, seed=3, text_tokens=6)
+    assert rounded_rows(len(prompt.ids)) > len(prompt.ids)
+    asked = prompt.request("a", policy=parse(policy))
+    first, second = (list(engine.generate([asked])) for engine in engines)
+    assert [event.token_id for event in first] == [event.token_id for event in second]
+    assert first[-1].cache == second[-1].cache
