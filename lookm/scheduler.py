@@ -105,8 +105,12 @@ class Scheduler:
         return self._pool.num_free >= need + layers * _count_decoding(self.running)
 
     def _too_long_for_now(self, sequence: Sequence, budget: int, segments: list[Segment]) -> bool:
-        """A prompt that runs whole runs past the budget only as a step's one prefill."""
-        return sequence.whole and sequence.num_prompt > budget and bool(segments)
+        """A prompt longer than what is left of the budget waits to be a step's first prefill.
+
+        Then it is cut only where it is longer than a step, and past the budget only where it runs
+        whole.
+        """
+        return len(sequence.tokens) > budget and bool(segments)
 
     def _prefill(self, sequence: Sequence, budget: int, segments: list[Segment]) -> int:
         """Add the sequence's next segment; return what is left of the token budget."""

