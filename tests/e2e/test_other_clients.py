@@ -55,5 +55,6 @@ def test_llm_the_command_line_tool(demo_server: ServerProcess, tmp_path: Path) -
         path = tmp_path / f"{number}.png"
         path.write_bytes(base64.b64decode(url.partition(",")[2]))
         attached += ["-a", str(path)]
-    command = (str(HERE / "llm"), "-m", "demo", QUESTION, *attached, "-o", "max_tokens", "32")
-    assert "image 2" in output(*command, LLM_USER_PATH=str(tmp_path), OPENAI_API_KEY="any")
+    options = ("-o", "max_tokens", "32", "-o", "temperature", "0")
+    command = (str(HERE / "llm"), "-m", "demo", QUESTION, *attached, *options)
+    assert "star" in output(*command, LLM_USER_PATH=str(tmp_path), OPENAI_API_KEY="any")
