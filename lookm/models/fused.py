@@ -191,7 +191,7 @@ def _attention(module: Any, kernels: RowKernels) -> nn.Module | None:
         try:
             out = each(hidden_states=x, position_embeddings=position, attention_mask=None,
                        kv_context=context)[0]  # fmt: skip
-        except (TypeError, ValueError, RuntimeError):  # takes other arguments: not Llama's
+        except (TypeError, ValueError, RuntimeError, IndexError):  # takes other arguments
             return None
         context.tensors.append(out)
         seen.append(context)

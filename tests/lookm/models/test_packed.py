@@ -10,9 +10,12 @@ from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from lookm.attention.kernels import build, cpu_rows
-from lookm.models.fused import FusedAttention, FusedNorm
+from lookm.models.adapter import Adapter
+from lookm.models.embedded import PackedRows
+from lookm.models.fused import FusedAttention, FusedNorm, _Seen
 from lookm.models.packed import PackedLinear, PackedMLP, can_pack, pack, rounded_rows
 from lookm.policy import parse
+from tests.lookm.models.toys import TOYS
 from tests.lookm.tiny import random_prompt, tiny_engine, tiny_llava
 
 pytestmark = pytest.mark.skipif(
@@ -144,3 +147,20 @@ def test_padded_rows_change_nothing_but_rounding(policy):
     first, second = (list(engine.generate([asked])) for engine in engines)
     assert [event.token_id for event in first] == [event.token_id for event in second]
     assert first[-1].cache == second[-1].cache
+
+
+@pytest.mark.parametrize("name", sorted(TOYS))
+@torch.inference_mode()
+def test_every_family_computes_the_same_packed_wherever_its_tokens_are(name):
+    toy = TOYS[name]
+    plain, packed = (Adapter(toy.model().bfloat16(), toy.row) for _ in range(2))
+    packed.pack()
+    assert any(isinstance(module, PackedLinear) for module in packed._model.modules())
+    places = torch.arange(40)
+    found = []
+    for each in (plain, packed):
+        pos_RT = torch.stack([places * (r + 1) % 17 + r for r in range(each.position_rows)])
+        rows = PackedRows(each.embed_tokens(list(range(5, 45))), pos_RT)
+        found.append(each.logits(each.forward(rows, _Seen())))
+    error = (found[0] - found[1]).abs().max() / found[0].abs().max()
+    assert error < 0.05
