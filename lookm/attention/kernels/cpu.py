@@ -45,7 +45,7 @@ class CpuAttention:
             return self._reference.prefill(q_HTD, k_KTD, v_KTD, scale=scale, needs=needs)
         _check_prompt(q_HTD, k_KTD, v_KTD)
         out_THD, sums_2KT = self._extension.prefill(
-            _dense(q_HTD), _dense(k_KTD), _dense(v_KTD), scale, True, needs.squares
+            _dense(q_HTD), _dense(k_KTD), _dense(v_KTD), scale, needs.squares
         )
         statistics = Statistics(
             sums_KT=sums_2KT[0],

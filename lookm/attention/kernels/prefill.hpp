@@ -2,8 +2,8 @@
 //
 // Contract (twin: lookm.attention.reference, prefill): q [H, T, D], k, v [K, T, D] bfloat16, any strides
 // but 1 in the last dimension, D even, scale > 0. out [T, H, D] bfloat16. sums [2, K, T] float32:
-// sum_i A_ij and sum_i A_ij^2 over the rows i >= j and the query heads of the group; zeros where they are
-// not asked for. Logits and sums are float32; only the weights that multiply the values are rounded.
+// sum_i A_ij and sum_i A_ij^2 over the rows i >= j and the query heads of the group; the squares
+// are zero where they are not asked for. Logits and sums are float32; only the weights that multiply the values are rounded.
 //
 //              keys     j0 .. + 128
 //     queries  i0       x x x                    one task: one query head, every kSpans-th block of rows.
@@ -141,7 +141,7 @@ inline void attend_block(const Head& q, int64_t first, int64_t rows, int64_t dim
     scratch.inverse[r] = 1.f / exponentiate(logits, weights, last, scale);
     for (int64_t t = seen_tiles; t < tiles; ++t)
       std::fill(weights + t * tile, weights + t * tile + kKeys, BFloat16(0.f));
-    if (sums != nullptr) add_row(logits, last, scratch.inverse[r], sums, squares);
+    add_row(logits, last, scratch.inverse[r], sums, squares);
   }
   for (int64_t t = 0; t < tiles; ++t)
     blas::brgemm(kRows, dim, kKeys, kKeys, dim, dim, t > 0, scratch.weights.data() + t * tile,
@@ -153,7 +153,7 @@ inline void attend_block(const Head& q, int64_t first, int64_t rows, int64_t dim
 
 // Shapes, strides and types were checked by the launcher (kernels/cpu.py).
 inline std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& q, const at::Tensor& k,
-                                              const at::Tensor& v, double scale, bool with_sums,
+                                              const at::Tensor& v, double scale,
                                               bool with_squares) {
   const int64_t heads = q.size(0), kv_heads = k.size(0), tokens = k.size(1), dim = k.size(2);
   const int64_t group = heads / kv_heads, tiles = (tokens + kKeys - 1) / kKeys, width = tiles * kKeys;
@@ -162,11 +162,11 @@ inline std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& q, const at::Ten
   at::Tensor values = at::empty({kv_heads, width, dim}, q.options());
   // Each task has sums of its own, [2, H, kSpans, width]; they are added up in order.
   const at::TensorOptions numbers = q.options().dtype(at::kFloat);
-  at::Tensor parts = with_sums ? at::zeros({2, heads, kSpans, width}, numbers) : at::Tensor();
+  at::Tensor parts = at::zeros({2, heads, kSpans, width}, numbers);
   BFloat16* key_data = keys.mutable_data_ptr<BFloat16>();
   BFloat16* value_data = values.mutable_data_ptr<BFloat16>();
   BFloat16* out_data = out.mutable_data_ptr<BFloat16>();
-  float* part_data = with_sums ? parts.mutable_data_ptr<float>() : nullptr;
+  float* part_data = parts.mutable_data_ptr<float>();
 
   at::parallel_for(0, kv_heads, 1, [&](int64_t begin, int64_t end) {
     for (int64_t head = begin; head < end; ++head)
@@ -177,7 +177,7 @@ inline std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& q, const at::Ten
     Scratch scratch(tiles, dim);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t head = task / kSpans, kv = head / group * width * dim;
-      float* sums = with_sums ? part_data + task * width : nullptr;
+      float* sums = part_data + task * width;
       float* squares = with_squares ? sums + heads * kSpans * width : nullptr;
       for (int64_t first = task % kSpans * kRows; first < tokens; first += kSpans * kRows)
         attend_block(Head(q, head), first, std::min(kRows, tokens - first), dim,
@@ -186,7 +186,6 @@ inline std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& q, const at::Ten
     }
     blas::brgemm_release();
   });
-  if (!with_sums) return {out, at::zeros({2, 0, 0}, numbers)};
   at::Tensor sums = parts.view({2, kv_heads, group * kSpans, width}).sum(2);
   return {out, sums.slice(2, 0, tokens)};
 }
