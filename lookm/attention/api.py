@@ -5,6 +5,7 @@ P pages, N tokens a page, M pages of the longest sequence. H is a multiple of K,
 `g * H/K .. (g+1) * H/K` read KV head g.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -53,13 +54,15 @@ class Attention(Protocol):
 
     def combine(
         self,
-        kept_KSD: torch.Tensor,
-        evicted_KED: torch.Tensor,
+        rows: Sequence[tuple[torch.Tensor, torch.Tensor]],
         target_KE: torch.Tensor,
         weight_KE: torch.Tensor,
         centre_KS: torch.Tensor,
-    ) -> torch.Tensor | None:
-        """A faster twin of the policy's `combine` (`lookm.policy.merges`), or None."""
+    ) -> list[torch.Tensor] | None:
+        """A faster twin of the policy's `combine` (`lookm.policy.merges`), or None.
+
+        For several pairs of kept and evicted rows that go the same ways: keys and values.
+        """
 
     def extend(
         self, q_HTD: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor, *, scale: float

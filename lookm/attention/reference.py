@@ -50,14 +50,13 @@ class ReferenceAttention:
 
     def combine(
         self,
-        kept_KSD: torch.Tensor,
-        evicted_KED: torch.Tensor,
+        rows: Sequence[tuple[torch.Tensor, torch.Tensor]],
         target_KE: torch.Tensor,
         weight_KE: torch.Tensor,
         centre_KS: torch.Tensor,
-    ) -> torch.Tensor | None:
+    ) -> list[torch.Tensor] | None:
         """None, for the same reason."""
-        del kept_KSD, evicted_KED, target_KE, weight_KE, centre_KS
+        del rows, target_KE, weight_KE, centre_KS
         return None
 
     def extend(

@@ -12,7 +12,7 @@ from lookm.policy.budgets import Budget, BudgetRule
 from lookm.policy.depth import DepthRule, Ledger, layer_counts, limits_of
 from lookm.policy.merges import MergeKernels, MergeRule, Rows, merge
 from lookm.policy.pins import Pins, num_protected, tiers
-from lookm.policy.scores import Score, lexicographic
+from lookm.policy.scores import Score, best
 from lookm.policy.view import View
 from lookm.types import CachePolicy, Needs
 
@@ -136,16 +136,19 @@ def select(view: View, recipe: Recipe, budget: Budget) -> tuple[torch.Tensor, to
     | candidates: the best `important` |  recent  |     by tier, then score, then position
     """
     assert recipe.score is not None
-    num_candidates = view.num_tokens - budget.recent
+    num_tokens, device = view.num_tokens, view.key_KTD.device
+    num_candidates = num_tokens - budget.recent
     score_KC = recipe.score(view)[:, :num_candidates]
     tier_C = tiers(recipe.pins, view.is_image_T)[:num_candidates]
-    order_KC = lexicographic(tier_C, score_KC)
-    keep_KT = torch.zeros(
-        view.num_heads, view.num_tokens, dtype=torch.bool, device=view.key_KTD.device
-    )
-    keep_KT[:, num_candidates:] = True
-    keep_KT.scatter_(1, order_KC[:, : budget.important], True)
-    positions_KT = keep_KT.argsort(dim=1, descending=True, stable=True)
+    position_T = torch.arange(num_tokens, device=device)
+    keep_KT = (position_T >= num_candidates).repeat(view.num_heads, 1)
+    keep_KT.scatter_(1, best(tier_C, score_KC, budget.important), True)
+    kept_so_far_KT = keep_KT.cumsum(dim=1)
+    place_KT = torch.where(
+        keep_KT, kept_so_far_KT - 1, budget.total + position_T - kept_so_far_KT
+    )  # the kept in front, the evicted behind them
+    positions_KT = torch.empty_like(place_KT)
+    positions_KT.scatter_(1, place_KT, position_T.expand_as(place_KT))
     return positions_KT[:, : budget.total], positions_KT[:, budget.total :]
 
 
@@ -157,19 +160,15 @@ def _counts(recipe: Recipe, is_image_T: torch.Tensor) -> tuple[Budget, int]:
 
 
 def _rows(view: View, positions_KR: torch.Tensor) -> Rows:
-    return Rows(
-        _gather(view.key_KTD, positions_KR),
-        _gather(view.value_KTD, positions_KR),
-        view.is_image_T[positions_KR],
+    """Keys and values at `positions_KR`, as selections of rows (a gather takes elements)."""
+    num_heads, num_tokens, head_size = view.key_KTD.shape
+    first_K1 = torch.arange(num_heads, device=positions_KR.device)[:, None] * num_tokens
+    row_R = (positions_KR + first_K1).flatten()
+    key_KRD, value_KRD = (
+        rows_KTD.reshape(-1, head_size).index_select(0, row_R).view(num_heads, -1, head_size)
+        for rows_KTD in (view.key_KTD, view.value_KTD)
     )
-
-
-def _gather(row_KTD: torch.Tensor, positions_KR: torch.Tensor) -> torch.Tensor:
-    """`row_KTD[k, positions_KR[k, r]]`, as one selection of rows (a gather takes elements)."""
-    num_heads, num_tokens, head_size = row_KTD.shape
-    first_K1 = torch.arange(num_heads, device=row_KTD.device)[:, None] * num_tokens
-    rows_RD = row_KTD.reshape(-1, head_size).index_select(0, (positions_KR + first_K1).flatten())
-    return rows_RD.view(num_heads, -1, head_size)
+    return Rows(key_KRD, value_KRD, view.is_image_T[positions_KR])
 
 
 def _everything(view: View) -> Compressed:

@@ -15,7 +15,7 @@ S kept rows, E evicted rows.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Protocol
@@ -36,6 +36,7 @@ class Pairs:
 
 
 Weights = tuple[torch.Tensor, torch.Tensor]
+KeptAndEvicted = tuple[torch.Tensor, torch.Tensor]  # `[K, S, D]` and `[K, E, D]`
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,10 @@ class Rows:
 
 
 class MergeKernels(Protocol):
-    """Faster twins of `nearest_by_cosine` and `combine`; None where they cannot run."""
+    """Faster twins of `nearest_by_cosine` and `combine`; None where they cannot run.
+
+    `combine` takes several rows that go the same ways: keys and values.
+    """
 
     def nearest(
         self, kept_KSD: torch.Tensor, evicted_KED: torch.Tensor
@@ -122,12 +126,11 @@ class MergeKernels(Protocol):
 
     def combine(
         self,
-        kept_KSD: torch.Tensor,
-        evicted_KED: torch.Tensor,
+        rows: Sequence[KeptAndEvicted],
         target_KE: torch.Tensor,
         weight_KE: torch.Tensor,
         centre_KS: torch.Tensor,
-    ) -> torch.Tensor | None: ...
+    ) -> list[torch.Tensor] | None: ...
 
 
 def merge(
@@ -140,16 +143,17 @@ def merge(
     time. `kernels` may do the work faster. The number is of rows per head, a rounded mean where
     heads differ.
     """
+    keys, values = (kept.key, evicted.key), (kept.value, evicted.value)
     pairs = _pairs(kept, evicted, rule, kernels)
     if rule.again:
-        once_KSD = _combined(kept.key, evicted.key, pairs, rule.weigh(pairs), kernels)
+        (once_KSD,) = _combined([keys], pairs, rule.weigh(pairs), kernels)
         pairs = _pairs(replace(kept, key=once_KSD), evicted, rule, kernels)
     weights = rule.weigh(pairs)
-    value_KSD = _combined(kept.value, evicted.value, pairs, weights, kernels)
     if rule.length:
-        key_KSD = _lengthened(kept.key, evicted.key, pairs, weights)
+        key_KSD = _lengthened(*keys, pairs, weights)
+        (value_KSD,) = _combined([values], pairs, weights, kernels)
     else:
-        key_KSD = _combined(kept.key, evicted.key, pairs, weights, kernels)
+        key_KSD, value_KSD = _combined([keys, values], pairs, weights, kernels)
     num_merged = evicted.key.shape[1]
     if rule.selective:
         num_merged = round(int((weights[0] != 0).sum()) / len(weights[0]))
@@ -180,15 +184,11 @@ def _pairs(kept: Rows, evicted: Rows, rule: MergeRule, kernels: MergeKernels | N
 
 
 def _combined(
-    kept_KSD: torch.Tensor,
-    evicted_KED: torch.Tensor,
-    pairs: Pairs,
-    weights: Weights,
-    kernels: MergeKernels | None,
-) -> torch.Tensor:
-    rows = (kept_KSD, evicted_KED, pairs.target_KE, *weights)
-    fast = kernels.combine(*rows) if kernels is not None else None
-    return combine(*rows) if fast is None else fast
+    rows: Sequence[KeptAndEvicted], pairs: Pairs, weights: Weights, kernels: MergeKernels | None
+) -> list[torch.Tensor]:
+    ways = (pairs.target_KE, *weights)
+    fast = kernels.combine(rows, *ways) if kernels is not None else None
+    return [combine(*each, *ways) for each in rows] if fast is None else fast
 
 
 def _lengthened(

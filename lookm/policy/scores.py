@@ -165,6 +165,25 @@ def lexicographic(tier: torch.Tensor, score_KT: torch.Tensor) -> torch.Tensor:
     return by_score_KT.gather(1, tier_KT.argsort(dim=1, stable=True))
 
 
+def best(tier_T: torch.Tensor, score_KT: torch.Tensor, count: int) -> torch.Tensor:
+    """The first `count` of `lexicographic`, `[K, count]`, in no order.
+
+    For float32 scores one selection instead of two sorts: tier, score and position side by side in
+    an integer that no two tokens share, of which the largest are taken.
+
+        bit 62 .. 56     55 .. 24                     23 .. 0
+        127 - tier   |   the score's bits, in order   |   2^24 - 1 - position
+    """
+    num_tokens = score_KT.shape[1]
+    if score_KT.dtype != torch.float32 or num_tokens > 1 << 24:
+        return lexicographic(tier_T, score_KT)[:, :count]
+    bits_KT = (score_KT + 0.0).view(torch.int32).long()  # 0.0 and -0.0 are equal scores
+    rising_KT = bits_KT ^ ((bits_KT >> 31) & 0x7FFFFFFF)  # negative floats count backwards
+    earlier_T = (1 << 24) - 1 - torch.arange(num_tokens, device=score_KT.device)
+    key_KT = ((rising_KT + (1 << 31)) << 24) + (((127 - tier_T.long()) << 56) + earlier_T)
+    return key_KT.topk(count, dim=1, sorted=False).indices
+
+
 def _num_seeing(view: View) -> torch.Tensor:
     """`T - j`: how many queries see key j."""
     return torch.arange(view.num_tokens, 0, -1, device=view.key_KTD.device)

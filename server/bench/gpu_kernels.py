@@ -77,8 +77,8 @@ def _prefill(lab: Lab, attention: Attention, tokens: int) -> Numbers:
     centre = torch.ones(kept.shape[:2], device=lab.device)
     found[f"combine {tokens}"] = _rated(
         lab,
-        lambda: attention.combine(kept, evicted, target, weight, centre),
-        moved=2 * kept.nbytes + evicted.nbytes,
+        lambda: attention.combine([(kept, evicted)] * 2, target, weight, centre),
+        moved=2 * (2 * kept.nbytes + evicted.nbytes),
     )
     return found
 

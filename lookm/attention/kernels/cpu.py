@@ -5,6 +5,7 @@ The twins they must equal: `reference.ReferenceAttention` (decode, prefill with 
 kernels are used at all is `select.choose`'s decision.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -69,23 +70,26 @@ class CpuAttention:
 
     def combine(
         self,
-        kept_KSD: torch.Tensor,
-        evicted_KED: torch.Tensor,
+        rows: Sequence[tuple[torch.Tensor, torch.Tensor]],
         target_KE: torch.Tensor,
         weight_KE: torch.Tensor,
         centre_KS: torch.Tensor,
-    ) -> torch.Tensor | None:
-        """`merges.combine` for bfloat16 rows."""
-        if kept_KSD.dtype != torch.bfloat16:
+    ) -> list[torch.Tensor] | None:
+        """`merges.combine` of each, for bfloat16 rows."""
+        if any(kept_KSD.dtype != torch.bfloat16 for kept_KSD, _ in rows):
             return None
-        assert kept_KSD.shape[::2] == evicted_KED.shape[::2], (kept_KSD.shape, evicted_KED.shape)
-        assert evicted_KED.dtype == kept_KSD.dtype, evicted_KED.dtype
-        assert target_KE.shape == weight_KE.shape == evicted_KED.shape[:2], target_KE.shape
-        assert centre_KS.shape == kept_KSD.shape[:2], centre_KS.shape
         assert weight_KE.dtype == centre_KS.dtype == torch.float32, weight_KE.dtype
-        rows = (kept_KSD, evicted_KED, target_KE, weight_KE, centre_KS)
-        out_KSD: torch.Tensor = self._extension.combine(*(part.contiguous() for part in rows))
-        return out_KSD
+        ways = [part.contiguous() for part in (target_KE, weight_KE, centre_KS)]
+        combined = []
+        for kept_KSD, evicted_KED in rows:
+            shapes = (kept_KSD.shape, evicted_KED.shape)
+            assert kept_KSD.shape[::2] == evicted_KED.shape[::2], shapes
+            assert evicted_KED.dtype == kept_KSD.dtype, evicted_KED.dtype
+            assert target_KE.shape == weight_KE.shape == evicted_KED.shape[:2], target_KE.shape
+            assert centre_KS.shape == kept_KSD.shape[:2], centre_KS.shape
+            own = (kept_KSD.contiguous(), evicted_KED.contiguous())
+            combined.append(self._extension.combine(*own, *ways))
+        return combined
 
     def _multiplies(self, key_KTD: torch.Tensor) -> bool:
         """Whether the kernels over matrix products take these keys."""

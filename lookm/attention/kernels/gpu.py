@@ -5,6 +5,8 @@ method falls back to it because a kernel failed: a kernel that cannot run raises
 does what; the kernels know shapes, strides and types.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -56,14 +58,13 @@ class TritonAttention:
 
     def combine(
         self,
-        kept_KSD: torch.Tensor,
-        evicted_KED: torch.Tensor,
+        rows: Sequence[tuple[torch.Tensor, torch.Tensor]],
         target_KE: torch.Tensor,
         weight_KE: torch.Tensor,
         centre_KS: torch.Tensor,
-    ) -> torch.Tensor | None:
-        """`merges.combine`."""
-        return triton_merge.combine(kept_KSD, evicted_KED, target_KE, weight_KE, centre_KS)
+    ) -> list[torch.Tensor] | None:
+        """`merges.combine` of each."""
+        return triton_merge.combine(rows, target_KE, weight_KE, centre_KS)
 
     def extend(
         self, q_HTD: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor, *, scale: float

@@ -10,6 +10,8 @@ evicted [K, E, D], one type; target [K, E] int64 in [0, S), weight [K, E] and ce
   no atomics, the same bits every time. A kept row that nobody names is passed on bit for bit.
 """
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -98,31 +100,37 @@ def nearest(kept_KSD: torch.Tensor, evicted_KED: torch.Tensor) -> tuple[torch.Te
 
 
 def combine(
-    kept_KSD: torch.Tensor,
-    evicted_KED: torch.Tensor,
+    rows: Sequence[tuple[torch.Tensor, torch.Tensor]],
     target_KE: torch.Tensor,
     weight_KE: torch.Tensor,
     centre_KS: torch.Tensor,
-) -> torch.Tensor:
-    """`(centre * kept + sum of weight * evicted) / (n + 1)`, as `merges.combine`; float32 sums."""
-    _check(kept_KSD, evicted_KED)
-    assert target_KE.shape == weight_KE.shape == evicted_KED.shape[:2], target_KE.shape
-    assert centre_KS.shape == kept_KSD.shape[:2], centre_KS.shape
+) -> list[torch.Tensor]:
+    """`(centre * kept + sum of weight * evicted) / (n + 1)`, as `merges.combine`; float32 sums.
+
+    `rows` are pairs of kept and evicted rows that go the same ways: sorted once for all.
+    """
     assert target_KE.dtype == torch.int64, target_KE.dtype
     assert weight_KE.dtype == centre_KS.dtype == torch.float32, weight_KE.dtype
-    num_heads, num_kept, size = kept_KSD.shape
-    sorted_KE, order_KE = target_KE.sort(dim=1, stable=True)
-    edges_KS = torch.arange(num_kept + 1, device=target_KE.device).expand(num_heads, -1)
-    starts_KS = torch.searchsorted(sorted_KE, edges_KS.contiguous())
-    out_KSD = torch.empty(kept_KSD.shape, dtype=kept_KSD.dtype, device=kept_KSD.device)
-    with on(kept_KSD):
-        _combine[(num_kept, num_heads)](
-            kept_KSD.contiguous(), evicted_KED.contiguous(), order_KE, starts_KS,
-            weight_KE.contiguous(), centre_KS.contiguous(), out_KSD,
-            num_kept, evicted_KED.shape[1],
-            D=size, BLOCK_R=16, BLOCK_D=block_of(size), num_warps=4,
-        )  # fmt: skip
-    return out_KSD
+    num_heads, num_kept = centre_KS.shape
+    sorted_KE, order_KE = target_KE.int().sort(dim=1, stable=True)
+    edges_KS = torch.arange(num_kept + 1, dtype=torch.int32, device=target_KE.device)
+    starts_KS = torch.searchsorted(sorted_KE, edges_KS.repeat(num_heads, 1))
+    weight_KE, centre_KS = weight_KE.contiguous(), centre_KS.contiguous()
+    combined = []
+    for kept_KSD, evicted_KED in rows:
+        _check(kept_KSD, evicted_KED)
+        size = kept_KSD.shape[2]
+        assert target_KE.shape == weight_KE.shape == evicted_KED.shape[:2], target_KE.shape
+        assert centre_KS.shape == kept_KSD.shape[:2], centre_KS.shape
+        out_KSD = torch.empty(kept_KSD.shape, dtype=kept_KSD.dtype, device=kept_KSD.device)
+        with on(kept_KSD):
+            _combine[(num_kept, num_heads)](
+                kept_KSD.contiguous(), evicted_KED.contiguous(), order_KE, starts_KS,
+                weight_KE, centre_KS, out_KSD, num_kept, evicted_KED.shape[1],
+                D=size, BLOCK_R=16, BLOCK_D=block_of(size), num_warps=4,
+            )  # fmt: skip
+        combined.append(out_KSD)
+    return combined
 
 
 def _check(kept_KSD: torch.Tensor, evicted_KED: torch.Tensor) -> None:

@@ -67,7 +67,7 @@ def compile_all(dtype, size, group):
     rows = noise(2, 33, size, dtype=dtype)
     target, weight = torch.zeros(2, 33, dtype=torch.int64), torch.ones(2, 33)
     nearest(rows, rows)
-    combine(rows, rows, target, weight, weight)
+    combine([(rows, rows)], target, weight, weight)
     rms_norm(rows, rows[0, 0].clone(), 1e-5)
     silu_mul(rows)
     rotate(rows[0].repeat(1, 2), rows[0], rows[0], 2)

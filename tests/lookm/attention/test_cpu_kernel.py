@@ -232,7 +232,7 @@ def test_combine_equals_the_policys_own(kernel, num_kept, num_evicted, size):
     target = torch.randint(0, num_kept, (3, num_evicted), generator=generator)
     weight = torch.rand(3, num_evicted, generator=generator)
     centre = 1 + torch.rand(3, num_kept, generator=generator)
-    got = kernel.combine(kept, evicted, target, weight, centre)
+    (got,) = kernel.combine([(kept, evicted)], target, weight, centre)
     exact = combine(kept.double(), evicted.double(), target, weight.double(), centre.double())
     assert torch.allclose(got.double(), exact, rtol=2**-8, atol=1e-6)
     for head in range(3):

@@ -133,12 +133,13 @@ def check_combine(num_heads, num_kept, num_evicted, size, *, dtype=torch.float32
     target[:, : num_evicted // 2] = num_kept // 2  # one row is popular
     weight = noise(num_heads, num_evicted, seed=2, device=device).abs()
     centre = 1 + noise(num_heads, num_kept, seed=3, device=device).abs()
-    found = combine(kept, evicted, target, weight, centre)
+    (found,) = combine([(kept, evicted)], target, weight, centre)
     wide = (kept.double(), evicted.double(), target, weight.double(), centre.double())
     exact = merges.combine(*wide)
     close = {torch.float32: 1e-5, torch.float16: 2**-10, torch.bfloat16: 2**-7}[dtype]
     torch.testing.assert_close(found.double(), exact, rtol=close, atol=close)
-    assert torch.equal(combine(kept, evicted, target, weight, centre), found), "no order of arrival"
+    again = combine([(kept, evicted), (kept, evicted)], target, weight, centre)
+    assert all(torch.equal(found, other) for other in again), "no order of arrival"
     for head in range(num_heads):
         untouched = sorted(set(range(num_kept)) - set(target[head].tolist()))
         assert torch.equal(found[head, untouched], kept[head, untouched])

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from lookm import CachePolicy, compress
 from lookm.policy import PRESETS, Budget, kept_bound, resolve
 from lookm.policy.compose import select
+from lookm.policy.scores import best, lexicographic
 from lookm.policy.view import View
 from tests.lookm.policy import oracle
 from tests.lookm.policy.layers import layer
@@ -221,3 +222,16 @@ def test_whatever_the_policy_the_count_is_the_formula_and_the_rest_holds(policy,
     again = compress(*rows[:3], is_image_T, policy)
     assert torch.equal(got.key, again.key)
     assert torch.equal(got.positions, again.positions)
+
+
+SCORES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3e38, -3e38, 0.5, 0.25])
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), SCORES), min_size=1, max_size=24), st.data())
+def test_the_best_are_the_first_of_the_sorted(tokens, data):
+    tiers, scores = zip(*tokens, strict=True)
+    tier_T, score_KT = torch.tensor(tiers, dtype=torch.int8), torch.tensor([scores, scores[::-1]])
+    count = data.draw(st.integers(0, len(tokens)))
+    expected_KN = lexicographic(tier_T, score_KT)[:, :count]
+    found_KN = best(tier_T, score_KT, count)
+    assert torch.equal(found_KN.sort(dim=1).values, expected_KN.sort(dim=1).values)
