@@ -3,11 +3,13 @@
 A request is admitted when the pages its policy's bound asks for are free: at 20 % kept, a fifth of
 the pages of a full cache. Decoding takes pages one by one; when none is left, the newest request
 gives its own back and is computed again later (its tokens stay, so its answer does not change).
+What has a free place and free pages does not count as waiting, though only the next step starts it.
 Knows nothing about tensors.
 """
 
 from collections import deque
 from collections.abc import Iterable
+from itertools import chain
 
 from lookm.batch import Batch, Segment, Sequence
 from lookm.cache import PagePool
@@ -29,10 +31,17 @@ class Scheduler:
         self.num_preemptions = 0
 
     def add(self, sequence: Sequence) -> None:
-        """Queue a sequence. Raises `QueueFullError` at the bound."""
-        if len(self.waiting) >= self._max_waiting:
+        """Queue a sequence. Raises `QueueFullError` where too many would have to wait.
+
+        The queue is first come, first served: those at its front that could run at once, by
+        `max_running` and by free pages, do not count.
+        """
+        num_queued = len(self.waiting) + 1
+        if num_queued > self._max_waiting and (
+            num_queued - self._num_startable(sequence) > self._max_waiting
+        ):
             raise QueueFullError(
-                f"{len(self.waiting)} requests are waiting, the most this server queues; "
+                f"{self._max_waiting} requests are waiting, the most this server queues; "
                 "try again later"
             )
         self.waiting.append(sequence)
@@ -103,6 +112,24 @@ class Scheduler:
         need = sequence.cache.missing_pages(sequence.rows_when_caught_up())
         layers = len(sequence.cache.pages)
         return self._pool.num_free >= need + layers * _count_decoding(self.running)
+
+    def _num_startable(self, newest: Sequence) -> int:
+        """How many at the front of the queue, `newest` at its end, have a place and pages now.
+
+        As `schedule` counts: after the next rows of those that decode, each by `_fits`. A step's
+        token budget is left out: it decides in which of the next steps a prompt is prefilled, not
+        whether it must wait for another to end.
+        """
+        num_places = self._max_running - len(self.running)
+        num_free = self._pool.num_free
+        for sequence in filter(lambda each: each.decoding, self.running):
+            num_free -= sequence.cache.missing_pages(sequence.cache.kept_L + 1)
+            num_free -= len(sequence.cache.pages)
+        for started, sequence in enumerate(chain(self.waiting, (newest,))):
+            num_free -= sequence.cache.missing_pages(sequence.rows_when_caught_up())
+            if started == num_places or num_free < 0:
+                return started
+        return len(self.waiting) + 1
 
     def _too_long_for_now(self, sequence: Sequence, budget: int, segments: list[Segment]) -> bool:
         """A prompt longer than what is left of the budget waits to be a step's first prefill.

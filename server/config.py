@@ -91,7 +91,10 @@ class Settings(BaseSettings):
     )
     max_step_tokens: Count = Field(2048, description="Tokens one engine step may process.")
     max_running: Count = Field(64, description="Requests decoded together.")
-    max_waiting: Count = Field(256, description="Requests that may wait before 429 is answered.")
+    max_waiting: Count = Field(
+        256,
+        description="Requests that may wait before 429; those with a free place and pages do not.",
+    )
 
     api_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(parse_list)] = Field(
         (), description="Accepted API keys, comma-separated; none: no key is asked for."

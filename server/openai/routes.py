@@ -159,10 +159,11 @@ class Answering:
         return metered(self.live.engine.submit(request), meter, deadline_s)
 
     def _check_num_choices(self) -> None:
-        """The engine's queue takes all choices at once: more of them than fit never will."""
-        most = self.live.settings.max_waiting
+        """The engine takes in all choices at once: more than run and wait together never fit."""
+        most = self.live.settings.max_running + self.live.settings.max_waiting
         if self.num_choices > most:
-            message = f"This server answers at most {most} choices a request (--max-waiting)."
+            bounds = "--max-running and --max-waiting"
+            message = f"This server answers at most {most} choices a request ({bounds})."
             raise ApiError("invalid_value", message, param="n")
 
     def _headers(self, event: TokenEvent) -> dict[str, str]:

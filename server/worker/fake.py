@@ -130,8 +130,10 @@ class FakeEngine:
                 f"The prompt has {len(request.prompt_ids)} tokens and max_tokens is "
                 f"{request.sampling.max_tokens}, but the model holds {limit}. Shorten either."
             )
-        if len(self._waiting) >= self.config.max_waiting:
-            raise QueueFullError(f"{len(self._waiting)} requests are waiting. Try again later.")
+        num_places = self.config.max_running - len(self._running)  # filled by the next step
+        if len(self._waiting) >= num_places + self.config.max_waiting:
+            message = f"{self.config.max_waiting} requests are waiting. Try again later."
+            raise QueueFullError(message)
         self._waiting.append(_Sequence(request, time.monotonic()))
 
     def abort(self, request_id: str) -> None:

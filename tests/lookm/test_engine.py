@@ -216,7 +216,7 @@ def test_seeded_sampling_does_not_depend_on_the_batch():
 
 
 def test_requests_that_can_never_run_are_refused_with_a_reason():
-    engine = tiny_engine(max_waiting=1)
+    engine = tiny_engine(max_running=1, max_waiting=0)
     prompt = random_prompt(2, seed=1)
     cases = [
         (prompt.request("x", max_tokens=600), PromptTooLongError, "exceed the 512"),

@@ -75,14 +75,17 @@ def test_abort_ends_running_and_waiting_requests_once(make_request: Make) -> Non
 
 
 def test_requests_it_cannot_serve_are_refused(make_request: Make) -> None:
-    engine = FakeEngine.from_config(EngineConfig(model="fake", max_waiting=1))
+    engine = FakeEngine.from_config(EngineConfig(model="fake", max_running=2, max_waiting=1))
     with pytest.raises(PromptTooLongError, match="Shorten"):
         engine.add(make_request(max_tokens=10_000))
     with pytest.raises(RequestError):
         engine.add(make_request(ids=(fake.REJECT_ID,)))
-    engine.add(make_request("a"))
+    for name in "abc":  # as many as run at once, and one that waits
+        engine.add(make_request(name))
     with pytest.raises(QueueFullError):
-        engine.add(make_request("b"))
+        engine.add(make_request("d"))
+    engine.step()
+    assert (engine.stats().running, engine.stats().waiting) == (2, 1)
 
 
 def test_one_request_can_fail_alone(make_request: Make) -> None:
