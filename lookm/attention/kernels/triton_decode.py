@@ -15,8 +15,9 @@ import triton.language as tl
 
 from lookm.attention.kernels.triton_launch import LOG2E, block_of, check_type, on
 
-WANTED_PROGRAMS = 1056  # 8 for each of an H200's 132 multiprocessors
+WANTED_PROGRAMS = 4224  # 32 for each of an H200's 132 multiprocessors, which holds 8 at a time
 MAX_SPLITS = 32
+STAGES = 3  # of the loads, page numbers included: what comes next is on its way
 
 
 @triton.jit(do_not_specialize=["table_stride"])
@@ -24,7 +25,7 @@ def _split(
     q, k, v, table, lengths, part, top, total, scale_log2,
     q_stride_b, q_stride_h, table_stride, page_stride, head_stride,
     G: tl.constexpr, D: tl.constexpr, N: tl.constexpr, SPLITS: tl.constexpr,
-    BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr,
+    BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """The partial softmax of one split: unnormalised `part`, its maximum `top`, its sum `total`."""
     b, head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
@@ -42,7 +43,7 @@ def _split(
     top_G = tl.full([BLOCK_G], float("-inf"), tl.float32)
     total_G = tl.zeros([BLOCK_G], tl.float32)
     part_GD = tl.zeros([BLOCK_G, BLOCK_D], tl.float32)
-    for first in range(start, end, BLOCK_R):
+    for first in tl.range(start, end, BLOCK_R, num_stages=STAGES):
         row_R = first + r
         real_R = row_R < end
         page_R = tl.load(table + b * table_stride + row_R // N, mask=real_R, other=0).to(tl.int64)
@@ -120,6 +121,7 @@ def decode(
     top = torch.empty(partial, dtype=torch.float32, device=q_BHD.device)
     total = torch.empty_like(top)
     block_d = block_of(size)
+    block_r = 16 if group == 1 else 32 if block_d > 128 else 64
     with on(q_BHD):
         _split[(batch, num_kv_heads, splits)](
             q_BHD, k_PKND, v_PKND, table_BM, lengths_B, part, top, total, scale * LOG2E,
@@ -127,8 +129,7 @@ def decode(
             k_PKND.stride(0), k_PKND.stride(1),
             G=group, D=size, N=page_tokens, SPLITS=splits,
             BLOCK_G=1 if group == 1 else block_of(group),
-            BLOCK_D=block_d, BLOCK_R=32 if group == 1 or block_d > 128 else 64,
-            num_warps=4, num_stages=2,
+            BLOCK_D=block_d, BLOCK_R=block_r, STAGES=STAGES, num_warps=4,
         )  # fmt: skip
         _add_up[(batch * num_heads,)](
             part, top, total, out_BHD,
@@ -139,8 +140,9 @@ def decode(
 
 
 def num_splits(programs: int) -> int:
-    """Splits that give the device `WANTED_PROGRAMS`; by shapes alone, so that graphs keep them."""
-    return min(MAX_SPLITS, int(triton.next_power_of_2(-(-WANTED_PROGRAMS // programs))))
+    """As many as `WANTED_PROGRAMS` allows, a power of two; by shapes alone: graphs keep them."""
+    allowed = max(1, WANTED_PROGRAMS // programs)
+    return min(MAX_SPLITS, 1 << (allowed.bit_length() - 1))
 
 
 def check(

@@ -72,12 +72,13 @@ def flash(
     lse_HT = torch.empty(num_heads, num_tokens, dtype=torch.float32, device=device)
     block_d = block_of(size)
     block = 64 if block_d <= 128 and q_HTD.dtype != torch.float32 else 32
+    stages = 1 if block_d * q_HTD.dtype.itemsize > 512 else 2
     with on(q_HTD):
         _flash[(triton.cdiv(num_tokens, block), num_heads)](
             q_HTD, k_KSD, v_KSD, out_THD, lse_HT, scale * LOG2E, num_tokens, k_KSD.shape[1],
             *q_HTD.stride()[:2], *k_KSD.stride()[:2], *v_KSD.stride()[:2],
             G=num_heads // k_KSD.shape[0], D=size, LN2=math.log(2),
             BLOCK_M=block, BLOCK_N=block, BLOCK_D=block_d,
-            num_warps=4 if block_d <= 128 else 8, num_stages=2,
+            num_warps=4 if block == 64 else 8, num_stages=stages,
         )  # fmt: skip
     return out_THD, lse_HT

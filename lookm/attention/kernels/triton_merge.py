@@ -88,13 +88,16 @@ def nearest(kept_KSD: torch.Tensor, evicted_KED: torch.Tensor) -> tuple[torch.Te
     target_KE = torch.empty(num_heads, num_evicted, dtype=torch.int64, device=kept_KSD.device)
     cosine_KE = torch.empty(num_heads, num_evicted, dtype=torch.float32, device=kept_KSD.device)
     block_d = block_of(size)
-    block = 64 if block_d <= 128 and kept_KSD.dtype != torch.float32 else 32
+    block_e, block_s, warps, stages = 32, 32, 4, 2
+    if kept_KSD.dtype != torch.float32:
+        block_e, block_s, warps, stages = (128, 64, 8, 3) if block_d <= 128 else (64, 32, 4, 2)
     if num_evicted:
         with on(kept_KSD):
-            _nearest[(triton.cdiv(num_evicted, block), num_heads)](
+            _nearest[(triton.cdiv(num_evicted, block_e), num_heads)](
                 kept_KSD.contiguous(), evicted_KED.contiguous(), target_KE, cosine_KE,
                 kept_KSD.shape[1], num_evicted,
-                D=size, BLOCK_E=block, BLOCK_S=block, BLOCK_D=block_d, num_warps=4, num_stages=2,
+                D=size, BLOCK_E=block_e, BLOCK_S=block_s, BLOCK_D=block_d,
+                num_warps=warps, num_stages=stages,
             )  # fmt: skip
     return target_KE, cosine_KE
 

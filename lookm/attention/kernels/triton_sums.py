@@ -20,6 +20,26 @@ import triton.language as tl
 from lookm.attention.kernels.triton_launch import LOG2E, block_of, check_type, dense_rows, on
 
 
+@triton.jit
+def _tile(
+    q, lse, k_ND, start, first, first_row, num_tokens, scale_log2, q_stride_t,
+    LOG2E_: tl.constexpr, D: tl.constexpr, DIAGONAL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """The weights of rows `start ..` in the program's columns; rows that do not count weigh 0."""
+    i, d = start + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
+    real_M = (i < num_tokens) & (i >= first_row)
+    q_at_MD = i[:, None] * q_stride_t + d[None, :]
+    q_MD = tl.load(q + q_at_MD, mask=real_M[:, None] & (d < D)[None, :], other=0.0)
+    lse_M = tl.load(lse + i, mask=real_M, other=float("inf")) * LOG2E_
+    logits_MN = tl.dot(q_MD, tl.trans(k_ND), input_precision="ieee")
+    weight_MN = tl.exp2(logits_MN * scale_log2 - lse_M[:, None])
+    if DIAGONAL:
+        j = first + tl.arange(0, BLOCK_N)
+        weight_MN = tl.where(i[:, None] >= j[None, :], weight_MN, 0.0)
+    return weight_MN
+
+
 @triton.jit(do_not_specialize=["num_tokens", "first_row"])
 def _sums(
     q, k, lse, sums, squares, scale_log2, num_tokens, first_row,
@@ -27,32 +47,38 @@ def _sums(
     G: tl.constexpr, D: tl.constexpr, SQUARES: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
+    """One program per tile of keys and KV head. `BLOCK_M` divides `BLOCK_N`."""
     first, kv_head = tl.program_id(0) * BLOCK_N, tl.program_id(1).to(tl.int64)
-    j, m, d = first + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
-    inside_D = (d < D)[None, :]
+    j, d = first + tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_D)
     k_at_ND = kv_head * k_stride_h + j[:, None] * k_stride_t + d[None, :]
-    k_ND = tl.load(k + k_at_ND, mask=(j < num_tokens)[:, None] & inside_D, other=0.0)
-    sums_N = tl.zeros([BLOCK_N], tl.float32)
-    squares_N = tl.zeros([BLOCK_N], tl.float32)
+    k_ND = tl.load(k + k_at_ND, mask=(j < num_tokens)[:, None] & (d < D)[None, :], other=0.0)
+    sums_MN = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)  # added up over rows once, at the end
+    squares_MN = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
     start_row = tl.maximum(first, first_row) // BLOCK_M * BLOCK_M
+    below = tl.maximum(start_row, first + BLOCK_N)  # from here on every row sees every column
     for g in range(G):
         head = kv_head * G + g
-        for start in range(start_row, num_tokens, BLOCK_M):
-            i = start + m
-            real_M = (i < num_tokens) & (i >= first_row)
-            q_at_MD = head * q_stride_h + i[:, None] * q_stride_t + d[None, :]
-            q_MD = tl.load(q + q_at_MD, mask=real_M[:, None] & inside_D, other=0.0)
-            lse_M = tl.load(lse + head * num_tokens + i, mask=real_M, other=0.0) * LOG2E_
-            logits_MN = tl.dot(q_MD, tl.trans(k_ND), input_precision="ieee") * scale_log2
-            seen_MN = (i[:, None] >= j[None, :]) & real_M[:, None]
-            weight_MN = tl.where(seen_MN, tl.exp2(logits_MN - lse_M[:, None]), 0.0)
-            sums_N += tl.sum(weight_MN, axis=0)
+        q_head, lse_head = q + head * q_stride_h, lse + head * num_tokens
+        for start in range(start_row, tl.minimum(below, num_tokens), BLOCK_M):
+            weight_MN = _tile(
+                q_head, lse_head, k_ND, start, first, first_row, num_tokens, scale_log2, q_stride_t,
+                LOG2E_, D, True, BLOCK_M, BLOCK_N, BLOCK_D,
+            )  # fmt: skip
+            sums_MN += weight_MN
             if SQUARES:
-                squares_N += tl.sum(weight_MN * weight_MN, axis=0)
+                squares_MN += weight_MN * weight_MN
+        for start in range(below, num_tokens, BLOCK_M):
+            weight_MN = _tile(
+                q_head, lse_head, k_ND, start, first, first_row, num_tokens, scale_log2, q_stride_t,
+                LOG2E_, D, False, BLOCK_M, BLOCK_N, BLOCK_D,
+            )  # fmt: skip
+            sums_MN += weight_MN
+            if SQUARES:
+                squares_MN += weight_MN * weight_MN
     to_N = kv_head * num_tokens + j
-    tl.store(sums + to_N, sums_N, mask=j < num_tokens)
+    tl.store(sums + to_N, tl.sum(sums_MN, axis=0), mask=j < num_tokens)
     if SQUARES:
-        tl.store(squares + to_N, squares_N, mask=j < num_tokens)
+        tl.store(squares + to_N, tl.sum(squares_MN, axis=0), mask=j < num_tokens)
 
 
 def column_sums(
@@ -77,12 +103,20 @@ def column_sums(
     sums_KT = torch.empty(k_KTD.shape[:2], dtype=torch.float32, device=k_KTD.device)
     squares_KT = torch.empty_like(sums_KT) if squares else None
     block_d = block_of(size)
-    block = 64 if block_d <= 128 and q_HTD.dtype != torch.float32 else 32
+    block_m, block_n, warps, stages = _tiles(q_HTD.dtype, block_d)
     with on(q_HTD):
-        _sums[(triton.cdiv(num_tokens, block), k_KTD.shape[0])](
+        _sums[(triton.cdiv(num_tokens, block_n), k_KTD.shape[0])](
             q_HTD, k_KTD, lse_HT, sums_KT, sums_KT if squares_KT is None else squares_KT,
             scale * LOG2E, num_tokens, first_row, *q_HTD.stride()[:2], *k_KTD.stride()[:2],
             LOG2E_=LOG2E, G=num_heads // k_KTD.shape[0], D=size, SQUARES=squares,
-            BLOCK_M=block, BLOCK_N=block, BLOCK_D=block_d, num_warps=4, num_stages=2,
+            BLOCK_M=block_m, BLOCK_N=block_n, BLOCK_D=block_d,
+            num_warps=warps, num_stages=stages,
         )  # fmt: skip
     return sums_KT, squares_KT
+
+
+def _tiles(dtype: torch.dtype, block_d: int) -> tuple[int, int, int, int]:
+    """Rows and columns of a tile, warps, stages: at most 99 KiB, two programs a multiprocessor."""
+    if dtype == torch.float32:
+        return (32, 64, 8, 2) if block_d <= 128 else (32, 32, 8, 2)
+    return (64, 128, 8, 3) if block_d <= 128 else (64, 64, 8, 2)

@@ -1,11 +1,12 @@
-"""Compiles every Triton kernel for an H200, on a machine without a GPU; prints a line for each.
+"""Compiles every Triton kernel for a GPU that is not there; prints a line for each.
 
-    python -m tests.lookm.attention.compile_kernels
+    python -m tests.lookm.attention.compile_kernels 90       # compute capability 9.0: H100, H200
 
 A process of its own: the rest of the suite runs kernels in Triton's interpreter, which must be
 chosen before Triton is imported. Launches become compilations, so the launchers are the real ones.
 """
 
+import functools
 import inspect
 import sys
 
@@ -23,8 +24,8 @@ from lookm.attention.kernels.triton_sums import column_sums
 from lookm.attention.kernels.triton_write import write_rows
 from tests.lookm.attention.triton_cases import noise, paged, prompt
 
-H200 = GPUTarget("cuda", 90, 32)
-SHARED_BYTES = 227 * 1024  # of one multiprocessor of compute capability 9.0
+#: Shared memory of one program, by compute capability: A100, 3090, 4090, H200, B200, 5090.
+SHARED_KIB = {80: 163, 86: 99, 89: 99, 90: 227, 100: 227, 120: 99}
 NAMES = {
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
@@ -34,7 +35,7 @@ NAMES = {
 }
 
 
-def compile_instead(self, *args, grid, warmup, **kwargs):
+def compile_instead(capability, self, *args, grid, warmup, **kwargs):
     """`JITFunction.run`, without a device."""
     names = set(self.signature.parameters)
     bound = self.signature.bind(*args, **{k: v for k, v in kwargs.items() if k in names})
@@ -48,9 +49,11 @@ def compile_instead(self, *args, grid, warmup, **kwargs):
             signature[name] = "fp32" if isinstance(value, float) else "i32"
     options = {k: v for k, v in kwargs.items() if k not in names}
     source = ASTSource(self, signature, constexprs=constants)
-    compiled = triton.compile(source, target=H200, options=options)
-    assert compiled.metadata.shared <= SHARED_BYTES, (self.__name__, compiled.metadata.shared)
-    print(self.__name__, compiled.metadata.shared, len(compiled.asm["cubin"]))
+    target = GPUTarget("cuda", capability, 32)
+    compiled = triton.compile(source, target=target, options=options)
+    shared = compiled.metadata.shared
+    assert shared <= SHARED_KIB[capability] * 1024, (self.__name__, options, shared)
+    print(self.__name__, shared, len(compiled.asm["cubin"]))
 
 
 def compile_all(dtype, size, group):
@@ -75,7 +78,8 @@ def compile_all(dtype, size, group):
 
 def main() -> int:
     assert "warmup" in inspect.signature(JITFunction.run).parameters, "another Triton"
-    JITFunction.run = compile_instead
+    capability = int(sys.argv[1])
+    JITFunction.run = functools.partialmethod(functools.partial(compile_instead, capability))
     for dtype, size, group in (
         (torch.float16, 128, 1),
         (torch.bfloat16, 128, 4),

@@ -96,6 +96,11 @@ def test_sums_may_begin_at_any_row(first_row):
     cases.check_sums_from(first_row, 4, 2, 70, 16, device=DEVICE)
 
 
+@pytest.mark.parametrize("first_row", [0, 63, 64, 130, 190, 199])
+def test_sums_of_wide_tiles_may_begin_at_any_row(first_row):
+    cases.check_sums_from(first_row, 2, 1, 200, 16, dtype=torch.float16, device=DEVICE)
+
+
 @few
 @given(st.integers(1, 3), st.integers(1, 70), st.integers(1, 70), sizes)
 def test_nearest_equals_the_policys_own_search(num_heads, num_kept, num_evicted, size):

@@ -97,9 +97,9 @@ def check_extend(heads, kv_heads, queries, rows, size, *, dtype=torch.float32, d
     assert (found - exact).abs().max() < ATOL[dtype]
 
 
-def check_sums_from(first_row, heads, kv_heads, tokens, size, *, device="cpu"):
+def check_sums_from(first_row, heads, kv_heads, tokens, size, *, dtype=torch.float32, device="cpu"):
     """A column sum from some row on is what the rows before leave of the whole sum."""
-    q, k, v = prompt(heads, kv_heads, tokens, size, device=device)
+    q, k, v = prompt(heads, kv_heads, tokens, size, dtype=dtype, device=device)
     _, lse = flash(q, k, v, scale=size**-0.5)
     found, _ = column_sums(q, k, lse, scale=size**-0.5, first_row=first_row)
     exact = window_sums(q.double(), k.double(), size**-0.5, tokens - first_row)
