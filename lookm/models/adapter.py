@@ -21,6 +21,7 @@ from lookm.models.fused import cuda_kernels, fuse
 from lookm.models.images import alike
 from lookm.models.interface import ATTENTION, PaddedContext, Probe, StepContext, attend
 from lookm.models.packed import can_pack, pack, rounded_rows
+from lookm.models.skinny import cuda_chooser, quicken
 from lookm.types import ImageInput
 
 MAX_IMAGES_TOGETHER = 16
@@ -72,6 +73,7 @@ class Adapter:
             self._packed = True
         elif self.device.type == "cuda":
             fuse(self._language_model, cuda_kernels())
+            quicken(self._language_model, self._model, cuda_chooser())
 
     @torch.inference_mode()
     def encode_image(self, image: ImageInput) -> torch.Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from lookm.models.interface import attend
+from lookm.models.trial import close, noise
 
 logger = logging.getLogger(__name__)
 
@@ -162,17 +163,17 @@ def _norm(module: Any, kernels: RowKernels) -> nn.Module | None:
         return None
     if len(weight) > kernels.max_row:
         return None
-    x = _noise(len(weight), weight)
+    x = noise(TRIAL_ROWS, len(weight), weight)
     fused = FusedNorm(weight, epsilon, kernels)
-    return fused if _close(module(x), fused(x)) else None
+    return fused if close(module(x), fused(x)) else None
 
 
 def _mlp(module: Any, kernels: RowKernels) -> nn.Module | None:
     if not _has_linears(module, "gate_proj", "up_proj", "down_proj"):
         return None
-    x = _noise(module.gate_proj.in_features, module.gate_proj.weight)
+    x = noise(TRIAL_ROWS, module.gate_proj.in_features, module.gate_proj.weight)
     fused = kernels.gated_mlp(module)
-    return fused if _close(module(x), fused(x)) else None
+    return fused if close(module(x), fused(x)) else None
 
 
 def _attention(module: Any, kernels: RowKernels) -> nn.Module | None:
@@ -182,8 +183,9 @@ def _attention(module: Any, kernels: RowKernels) -> nn.Module | None:
     if not all(hasattr(module, name) for name in ("head_dim", "scaling", "layer_idx")):
         return None
     fused = FusedAttention(module, kernels)
-    x = _noise(module.q_proj.in_features, module.q_proj.weight)[None]
-    angle_1TD = _noise(module.head_dim // 2, module.q_proj.weight).float().repeat(1, 2)[None]
+    weight = module.q_proj.weight
+    x = noise(TRIAL_ROWS, module.q_proj.in_features, weight)[None]
+    angle_1TD = noise(TRIAL_ROWS, module.head_dim // 2, weight).float().repeat(1, 2)[None]
     position = (angle_1TD.cos().to(x.dtype), angle_1TD.sin().to(x.dtype))
     seen: list[_Seen] = []
     for each in (module, fused):
@@ -197,7 +199,7 @@ def _attention(module: Any, kernels: RowKernels) -> nn.Module | None:
         seen.append(context)
     theirs, ours = seen
     same = theirs.numbers == ours.numbers and all(
-        _close(a, b) for a, b in zip(theirs.tensors, ours.tensors, strict=True)
+        close(a, b) for a, b in zip(theirs.tensors, ours.tensors, strict=True)
     )
     return fused if same else None
 
@@ -233,17 +235,3 @@ def _has_linears(module: nn.Module, *names: str) -> bool:
     if len({own[name].bias is None for name in names[:-1]}) > 1:  # those that are joined
         return False
     return not any(list(child.parameters()) for name, child in own.items() if name not in names)
-
-
-def _noise(size: int, like: torch.Tensor) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(TRIAL_ROWS, size, generator=generator).to(like.device, like.dtype)
-
-
-def _close(expected: torch.Tensor, found: torch.Tensor) -> bool:
-    """Equal up to rounding, relative to the largest number of a row."""
-    if expected.shape != found.shape:
-        return False
-    tolerance = 1e-4 if expected.dtype == torch.float32 else 2**-5
-    error = (found.float() - expected.float()).abs().amax(dim=-1)
-    return bool((error <= tolerance * expected.float().abs().amax(dim=-1)).all())

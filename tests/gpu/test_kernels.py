@@ -54,3 +54,12 @@ def test_merge(kept, evicted, size, dtype):
 @pytest.mark.parametrize(("rows", "kv_heads", "size"), [(1, 32, 128), (32, 32, 128), (4096, 8, 80)])
 def test_write(rows, kv_heads, size, dtype):
     cases.check_write(rows, kv_heads, size, 16, dtype=dtype, device="cuda")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 3, 16, 32])
+@pytest.mark.parametrize(
+    ("inputs", "outputs"), [(4096, 4096), (11008, 4096), (4096, 12288), (72, 50)]
+)
+def test_linear(shape, rows, dtype):
+    cases.check_linear(rows, *shape, dtype=dtype, device="cuda")

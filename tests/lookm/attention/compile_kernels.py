@@ -18,6 +18,7 @@ from triton.runtime.jit import JITFunction
 
 from lookm.attention.kernels.triton_decode import decode
 from lookm.attention.kernels.triton_flash import flash
+from lookm.attention.kernels.triton_linear import TILES, linear
 from lookm.attention.kernels.triton_merge import combine, nearest
 from lookm.attention.kernels.triton_rows import rms_norm, rotate, silu_mul
 from lookm.attention.kernels.triton_sums import column_sums
@@ -71,6 +72,8 @@ def compile_all(dtype, size, group):
     target, weight = torch.zeros(2, 33, dtype=torch.int64), torch.ones(2, 33)
     nearest(rows, rows)
     combine([(rows, rows)], target, weight, weight)
+    for tile in TILES:
+        linear(noise(32, 512, dtype=dtype), noise(96, 512, dtype=dtype), None, tile)
     rms_norm(rows, rows[0, 0].clone(), 1e-5)
     silu_mul(rows)
     rotate(rows[0].repeat(1, 2), rows[0], rows[0], 2)

@@ -9,7 +9,7 @@ pytest.importorskip("triton")
 
 from lookm import CachePolicy
 from lookm.attention import choose
-from lookm.attention.kernels import triton_decode, triton_merge
+from lookm.attention.kernels import triton_decode, triton_linear, triton_merge
 from lookm.errors import ConfigError
 from tests.lookm.attention import triton_cases as cases
 from tests.lookm.tiny import answers, random_prompt, tiny_engine, tiny_llava
@@ -119,6 +119,17 @@ def test_merging_in_half_precision_is_as_close_as_the_type_allows(dtype):
     cases.check_combine(2, 9, 33, 80, dtype=dtype, device=DEVICE)
 
 
+@few
+@given(st.integers(1, 32), st.integers(1, 300), st.integers(1, 140), st.booleans())
+def test_linear_equals_torchs_and_rows_do_not_touch_each_other(rows, inputs, outputs, bias):
+    cases.check_linear(rows, inputs, outputs, bias=bias, device=DEVICE)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+def test_linear_in_half_precision_is_as_close_as_the_type_allows(dtype):
+    cases.check_linear(5, 300, 70, dtype=dtype, device=DEVICE)
+
+
 def test_the_launchers_refuse_what_the_kernels_cannot_read():
     q, k, v, table, lengths = cases.paged(4, 2, 16, [40], device=DEVICE)
     for wrong in (
@@ -134,6 +145,8 @@ def test_the_launchers_refuse_what_the_kernels_cannot_read():
     wide = cases.noise(2, 3, 300, device=DEVICE)
     with pytest.raises(AssertionError, match="up to 256"):
         triton_merge.nearest(wide, wide)
+    with pytest.raises(AssertionError, match="33 rows"):
+        triton_linear.linear(wide[0].repeat(11, 1), wide[0], None, triton_linear.TILES[0])
 
 
 @pytest.mark.parametrize("policy", [CachePolicy(), CachePolicy("look-m", keep=0.3)])

@@ -3,6 +3,7 @@
 import torch
 
 from lookm.attention.kernels.gpu import TritonAttention, flash
+from lookm.attention.kernels.triton_linear import TILES, linear
 from lookm.attention.kernels.triton_merge import combine, nearest
 from lookm.attention.kernels.triton_sums import column_sums
 from lookm.attention.kernels.triton_write import write_rows
@@ -53,6 +54,20 @@ def check_write(num_rows, kv_heads, size, page_rows, *, dtype=torch.float32, dev
     write_rows(fast.k_PKND, fast.v_PKND, places // page_rows, places % page_rows, k, v)
     assert torch.equal(plain.k_PKND, fast.k_PKND)
     assert torch.equal(plain.v_PKND, fast.v_PKND)
+
+
+def check_linear(rows, inputs, outputs, *, bias=True, dtype=torch.float32, device="cpu"):
+    """By every tile; and a row alone gets what it gets among others."""
+    x = noise(rows, 2 * inputs, dtype=dtype, device=device)[:, :inputs]
+    weight = noise(outputs, inputs, seed=1, dtype=dtype, device=device)
+    bias = noise(outputs, seed=2, dtype=dtype, device=device) if bias else None
+    exact = x.double() @ weight.double().T + (0 if bias is None else bias.double())
+    for tile in TILES:
+        found = linear(x, weight, bias, tile)
+        assert found.dtype == dtype
+        assert (found - exact).abs().max() < ATOL[dtype] * inputs**0.5
+        if rows <= 16:
+            assert torch.equal(linear(x[-1:], weight, bias, tile), found[-1:])
 
 
 def prompt(heads, kv_heads, rows, size, *, queries=None, dtype=torch.float32, device="cpu"):
