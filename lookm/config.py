@@ -16,8 +16,8 @@ Graphs = Literal["auto", "on", "off"]
 class EngineConfig:
     """Everything a user can ask for. Bytes and tokens are in the names; None means "decide".
 
-    `graphs`: decode steps from CUDA graphs; "auto" is on where there is CUDA. On a CPU "on" runs
-    the same code step by step.
+    `graphs`: decode steps replayed from CUDA graphs; "auto" is on where they can be, "off" calls
+    the same step instead, for the same tokens. On a CPU "on" calls it too.
     """
 
     model: str = "llava-demo"

@@ -40,11 +40,19 @@ WARM_UPS = 2  # compile kernels and make the libraries' workspaces before record
 
 
 class DecodeGraphs:
-    """Runs decode-only steps. `sizes` are the recorded batch sizes, ascending."""
+    """Runs decode-only steps. `sizes` are the batch sizes there are, ascending."""
 
     def __init__(
-        self, adapter: Adapter, pool: PagePool, attention: Attention, sizes: list[int], width: int
+        self,
+        adapter: Adapter,
+        pool: PagePool,
+        attention: Attention,
+        sizes: list[int],
+        width: int,
+        *,
+        replay: bool,
     ) -> None:
+        self._replay = replay
         self._rows = _Rows(adapter.dimensions.num_layers, sizes[-1], width, pool)
         self._static = _Static(adapter, pool, attention, self._rows)
         self._replays: dict[int, Replay] = {}
@@ -52,11 +60,14 @@ class DecodeGraphs:
 
     @torch.inference_mode()
     def record(self) -> None:
-        """Record every size, largest first, so that the smaller ones reuse its memory."""
+        """Record every size, largest first, so that the smaller ones reuse its memory.
+
+        Without `replay` nothing is recorded: the same step is called, with the same results.
+        """
         started_s = time.monotonic()
         memory = None
         for size in reversed(self.sizes):
-            if self._rows.device.type != "cuda":
+            if not self._replay:
                 self._replays[size] = _called(self._static, size)
                 continue
             graph = _recorded(self._static, size, memory)
@@ -207,11 +218,13 @@ class _Static:
 def make_graphs(
     config: EngineConfig, plan: EnginePlan, adapter: Adapter, pool: PagePool, attention: Attention
 ) -> DecodeGraphs | None:
-    """Recorded decode steps, or None where they are off. Raises `ConfigError` for an "on" in vain.
+    """Decode steps on static buffers, recorded on CUDA unless "off"; None where they cannot run.
 
-    "auto" is on where the device has graphs. What keeps them from running is logged.
+    A CPU, which records nothing, has them where they are "on". What keeps them from running is
+    logged. Raises `ConfigError` for an "on" in vain.
     """
-    if config.graphs == "off" or (config.graphs == "auto" and pool.device.type != "cuda"):
+    cuda = pool.device.type == "cuda"
+    if not cuda and config.graphs != "on":
         return None
     problem = _problem(adapter, pool, attention)
     if problem is not None and config.graphs == "on":
@@ -220,7 +233,8 @@ def make_graphs(
         logger.warning("decode steps: not recorded, because %s", problem)
         return None
     width = pages_for(plan.max_context_tokens, plan.page_tokens)
-    graphs = DecodeGraphs(adapter, pool, attention, batch_sizes(config.max_running), width)
+    sizes, replay = batch_sizes(config.max_running), cuda and config.graphs != "off"
+    graphs = DecodeGraphs(adapter, pool, attention, sizes, width, replay=replay)
     graphs.record()
     return graphs
 

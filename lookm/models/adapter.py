@@ -74,6 +74,7 @@ class Adapter:
         elif self.device.type == "cuda":
             fuse(self._language_model, cuda_kernels())
             quicken(self._language_model, self._model, cuda_chooser())
+            torch.cuda.empty_cache()  # of merged weights' parts, and of the trials
 
     @torch.inference_mode()
     def encode_image(self, image: ImageInput) -> torch.Tensor:

@@ -119,8 +119,6 @@ def fuse(model: nn.Module, kernels: RowKernels) -> None:
         return _norm(module, kernels) or _mlp(module, kernels) or _attention(module, kernels)
 
     counts = replace_below(model, twin_of)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # the parts' memory, to whoever plans with what is free
     told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     logger.info("model: %s", told or "nothing to fuse")
 

@@ -20,8 +20,9 @@ from typing import Any
 
 import torch
 
-from server.bench.gpu_kernels import kernels
+from server.bench.gpu_kernels import kernels, linears
 from server.bench.gpu_lab import SCALES, Lab, free
+from server.bench.gpu_profile import profiled
 from server.bench.gpu_sections import (
     Numbers,
     bandwidth,
@@ -40,12 +41,14 @@ Section = Callable[[Lab], Numbers]
 SECTIONS: dict[str, Section] = {
     "bandwidth": bandwidth,
     "kernels": kernels,
+    "linears": linears,
     "generate": generate,
     "vision": vision,
     "decode": decode,
     "capacity": capacity,
     "prefill": prefill,
     "equality": equality,
+    "profile": profiled,
 }
 
 

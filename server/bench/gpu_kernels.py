@@ -4,10 +4,12 @@
 of the copy bandwidth says how near a memory-bound kernel is to its roofline.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from lookm.attention import Attention, choose
 from lookm.types import Needs
@@ -29,6 +31,44 @@ def kernels(lab: Lab) -> Numbers:
     for tokens in (num_tokens, len(lab.prompt(long=True)[0])):
         found |= _prefill(lab, attention, tokens)
     return found
+
+
+@torch.inference_mode()
+def linears(lab: Lab) -> Numbers:
+    """The model's matrix products at decode's batches: the library's, and ours by the best tile."""
+    shape = lab.shape
+    size, wide = shape.hidden, (shape.heads + 2 * shape.kv_heads) * shape.hidden // shape.heads
+    products = {
+        "q, k, v": (wide, size),
+        "o": (size, size),
+        "gate, up": (2 * shape.intermediate, size),
+        "down": (size, shape.intermediate),
+        "logits": (shape.vocabulary, size),
+    }
+    found: Numbers = {}
+    for name, (outputs, inputs) in products.items():
+        weight = torch.randn(outputs, inputs, dtype=lab.dtype, device=lab.device)
+        for rows in lab.scale.batches:
+            x = torch.randn(rows, inputs, dtype=lab.dtype, device=lab.device)
+            where = f"{name}: {outputs} x {inputs}, {rows} rows"
+            found[where] = _rated(lab, functools.partial(F.linear, x, weight), moved=weight.nbytes)
+            found[where] |= _own_linear(lab, x, weight)
+    return found
+
+
+def _own_linear(lab: Lab, x: torch.Tensor, weight: torch.Tensor) -> Numbers:
+    """The fastest tile of our kernel, where it runs."""
+    if lab.device.type != "cuda":
+        return {}
+    from lookm.attention.kernels.triton_linear import MAX_ROWS, TILES, linear
+
+    if len(x) > MAX_ROWS:
+        return {}
+    spent_s = {
+        tile: lab.kernel_seconds(functools.partial(linear, x, weight, None, tile)) for tile in TILES
+    }
+    best = min(spent_s, key=spent_s.__getitem__)
+    return {"own_s": spent_s[best], "own_tile": f"{best.outputs} x {best.inputs}"}
 
 
 def _decode(lab: Lab, attention: Attention, batch: int, rows: int) -> Numbers:

@@ -71,13 +71,13 @@ def decode(lab: Lab) -> Numbers:
     for policy in POLICIES:
         for batch in lab.scale.batches:
             requests = lab.requests(batch, policy, max_tokens=batch + DECODE_STEPS + 8)
-            kv_bytes = _fill(engine, requests)
+            kv_bytes = fill(engine, requests)
             steps_s = [lab.seconds(engine.step) for _ in range(DECODE_STEPS)]
             replay = engine._runner._graphs
             assert replay is not None
             size = next(size for size in replay.sizes if size >= batch)
             replay_s = lab.kernel_seconds(replay._replays[size], repeats=10)
-            _drop(engine, requests)
+            drop(engine, requests)
             roofline_s = (weights + kv_bytes) / lab.bandwidth
             step_s = statistics.median(steps_s)
             found[f"{policy} x{batch}"] = {
@@ -102,8 +102,8 @@ def capacity(lab: Lab) -> Numbers:
     found: Numbers = {"capacity_bytes": engine.plan.capacity_bytes}
     for policy in POLICIES:
         requests = lab.requests(1, policy)
-        held = _fill(engine, requests)
-        _drop(engine, requests)
+        held = fill(engine, requests)
+        drop(engine, requests)
         found[policy] = {"bytes": held, "conversations": engine.plan.capacity_bytes // held}
     full, kept = (found[policy]["conversations"] for policy in POLICIES)
     found["gain"] = kept / full if full else None
@@ -124,7 +124,7 @@ def prefill(lab: Lab) -> Numbers:
                 with lab.peak_bytes() as peak:
                     times[policy].append(lab.seconds(engine.step))
                 peaks[policy] = peak[0] if peak else None
-                _drop(engine, [request])
+                drop(engine, [request])
         full, kept = (min(times[policy][1:]) for policy in POLICIES)
         found[name] = {
             "full_s": full,
@@ -177,7 +177,7 @@ def weight_bytes(lab: Lab) -> int:
     return sum(weight.nbytes for weight in text if weight is not table)
 
 
-def _fill(engine: Engine, requests: list[Request]) -> int:
+def fill(engine: Engine, requests: list[Request]) -> int:
     """Run until every request decodes; returns the bytes of the pages they hold."""
     seen: set[str] = set()
     for request in requests:
@@ -187,7 +187,7 @@ def _fill(engine: Engine, requests: list[Request]) -> int:
     return engine.stats().used_bytes
 
 
-def _drop(engine: Engine, requests: list[Request]) -> None:
+def drop(engine: Engine, requests: list[Request]) -> None:
     for request in requests:
         engine.abort(request.id)
     engine.step()

@@ -93,7 +93,7 @@ def recorded(model, attention):
     adapter = Adapter(model, family_of(model.config))
     dims = adapter.dimensions
     pool = PagePool((9, dims.num_kv_heads, 16, dims.head_dim), dtype=torch.float32)
-    graphs = DecodeGraphs(adapter, pool, attention, [1, 2], width=4)
+    graphs = DecodeGraphs(adapter, pool, attention, [1, 2], width=4, replay=False)
     graphs.record()
     return graphs
 
