@@ -8,7 +8,7 @@ Reading order: `types` (what goes in and comes out), `engine` (the whole loop on
 
     kept = lookm.compress(query, key, value, is_image, "look-m@0.2")     # one layer, plain tensors
 
-    with lookm.compressing(model, "look-m@0.2", is_image) as cache:      # any transformers model
+    with lookm.compressing(model, "look-m@0.2", is_image) as cache:      # a transformers model
         model.generate(**inputs, past_key_values=cache)
 
     engine = lookm.Engine.from_config(lookm.EngineConfig(model="llava-demo"))

@@ -17,6 +17,7 @@ from lookm import policy as policies
 from lookm.attention import choose
 from lookm.errors import RequestError
 from lookm.look import look
+from lookm.models.families import FAMILIES
 from lookm.types import CachePolicy
 
 if TYPE_CHECKING:
@@ -31,11 +32,15 @@ def compressing(
 
     `is_image` `[T]` bool marks the prompt's image tokens. The model's attention is switched inside
     the block and restored after it. Raises `PolicyError`; `RequestError` where the prompt is not
-    the one that `is_image` describes, comes in a batch, or in more than one piece.
+    the one that `is_image` describes, comes in a batch, or in more than one piece, and for models
+    whose attention is not plainly causal (Gemma 3 with images, PaliGemma, beyond a sliding window).
     """
     from lookm.models.plain import LookedAtCache, looking
 
     recipe = policies.resolve(policies.parse(policy) if isinstance(policy, str) else policy)
+    family = FAMILIES.get(model.config.model_type)
+    if family is not None and family.whole_prompt(has_images=bool(is_image.any())):
+        raise RequestError(f"tokens of {family.title} see later ones: use lookm.Engine")
     num_layers = model.config.get_text_config().num_hidden_layers
     attention = choose("reference", model.device)
     ledger = policies.open_ledger(recipe, is_image, num_layers)

@@ -47,6 +47,7 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
         self.index = index
         self.seen = 0
         self.kept_tokens = 0
+        self.window: int | None = None  # tokens the layer sees, where that is not all
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -59,6 +60,7 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
             raise RequestError("a compressed cache is looked at once; start a new one for more")
         self.seen += key_states.shape[2]
         if not first:
+            self.check_window()
             keys, values = super().update(key_states, value_states, *args, **kwargs)
             return keys, values
         self.lazy_initialization(key_states, value_states)
@@ -69,6 +71,14 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
         """Store what the look at the prompt kept."""
         self.keys, self.values = key_KSD[None], value_KSD[None]
         self.kept_tokens = key_KSD.shape[1]
+
+    def check_window(self) -> None:
+        """Rows do not say how old they are, so a window must hold all. Raises `RequestError`."""
+        if self.window is not None and self.seen > self.window:
+            raise RequestError(
+                f"a layer of this model sees the last {self.window} tokens only, and there are "
+                "more: use lookm.Engine, which leaves such layers whole"
+            )
 
     def get_seq_length(self) -> int:
         """Tokens seen: transformers derives the next position from it."""
@@ -98,6 +108,10 @@ def _attend(
 ) -> tuple[torch.Tensor, None]:
     layer: _Layer | None = getattr(key, "lookm_layer", None)
     if layer is not None:
+        if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
+            raise RequestError("softcapped attention and attention sinks are not supported")
+        layer.window = kwargs.get("sliding_window")
+        layer.check_window()
         scale = kwargs["scaling"]
         out_THD, *kept = layer.look(layer.index, query[0], key[0], value[0], scale)
         layer.keep(*kept)

@@ -6,6 +6,7 @@ import torch
 
 from lookm import CachePolicy, RequestError, compressing
 from lookm.policy import PRESETS, resolve
+from tests.lookm.models.toys import TOYS, generated, prompt
 from tests.lookm.tiny import IMAGE, answers, generate, random_prompt, tiny_engine, tiny_llava
 
 
@@ -66,3 +67,36 @@ def test_what_it_cannot_do_is_refused():
         forward(is_image, arguments(prompt), {"input_ids": few})
     with pytest.raises(RequestError, match="pass the cache"):
         forward(is_image, {"input_ids": few, "past_key_values": None, "use_cache": False})
+
+
+@pytest.mark.parametrize("name", sorted(TOYS))
+def test_each_family_answers_as_without_it_or_is_refused(name):
+    toy = TOYS[name]
+    model, asked = toy.model(), prompt(toy, 2, seed=7)
+    is_image = torch.tensor(asked.ids) == IMAGE
+    if toy.row.whole_prompt(has_images=True):
+        with pytest.raises(RequestError, match="see later ones"):
+            compressing(model, "full", is_image).__enter__()
+        return
+    with compressing(model, "full", is_image) as cache:
+        out = model.generate(
+            **asked.inputs(), past_key_values=cache, max_new_tokens=8, do_sample=False
+        )
+    assert out[0, len(asked.ids) :].tolist() == generated(model, asked, 8)
+
+
+def test_a_sliding_window_that_does_not_hold_all_tokens_is_refused():
+    toy = TOYS["gemma3"]
+    model, ids = toy.model(), torch.tensor([[5, 6, 7, 8, 9, 10]])
+    window = model.config.get_text_config().sliding_window
+    model.generation_config.eos_token_id = None
+    is_image = torch.zeros(ids.shape[1], dtype=torch.bool)
+    call = {"do_sample": False, "pad_token_id": 0}
+
+    def answer(num_tokens):
+        with compressing(model, "h2o@0.5", is_image) as cache:
+            model.generate(ids, past_key_values=cache, max_new_tokens=num_tokens, **call)
+
+    answer(window - ids.shape[1] + 1)
+    with pytest.raises(RequestError, match=f"the last {window} tokens only"):
+        answer(window - ids.shape[1] + 2)
