@@ -5,6 +5,7 @@ weights are loaded, less what the longest prefill takes at its peak.
 """
 
 import logging
+import os
 from pathlib import Path
 
 import torch
@@ -47,13 +48,14 @@ def make_plan(config: EngineConfig, adapter: Adapter, *, model_path: str) -> Eng
     if config.kv_cache_bytes is None:
         num_pages = min(enough, int(_free_bytes(config, adapter, context)) // size)
     else:
+        _check_possible(config.kv_cache_bytes, adapter.device)
         num_pages = config.kv_cache_bytes // size
     if num_pages < dims.num_layers:
         raise ConfigError(
             f"the KV cache memory holds {num_pages} pages of {size} bytes; this model needs at "
             f"least {dims.num_layers} (one per layer): raise it"
         )
-    _log_conversations(num_pages, size, config.page_tokens, dims.num_layers)
+    _log_conversations(num_pages, size, config.page_tokens, dims.num_layers, min(4096, context))
     return EnginePlan(
         model_path=model_path,
         device=str(adapter.device),
@@ -77,16 +79,34 @@ def conversations(num_pages: int, page_tokens: int, num_layers: int, tokens: int
     return num_pages // (pages_for(tokens, page_tokens) * num_layers)
 
 
-def _log_conversations(num_pages: int, size: int, page_tokens: int, num_layers: int) -> None:
+def _log_conversations(
+    num_pages: int, size: int, page_tokens: int, num_layers: int, tokens: int
+) -> None:
     full, kept = (
-        conversations(num_pages, page_tokens, num_layers, tokens) for tokens in (4096, 4096 // 5)
+        conversations(num_pages, page_tokens, num_layers, rows)
+        for rows in (tokens, max(1, tokens // 5))
     )
     logger.info(
-        "KV cache: %.2f GiB; conversations of 4,096 tokens that fit: %d at full, %d at look-m@0.2",
+        "KV cache: %.2f GiB; conversations of %s tokens that fit: %d at full, %d at look-m@0.2",
         num_pages * size / 2**30,
+        f"{tokens:,}",
         full,
         kept,
     )
+
+
+def _check_possible(asked_bytes: int, device: torch.device) -> None:
+    """Refuse a pool that can never be; one that is too large just now is the allocator's to say."""
+    if device.type == "cuda":
+        most = torch.cuda.mem_get_info(device)[1] - torch.cuda.memory_allocated(device)
+    else:
+        most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        most = min([most, *filter(None, (_read_int(limit) for limit, _used in _CGROUP_LIMITS))])
+    if asked_bytes > most:
+        raise ConfigError(
+            f"the KV cache memory is to be {asked_bytes / 2**30:.2f} GiB, but this machine has "
+            f"{most / 2**30:.2f} GiB for it: lower it"
+        )
 
 
 def _free_bytes(config: EngineConfig, adapter: Adapter, context: int) -> float:

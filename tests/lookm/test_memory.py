@@ -9,6 +9,7 @@ import torch
 from lookm import memory
 from lookm.attention import ReferenceAttention
 from lookm.config import EngineConfig
+from lookm.errors import ConfigError
 from lookm.memory import GPU_SPARE, _Looking, conversations
 from lookm.models.adapter import Adapter
 from lookm.models.embedded import PackedRows
@@ -27,7 +28,13 @@ def test_the_plan_says_in_one_line_how_many_conversations_fit(caplog):
         tiny_engine(kv_cache_bytes=16 * 2**20)
     (line,) = [record.getMessage() for record in caplog.records if record.name == "lookm.memory"]
     pages = 16 * 2**20 // (2 * 2 * 16 * 16 * 4)
-    assert f"{pages // (256 * 3)} at full, {pages // (52 * 3)} at look-m@0.2" in line
+    assert "conversations of 512 tokens" in line, "as long as the context, at most 4,096"
+    assert f"{pages // (32 * 3)} at full, {pages // (7 * 3)} at look-m@0.2" in line
+
+
+def test_a_pool_larger_than_the_machine_is_refused_at_start():
+    with pytest.raises(ConfigError, match=r"to be 1048576\.00 GiB, but this machine"):
+        tiny_engine(kv_cache_bytes=2**50)
 
 
 @pytest.mark.parametrize("tokens", [1, 33])
