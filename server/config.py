@@ -49,6 +49,14 @@ def parse_list(value: object) -> object:
     return value
 
 
+def parse_keys(value: object) -> object:
+    """As `parse_list`; a text without a key is a mistake, which must not open the server."""
+    keys = parse_list(value)
+    if isinstance(value, str) and not keys:
+        raise ValueError("there is no key in it")
+    return keys
+
+
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 Names = Annotated[tuple[str, ...], BeforeValidator(parse_list)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -96,10 +104,12 @@ class Settings(BaseSettings):
         description="Requests that may wait before 429; those with a free place and pages do not.",
     )
 
-    api_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(parse_list)] = Field(
+    api_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(parse_keys)] = Field(
         (), description="Accepted API keys, comma-separated; none: no key is asked for."
     )
-    api_key_file: Path | None = Field(None, description="File with one accepted API key a line.")
+    api_key_file: Path | None = Field(
+        None, description="File with one accepted API key a line; # begins a comment."
+    )
     cors_origins: Names = Field((), description="Origins browsers may call from, or '*'.")
     max_body: Size = Field(160 * 2**20, description="Largest request body.")
     max_body_total: Size = Field(2**30, description="Bodies being received or prepared together.")
@@ -156,9 +166,17 @@ class Settings(BaseSettings):
         )
 
     def keys(self) -> tuple[str, ...]:
-        """Every accepted API key. Raises `OSError` where the file cannot be read."""
+        """Every accepted API key. Raises `ValueError` for a file that has none."""
         listed = tuple(key.get_secret_value() for key in self.api_keys)
         if self.api_key_file is None:
             return listed
-        lines = self.api_key_file.read_text(encoding="utf-8").splitlines()
-        return listed + tuple(line.strip() for line in lines if line.strip())
+        try:
+            lines = self.api_key_file.read_text(encoding="utf-8").splitlines()
+        except OSError as error:
+            raise ValueError(f"--api-key-file {self.api_key_file}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ValueError(f"--api-key-file {self.api_key_file}: not a text file") from None
+        filed = tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
+        if not filed:  # an empty secret must not open the server
+            raise ValueError(f"--api-key-file {self.api_key_file}: there is no key in it")
+        return listed + filed

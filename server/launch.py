@@ -61,7 +61,7 @@ def check(settings: Settings) -> None:
             from lookm.models.loading import resolve_path
 
             resolve_path(settings.model)
-    except (LookmError, OSError) as error:
+    except (LookmError, OSError, ValueError) as error:
         raise StartError(str(error), MISUSED) from None
 
 

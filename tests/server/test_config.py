@@ -1,9 +1,11 @@
 """Settings: sizes, precedence, and that flags, variables and fields are the same list."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from server import cli
@@ -87,3 +89,19 @@ def test_help_shows_every_flag() -> None:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
     for name in Settings.model_fields:
         assert cli.flag_of(name) in plain
+
+
+@pytest.mark.parametrize("text", [b"", b"\n \n", b"# only a comment\n", b"\xff\xfe"])
+def test_a_key_file_without_a_key_does_not_open_the_server(tmp_path: Path, text: bytes) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(text)
+    with pytest.raises(ValueError, match="--api-key-file"):
+        Settings(api_key_file=path).keys()
+    with pytest.raises(ValidationError, match="no key in it"):
+        Settings(api_keys=" , ")
+
+
+def test_a_comment_in_the_key_file_is_no_key(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# of the first team\none\n\n two \n")
+    assert Settings(api_key_file=path).keys() == ("one", "two")
