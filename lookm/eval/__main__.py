@@ -44,7 +44,7 @@ def main(
     options = _parser(prog).parse_args(arguments)
     try:
         _evaluate(options, about())
-    except LookmError as error:
+    except (LookmError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

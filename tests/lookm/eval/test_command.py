@@ -124,3 +124,10 @@ def engine():
     from lookm import Engine, EngineConfig
 
     return Engine.from_config(EngineConfig(kv_cache_bytes=2**28, attention="reference"))
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    asked = ["--policies", "full", "--images", "2", "--count", "1"]
+    assert main([*asked, "--out", str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err.startswith("error: [Errno ")
