@@ -4,8 +4,9 @@
 #   docker build -t lookm-server . && docker run --rm -p 8000:8000 --stop-timeout 45 lookm-server
 #
 # No compiler in the final image: the C++ kernels are built here, for every x86 generation torch
-# knows, and found at start by the processor they run on. The root filesystem may be read-only; only
-# /tmp is written, and /models where weights are downloaded.
+# knows, and found at start by the processor they run on. (With a GPU there is one: see
+# RUNTIME_PACKAGES.) The root filesystem may be read-only; only /tmp is written, and /models, where
+# weights are downloaded and GPU kernels kept.
 
 # The Python that requirements.lock was made with.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
@@ -47,6 +48,14 @@ RUN for cpu in default avx2 avx512; do \
     done && ls /opt/cache/lookm/*.so
 
 FROM ${PYTHON_IMAGE}
+# What Triton compiles its way to the driver with, at the first start on a GPU: gcc libc6-dev
+ARG RUNTIME_PACKAGES=
+# hadolint ignore=DL3008,SC2086
+RUN if [ -n "${RUNTIME_PACKAGES}" ]; then \
+        apt-get update \
+        && apt-get install --yes --no-install-recommends ${RUNTIME_PACKAGES} \
+        && rm -rf /var/lib/apt/lists/*; \
+    fi
 COPY --from=build /opt/lookm /opt/lookm
 COPY --from=build /opt/cache /opt/cache
 COPY docker/healthcheck.py /opt/healthcheck.py
@@ -58,6 +67,7 @@ ENV PATH=/opt/lookm/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     XDG_CACHE_HOME=/opt/cache \
     HF_HOME=/models \
+    TRITON_CACHE_DIR=/models/triton \
     LOOKM_HOST=0.0.0.0
 USER 10001:10001
 WORKDIR /tmp

@@ -19,6 +19,7 @@ from lookm.batch import Batch, Sequence
 from lookm.cache import PagePool, SequenceCache, pages_for
 from lookm.cache.table import Int64
 from lookm.config import EngineConfig, EnginePlan
+from lookm.device import choose_device, choose_dtype
 from lookm.errors import LookmError, PromptTooLongError, RequestError
 from lookm.graphs import make_graphs
 from lookm.look import kept_rows
@@ -77,10 +78,12 @@ class Engine:
         """Load the model, decide the plan and log it. Raises `ModelError` or `ConfigError`."""
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        device = _device(config.device)
+        device = choose_device(config.device)
         path = resolve_path(config.model)
         processor = Processor.load(config.model)
-        model, family = load_model(path, dtype=_dtype(config.dtype, path, device), device=device)
+        own = getattr(load_config(path), "dtype", None)
+        dtype = choose_dtype(config.dtype, own, device)
+        model, family = load_model(path, dtype=dtype, device=device)
         adapter = Adapter(model, family)
         plan = make_plan(config, adapter, model_path=path)
         engine = cls(adapter, processor, config, plan)
@@ -280,19 +283,3 @@ class _Totals:
         self.generated_tokens = 0
         self.decode_tokens = 0
         self.decode_s = 0.0
-
-
-def _device(asked: str) -> str:
-    if asked != "auto":
-        return asked
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _dtype(asked: str, path: str, device: str) -> torch.dtype:
-    """The asked type, or the checkpoint's own; float16 on a CPU becomes bfloat16 (it is slow)."""
-    if asked != "auto":
-        dtype: torch.dtype = getattr(torch, asked)
-        return dtype
-    own = getattr(load_config(path), "dtype", None) or torch.float32
-    own = getattr(torch, own) if isinstance(own, str) else own
-    return torch.bfloat16 if own == torch.float16 and device == "cpu" else own

@@ -6,7 +6,10 @@ Knows the names. Never falls back in silence: what was chosen, and why, is logge
 import importlib.util
 import logging
 import os
+import shutil
+import sysconfig
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -21,6 +24,7 @@ WriteRows = Callable[
 logger = logging.getLogger(__name__)
 
 NAMES = ("auto", "reference", "cpu", "triton")
+OLDEST = (8, 0)  # compute capability that the Triton kernels are compiled for
 
 
 def choose(name: str, device: torch.device | str, dtype: torch.dtype | None = None) -> Attention:
@@ -67,7 +71,23 @@ def _triton_problem(device: torch.device, dtype: torch.dtype | None) -> str | No
         return f"the device is {device.type}"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install triton)"
-    return None
+    if device.type != "cuda":
+        return None
+    if torch.cuda.get_device_capability(device) < OLDEST:
+        return f"{torch.cuda.get_device_name(device)} is older than Ampere"
+    missing = _missing_for_triton()
+    return (
+        f"Triton needs {' and '.join(missing)} (apt install gcc python3-dev)" if missing else None
+    )
+
+
+def _missing_for_triton() -> list[str]:
+    """What Triton compiles its way to the driver with, and this machine lacks."""
+    compilers = (os.environ.get("CC"), "gcc", "clang")
+    missing = [] if any(name and shutil.which(name) for name in compilers) else ["a C compiler"]
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").exists():
+        missing.append("Python.h")
+    return missing
 
 
 def _triton() -> Attention:

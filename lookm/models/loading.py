@@ -50,7 +50,7 @@ def load_config(path: str) -> Any:
         return AutoConfig.from_pretrained(path)
 
 
-def load_model(path: str, *, dtype: torch.dtype, device: str) -> tuple[Any, Family]:
+def load_model(path: str, *, dtype: torch.dtype, device: torch.device) -> tuple[Any, Family]:
     """Weights in eval mode, text attention routed to our step context, vision on SDPA."""
     from transformers import AutoModelForImageTextToText
 

@@ -159,7 +159,7 @@ def _against_generate(
     engine: Engine, prompt: Prompt, folder: str, repeats: int
 ) -> tuple[float, float]:
     """Seconds of one request, whole: ours at full cache, and transformers'."""
-    model, _ = load_model(folder, dtype=torch.bfloat16, device="cpu")
+    model, _ = load_model(folder, dtype=torch.bfloat16, device=torch.device("cpu"))
     model.generation_config.eos_token_id = None
     ids = torch.tensor([prompt.ids])
     pixels = torch.cat([torch.tensor(image.tensors["pixel_values"]) for image in prompt.images])

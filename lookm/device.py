@@ -1,0 +1,62 @@
+"""Where the model runs, and in which type: what was asked for, checked against what is there.
+
+Decided once at start. Knows torch's devices; the checkpoint's own type is handed in.
+"""
+
+import logging
+from typing import Any
+
+import torch
+
+from lookm.config import DType
+from lookm.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+
+def choose_device(asked: str) -> torch.device:
+    """The device called `auto`, `cpu`, `cuda` or `cuda:N`, made current where it is a GPU.
+
+    Raises `ConfigError` for one that is not there, and says why.
+    """
+    if asked == "auto":
+        asked = "cuda" if torch.cuda.is_available() else "cpu"
+        if asked == "cpu" and torch.version.cuda is not None:
+            logger.warning("device: cpu, because %s", _missing_cuda())
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"unknown device {asked!r}: use auto, cpu, cuda or cuda:N.")
+    if device.type == "cpu":
+        return device
+    if not torch.cuda.is_available():
+        raise ConfigError(f"device {asked!r} cannot be used: {_missing_cuda()}.")
+    count = torch.cuda.device_count()
+    if device.index is not None and device.index >= count:
+        raise ConfigError(f"device {asked!r} does not exist: {count} found, counted from cuda:0.")
+    if device.index is not None:
+        torch.cuda.set_device(device)  # streams, graphs and events are the current device's
+    return device
+
+
+def choose_dtype(asked: DType, own: Any, device: torch.device) -> torch.dtype:
+    """The asked type, or the checkpoint's `own`; float16 on a CPU becomes bfloat16 (it is slow)."""
+    if asked != "auto":
+        dtype: torch.dtype = getattr(torch, asked)
+        return dtype
+    own = own or torch.float32
+    own = getattr(torch, own) if isinstance(own, str) else own
+    return torch.bfloat16 if own == torch.float16 and device.type == "cpu" else own
+
+
+def _missing_cuda() -> str:
+    """Why torch sees no GPU, and what to look at."""
+    torch_is = f"torch {torch.__version__}"
+    if torch.version.cuda is None:
+        return f"{torch_is} is built without CUDA (in Docker: docker/compose.gpu.yml)"
+    return (
+        f"{torch_is} finds no CUDA device (what the driver sees: nvidia-smi; in Docker the "
+        "container needs the NVIDIA Container Toolkit and --gpus)"
+    )
