@@ -56,7 +56,10 @@ class Processor:
         return None if backend is None else str(backend.to_str())
 
     def image(self, image: "Image.Image", digest: str) -> ImageInput:
-        """Preprocess one RGB image: resize, normalise, count its tokens. CPU work."""
+        """Preprocess one RGB image: resize, normalise, count its tokens. CPU work.
+
+        `digest` is the image's name in the engine's cache of features: another for every picture.
+        """
         tensors = self._image_tensors([image])
         num_tokens = self._num_tokens(tensors)
         if self.family.two_layouts:

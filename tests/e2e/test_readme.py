@@ -41,6 +41,11 @@ def test_the_request_of_the_readme_is_answered(demo_server: ServerProcess) -> No
     assert "'method': 'look-m'" in usage
 
 
+def test_the_program_that_uses_the_library_answers() -> None:
+    program, _fragment = blocks("As a library", "python")
+    assert printed([sys.executable, "-c", program]) == "Image 1 shows a blue star."
+
+
 def test_every_command_of_the_readmes_request_succeeds(demo_server: ServerProcess) -> None:
     commands = blocks("One request", "(?:bash|sh|shell)")
     assert commands
