@@ -48,7 +48,7 @@ RUN for cpu in default avx2 avx512; do \
     done && ls /opt/cache/lookm/*.so
 
 FROM ${PYTHON_IMAGE}
-# What Triton compiles its way to the driver with, at the first start on a GPU: gcc libc6-dev
+# What Triton compiles its way to the driver with, at the first start on a GPU: gcc libc6-dev python3-dev
 ARG RUNTIME_PACKAGES=
 # hadolint ignore=DL3008,SC2086
 RUN if [ -n "${RUNTIME_PACKAGES}" ]; then \

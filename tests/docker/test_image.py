@@ -61,6 +61,17 @@ def test_compose_stops_no_sooner_than_the_drain_ends() -> None:
     assert server["read_only"] is True
 
 
+def test_a_gpu_image_can_compile_and_keeps_its_kernels_where_they_may_be_executed() -> None:
+    overlay = yaml.safe_load((DOCKER / "compose.gpu.yml").read_text())["services"]["server"]
+    server = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["server"]
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert set(overlay["build"]["args"]) <= set(re.findall(r"^ARG (\w+)", dockerfile, re.MULTILINE))
+    assert {"gcc", "python3-dev"} <= set(overlay["build"]["args"]["RUNTIME_PACKAGES"].split())
+    cache = re.search(r"TRITON_CACHE_DIR=(\S+)", dockerfile)
+    assert cache is not None
+    assert any(cache[1].startswith(volume.split(":")[1]) for volume in server["volumes"])
+
+
 def test_what_the_image_copies_reaches_the_builder() -> None:
     kept = [
         line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"
