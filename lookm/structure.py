@@ -53,6 +53,7 @@ class Pieces:
     A piece is one of `alternatives`, each `(begin, schema, end)`. Markers are lists of strings; one
     that is the name of a control token of the model stands for that token. If `optional`, free text
     may stand before the block or in its place; the first string of `opened` is not in that text.
+    Where that one is empty, text only stands in the block's place, and does not begin with `{`.
     """
 
     alternatives: Sequence[tuple[Strings, dict[str, Any], Strings]]
@@ -203,6 +204,8 @@ def _lark(pieces: Pieces, tokens: "LLTokenizer", param: str) -> str:
     mark = _literal([marker], tokens)
     if not pieces.optional:
         return "\n".join([f"start: {mark} rest", *lines])
+    if not marker:
+        return "\n".join(["start: TEXT | rest", *lines, r"TEXT: /(\s*[^{\s](.|\n)*)?/"])
     found = "".join(f"\\x{{{ord(character):x}}}" for character in marker)
     lines += [
         "start: TEXT | head rest",

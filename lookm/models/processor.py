@@ -20,8 +20,8 @@ from lookm.types import Array, ImageInput
 if TYPE_CHECKING:
     from PIL import Image
 
-# Of Mistral's tokenizers: they are part of an answer that calls a tool, though they are special.
-CALL_TOKENS = frozenset({"[TOOL_CALLS]", "[ARGS]"})
+# Of Mistral's and Llama's tokenizers: part of an answer that calls a tool, though they are special.
+CALL_TOKENS = frozenset({"[TOOL_CALLS]", "[ARGS]", "<|python_tag|>"})
 
 
 class Processor:

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from lookm.types import TokenEvent
 from server.openai.answers import AnswerCall, AnswerFunction, AssistantAnswer, Delta
 from server.openai.tools.formats import Call
-from server.openai.tools.reader import CallReader
+from server.openai.tools.reader import Begun, CallReader, with_calls
 
 
 def message_of(text: str, reader: CallReader | None) -> AssistantAnswer:
     """A whole answer. `content` is null where there is nothing beside the calls."""
     if reader is None:
         return AssistantAnswer(role="assistant", content=text, refusal=None)
-    found = [*reader.push(text), *reader.finish()]
+    found = with_calls([*reader.push(text), *reader.finish()])
     calls = [each for each in found if isinstance(each, Call)]
     content = "".join(each for each in found if isinstance(each, str))
     if not calls:
@@ -35,28 +35,26 @@ def message_of(text: str, reader: CallReader | None) -> AssistantAnswer:
 
 
 def deltas_of(event: TokenEvent, reader: CallReader | None) -> Iterator[Delta]:
-    """What one event adds: text once it is certain, of a call its name and then its arguments."""
+    """What one event adds: text once it is certain, a call's name, its arguments as they come."""
     if reader is None:
         if event.text:
             yield Delta(content=event.text)
         return
-    index = reader.num_calls
+    index = reader.num_calls - 1  # of the call that is being written
     found = reader.push(event.text)
     if event.finish is not None:
         found += reader.finish()
     for each in found:
         if isinstance(each, str):
             yield Delta(content=each)
-            continue
-        named = AnswerFunction(name=each.name, arguments="")
-        yield _call_delta(AnswerCall(index=index, id=_new_id(), type="function", function=named))
-        arguments = AnswerFunction(arguments=each.arguments)
-        yield _call_delta(AnswerCall(index=index, function=arguments))
-        index += 1
-
-
-def _call_delta(call: AnswerCall) -> Delta:
-    return Delta(tool_calls=[call])
+        elif isinstance(each, Begun):
+            index += 1
+            named = AnswerFunction(name=each.name, arguments="")
+            call = AnswerCall(index=index, id=_new_id(), type="function", function=named)
+            yield Delta(tool_calls=[call])
+        else:
+            written = AnswerFunction(arguments=each.text)
+            yield Delta(tool_calls=[AnswerCall(index=index, function=written)])
 
 
 def _new_id() -> str:

@@ -233,7 +233,9 @@ class ChatRequest(Generation):
         Annotated[int, Field(ge=0, le=20)] | None, Honoured("with `logprobs`")
     ] = None
     response_format: Annotated[ResponseFormat | None, Honoured("always enforced")] = None
-    tools: Annotated[Tools | None, Honoured(WITH_TEMPLATE)] = None
+    tools: Annotated[
+        Tools | None, Honoured(f"{WITH_TEMPLATE}; calls are streamed as they are written")
+    ] = None
     tool_choice: Annotated[
         ToolChoice | None, Honoured("`none`, `auto`, `required` or one tool; the last two enforced")
     ] = None

@@ -12,6 +12,7 @@ import pytest
 
 from tests.e2e.toy_server import save_toy_with_tools
 from tests.server.process import ServerProcess
+from tests.server.tools.templates import LLAMA, QWEN
 
 pytestmark = pytest.mark.e2e
 
@@ -40,10 +41,15 @@ QUESTION: Any = {
 }
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+STRICT: Any = {**ORDER, "function": ORDER["function"] | {"strict": True}}
+
+
+@pytest.fixture(scope="module", params=["qwen", pytest.param("llama", marks=pytest.mark.slow)])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
     folder = tmp_path_factory.mktemp("toy")
-    save_toy_with_tools(folder)
+    save_toy_with_tools(folder, {"qwen": QWEN, "llama": LLAMA}[request.param])
     flags = ("--kv-cache-memory", "64MiB", "--threads", "1", "--served-model-name", "toy")
     server = ServerProcess("--model", str(folder), "--attention", "reference", *flags)
     try:
@@ -93,7 +99,38 @@ def test_a_named_tool_is_called_whole_and_streamed_the_same(client: openai.OpenA
         assert told[choice.index] == [called.function.name, called.function.arguments]
         check(called.function.name, called.function.arguments)
         spelled = b"".join(bytes(entry.bytes or []) for entry in choice.logprobs.content or [])
-        assert spelled.startswith(b"<tool_call>\n{")
+        assert spelled.startswith((b"<tool_call>\n{", b'{"name": "order", "parameters": {'))
+
+
+def test_the_clients_own_helper_sees_arguments_grow(client: openai.OpenAI) -> None:
+    fields: Any = {**QUESTION, "tools": [STRICT], "tool_choice": "required", "seed": 3}
+    with client.chat.completions.stream(**fields, parallel_tool_calls=False) as stream:
+        told = list(stream)
+        final = stream.get_final_completion().choices[0]
+    pieces = [each for each in told if each.type == "tool_calls.function.arguments.delta"]
+    (done,) = [each for each in told if each.type == "tool_calls.function.arguments.done"]
+    assert len(pieces) > 5
+    assert "".join(piece.arguments_delta for piece in pieces) == done.arguments
+    (call,) = final.message.tool_calls or []
+    assert call.function.parsed_arguments == json.loads(done.arguments)
+    assert (call.id, call.function.name, final.finish_reason) == (call.id, "order", "tool_calls")
+    check(call.function.name, call.function.arguments)
+
+
+def test_a_call_that_is_cut_ends_for_length_with_what_came(client: openai.OpenAI) -> None:
+    fields: Any = {**QUESTION, "tools": [STRICT], "tool_choice": "required", "seed": 3}
+    whole = client.chat.completions.create(**fields).choices[0].message.tool_calls[0].function
+    fields["max_tokens"] = len('<tool_call> {"name": "order", "parameters": {"cups')
+    chunks = list(client.chat.completions.create(**fields, stream=True))
+    calls = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
+    arguments = "".join(call.function.arguments for call in calls)
+    assert calls[0].function.name == "order"
+    assert whole.arguments.startswith(arguments)
+    assert 1 < len(arguments) < len(whole.arguments)
+    assert chunks[-1].choices[0].finish_reason == "length"
+    again = client.chat.completions.create(**fields).choices[0]
+    assert again.message.tool_calls[0].function.arguments == arguments
+    assert again.finish_reason == "length"
 
 
 def test_the_result_of_a_call_goes_back_and_free_text_never_fails(client: openai.OpenAI) -> None:

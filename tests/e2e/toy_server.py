@@ -1,4 +1,4 @@
-"""A checkpoint that can be shown tools: a tiny random model with a chat template like Qwen's.
+"""A checkpoint that can be shown tools: a tiny random model with a chat template that shows them.
 
 What it says is noise, so only what is enforced can be expected of it.
 """
@@ -17,11 +17,11 @@ from tests.server.tools.templates import QWEN
 CALL_TOKENS = [AddedToken(each, special=False) for each in ("<tool_call>", "</tool_call>")]
 
 
-def save_toy_with_tools(folder: Path) -> None:
+def save_toy_with_tools(folder: Path, template: str = QWEN) -> None:
     """A LLaVA whose tokenizer has Qwen's call tokens."""
     processor: Any = PROCESSORS["llava"]()
     processor.tokenizer.add_tokens(CALL_TOKENS)
-    processor.chat_template = QWEN
+    processor.chat_template = template
     config = TOYS["llava"].config()
     config.text_config.vocab_size = len(processor.tokenizer)
     config.text_config.max_position_embeddings = 4096

@@ -76,6 +76,36 @@ def test_only_whole_pieces_between_their_markers(
     assert follows(words, text, **form) == allowed
 
 
+BARE = {"opened": [""], "between": [], "closed": []}
+
+
+@pytest.mark.parametrize(
+    ("text", "optional", "allowed"),
+    [
+        ('f={"x": 1};', False, True),
+        ("hello", False, False),
+        ("hello {", True, True),
+        ("", True, True),
+        (" \n{", True, False),
+        (" \nhello", True, True),
+    ],
+)
+def test_without_a_marker_a_piece_is_all_there_is(
+    words: Any, text: str, optional: bool, allowed: bool
+) -> None:
+    assert follows(words, text, **BARE, optional=optional) == allowed
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed"), [('{"x": 1}', True), ('{"x": "1"}', False), ("{", False)]
+)
+def test_an_answer_that_begins_as_a_piece_without_a_marker_is_one(
+    words: Any, text: str, allowed: bool
+) -> None:
+    pieces = [([], SCHEMA, [])]
+    assert follows(words, text, **BARE, optional=True, alternatives=pieces) == allowed
+
+
 @pytest.mark.parametrize(
     "schema",
     [{"type": "object", "propertyNames": {"pattern": "a"}}, {"$ref": "#/nowhere"}, [], {"type": 3}],

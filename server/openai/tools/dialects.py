@@ -1,10 +1,12 @@
 """How a model shows tools and writes calls: found out once, by rendering its chat template.
 
 A conversation that contains a call is rendered, and read back with the reader of each format. What
-reads back as that very call is how the model writes calls. A template that does not show tools, or
+reads back as that very call is how the model writes calls; without a marker, only where it stands
+right after what is rendered for the model to go on from. A template that does not show tools, or
 writes calls in a form that has no row, gets a reason instead: requests with tools are refused.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -13,7 +15,7 @@ from typing import Any
 from lookm.errors import LookmError
 from server.openai.seams import Processor
 from server.openai.tools.formats import FORMATS, Call, CallFormat
-from server.openai.tools.reader import CallReader
+from server.openai.tools.reader import CallReader, with_calls
 
 NAME, QUESTION, ANSWER = "look_up_weather", "Will it rain?", "mild and dry"
 TOOL = {
@@ -24,7 +26,7 @@ TOOL = {
         "parameters": {"type": "object", "properties": {"town": {"type": "string"}}},
     },
 }
-CALL = Call(NAME, '{"town": "Oslo"}')
+ARGUMENTS = {"town": "Oslo"}
 CALL_ID = "a1b2c3d4e"
 
 
@@ -59,18 +61,22 @@ class ToolSupport:
 def tool_support(processor: Processor) -> ToolSupport:
     """Try the chat template."""
     question = {"role": "user", "content": [{"type": "text", "text": QUESTION}]}
-    if NAME not in _rendered(processor, [question]):
+    prompt = _rendered(processor, [question])
+    if NAME not in prompt:
         return ToolSupport(None, "The model's chat template does not show tools.")
     for in_parts in (True, False):
         for form in FORMATS:
             dialect = Dialect(form, in_parts)
-            if _reads_back(_rendered(processor, _conversation(question, dialect)), form):
+            rendered = _rendered(processor, _conversation(question, dialect))
+            if form.bare and rendered.startswith(prompt):
+                rendered = rendered[len(prompt) :]
+            if _reads_back(rendered, form):
                 return ToolSupport(dialect)
     return ToolSupport(None, "The model's chat template writes tool calls in an unknown form.")
 
 
 def _conversation(question: Mapping[str, Any], dialect: Dialect) -> list[Mapping[str, Any]]:
-    call = {"name": NAME, "arguments": {"town": "Oslo"}}
+    call = {"name": NAME, "arguments": ARGUMENTS}
     return [
         question,
         {
@@ -99,6 +105,14 @@ def _rendered(processor: Processor, messages: Sequence[Mapping[str, Any]]) -> st
 def _reads_back(rendered: str, form: CallFormat) -> bool:
     """Whether the call is there, and the tool's answer as it is and not as a list."""
     reader = CallReader(form, (NAME,))
-    calls = [each for each in (*reader.push(rendered), *reader.finish()) if isinstance(each, Call)]
+    found = with_calls([*reader.push(rendered), *reader.finish()])
+    calls = [each for each in found if isinstance(each, Call)]
     as_list = any(f"text{quote}: {quote}{ANSWER}" in rendered for quote in "'\"")
-    return calls == [CALL] and ANSWER in rendered and not as_list
+    return [_read(call) for call in calls] == [ARGUMENTS] and ANSWER in rendered and not as_list
+
+
+def _read(call: Call) -> object:
+    try:
+        return json.loads(call.arguments)
+    except ValueError:
+        return None

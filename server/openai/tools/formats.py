@@ -5,7 +5,6 @@ nothing about requests. A form that has no row is not guessed at.
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from json import dumps
 from typing import Any
@@ -13,10 +12,6 @@ from typing import Any
 from pydantic_core import from_json
 
 MAX_HEAD_CHARACTERS = 128  # between the marker and the JSON
-
-
-class MalformedCallError(ValueError):
-    """Text that is not a call after all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +27,8 @@ class CallFormat:
     """One row. `marker` opens one call, or all of them; `json_opener` begins the JSON.
 
     `named_before`: what stands between the tool's name and its arguments, where the name is not in
-    the JSON. `id_characters`: templates that insist on ids of so many letters and digits.
+    the JSON; `arguments`: their key, where it is. `bare`: an answer may be the JSON of one call,
+    without the marker. `id_characters`: templates that insist on ids of so many letters and digits.
     """
 
     name: str
@@ -40,6 +36,8 @@ class CallFormat:
     json_opener: str
     closing: str = ""
     named_before: str = ""
+    arguments: str = "arguments"
+    bare: bool = False
     id_characters: int | None = None
 
     def head_may_go_on(self, head: str) -> bool:
@@ -48,36 +46,51 @@ class CallFormat:
             return False
         return bool(self.named_before) or not head.strip()
 
-    def calls(self, head: str, json: str) -> Iterator[Call]:
-        """The calls of one block. Raises `MalformedCallError`."""
+    def name_in_head(self, head: str) -> str | None:
+        """The tool's name where it stands before the JSON, which is then its arguments."""
+        found = re.fullmatch(rf"\s*([\w-]+){re.escape(self.named_before)}\s*", head)
+        return found and found[1]
+
+    def name_in_json(self, begun: str) -> str | None:
+        """The tool's name where it and the key of its arguments have come.
+
+        >>> HERMES.name_in_json('{"name": "f", "arguments": ')
+        'f'
+        """
+        value = _object(begun + "null}")
+        return _name(value) if list(value)[-1:] == [self.arguments] else None
+
+    def call(self, json: str) -> Call | None:
+        """The call that a whole JSON object is; None where it is none."""
+        value = _object(json)
+        name, arguments = _name(value), value.get(self.arguments, None if self.bare else {})
+        if name is None or not isinstance(arguments, dict):
+            return None
         try:
-            value = from_json(json, allow_inf_nan=False)
-        except ValueError:
-            raise MalformedCallError from None
-        if self.named_before:
-            found = re.fullmatch(rf"\s*([\w-]+){re.escape(self.named_before)}\s*", head)
-            if found is None:
-                raise MalformedCallError
-            value = {"name": found[1], "arguments": value}
-        for each in value if isinstance(value, list) else [value]:
-            yield _call(each)
+            return Call(name, dumps(arguments, ensure_ascii=False, allow_nan=False))
+        except ValueError:  # 1e999, or an integer of thousands of digits
+            return None
 
 
-FORMATS = (
-    CallFormat("hermes", "<tool_call>", "{", closing="</tool_call>"),  # Qwen, InternVL on Qwen
-    CallFormat("mistral", "[TOOL_CALLS]", "[", id_characters=9),
-    CallFormat("mistral-args", "[TOOL_CALLS]", "{", named_before="[ARGS]", id_characters=9),
+HERMES = CallFormat("hermes", "<tool_call>", "{", closing="</tool_call>")  # Qwen, InternVL on Qwen
+MISTRAL = CallFormat("mistral", "[TOOL_CALLS]", "[", id_characters=9)
+MISTRAL_ARGS = CallFormat(
+    "mistral-args", "[TOOL_CALLS]", "{", named_before="[ARGS]", id_characters=9
 )
+LLAMA = CallFormat("llama", "<|python_tag|>", "{", arguments="parameters", bare=True)
+
+FORMATS = (HERMES, MISTRAL, MISTRAL_ARGS, LLAMA)
 
 
-def _call(value: Any) -> Call:
-    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
-        raise MalformedCallError
-    arguments = value.get("arguments", {})
-    if not isinstance(arguments, dict):
-        raise MalformedCallError
+def _object(json: str) -> dict[str, Any]:
+    """The JSON object; an empty one for any other text."""
     try:
-        text = dumps(arguments, ensure_ascii=False, allow_nan=False)
-    except ValueError:  # 1e999, or an integer of thousands of digits
-        raise MalformedCallError from None
-    return Call(value["name"], text)
+        value = from_json(json, allow_inf_nan=False)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _name(value: dict[str, Any]) -> str | None:
+    name = value.get("name")
+    return name if isinstance(name, str) else None

@@ -28,7 +28,7 @@ def tool_form(
     optional = choice in ("auto", None)
     if optional and parallel and not any(tool.function.strict for tool in tools):
         return None
-    most = MAX_PARALLEL_CALLS if parallel else 1
+    most = MAX_PARALLEL_CALLS if parallel and not form.bare else 1
     pieces = {**_markers(form), "alternatives": [_piece(form, tool) for tool in tools]}
     source = json.dumps(pieces | {"most": most, "optional": optional})
     return Structure("json_pieces", source, param="tools")
@@ -36,6 +36,8 @@ def tool_form(
 
 def _markers(form: CallFormat) -> dict[str, list[str]]:
     """What stands before, between and after calls (`lookm.structure.Pieces`)."""
+    if form.bare:
+        return {"opened": [""], "between": [], "closed": []}
     if form.named_before:
         return {"opened": [form.marker], "between": [form.marker], "closed": []}
     if form.json_opener == "[":
@@ -53,5 +55,5 @@ def _piece(form: CallFormat, tool: Tool) -> tuple[list[str], dict[str, Any], lis
     schema = function.parameters or NO_ARGUMENTS
     if form.named_before:
         return [function.name, form.named_before], schema, []
-    begin = f'{{"name": {json.dumps(function.name)}, "arguments": '
+    begin = f'{{"name": {json.dumps(function.name)}, "{form.arguments}": '
     return [begin], schema, ["}"]

@@ -1,19 +1,46 @@
 """Generated text into content and tool calls, however the text is cut into pieces.
 
-    TEXT  --marker-->  HEAD  --{ or [-->  JSON  --its end-->  CLOSING  --closing marker-->  TEXT
+    TEXT --marker--> HEAD --[--> LIST --{--> OBJECT --"arguments": {--> ARGUMENTS --}--> REST --+
+     ^                 |          ^            ^                                                |
+     |                 +--- { ----|------------+                                                |
+     |                            +--------------- another object of the list ------------------+
+     +----- closing marker ----- CLOSING <------------------- the last bracket -----------------+
 
-A call is told when it is complete: what turns out not to be one is content, character for
-character, and is not looked at again (so reading takes time in proportion to the text). White space
-around calls belongs to no one and is dropped.
+A call begins, for the client, once the name of a known tool and the bracket that opens its
+arguments have come; from there on its arguments are told as they are written. What turns out before
+that to be no call is content, character for character, and is not looked at again (so reading takes
+time in proportion to the text). A call that has begun stays one: its arguments are the model's own
+text, which may be cut short or be no JSON, and only what does not belong to its form is content
+again. White space around calls belongs to no one and is dropped.
 """
 
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
-from server.openai.tools.formats import Call, CallFormat, MalformedCallError
+from server.openai.tools.formats import Call, CallFormat
 
-Found = str | Call
-State = Literal["text", "head", "json", "closing"]
+MAX_BEFORE_ARGUMENTS = 512  # characters of a call's JSON; behind more, arguments are told whole
+
+State = Literal["text", "head", "list", "object", "arguments", "rest", "closing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A call of this tool begins."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """More of the arguments of the call that began last."""
+
+    text: str
+
+
+Found = str | Begun | Arguments
 
 
 class CallReader:
@@ -23,13 +50,20 @@ class CallReader:
         self.num_calls = 0
         self._form = form
         self._names = names
+        self._has_text = False
+        self._reset()
+
+    def _reset(self) -> None:
+        """Outside of calls, nothing held back."""
         self._state: State = "text"
         self._held = ""  # text that is not told yet: white space, or the beginning of a marker
-        self._has_text = False
+        self._block: list[str] = []  # not told yet: from the marker, or from the last call's end
+        self._told = False  # whether a call of this block was told
         self._head = ""
-        self._json: list[str] = []
-        self._extent = _JsonExtent()
-        self._closing = ""
+        self._beside = ""  # what came beside objects and arguments, without white space
+        self._object: list[str] = []
+        self._object_extent = _JsonExtent()
+        self._arguments_extent = _JsonExtent()
 
     def push(self, text: str) -> list[Found]:
         """More text; what is certain now, in order."""
@@ -37,7 +71,7 @@ class CallReader:
 
     def finish(self) -> list[Found]:
         """The text is over; all that is left."""
-        found = list(self._end_block() if self._state == "closing" else self._no_call())
+        found = [] if self._told and self._state != "object" else list(self._no_call())
         if self.num_calls:
             found = [each.rstrip() if isinstance(each, str) else each for each in found]
         return list(_joined(found))
@@ -48,17 +82,25 @@ class CallReader:
                 yield from self._take_text(character)
             case "head":
                 yield from self._take_head(character)
-            case "json":
-                self._json.append(character)
-                if self._extent.ends_with(character):
-                    self._state = "closing"
-                    if not self._form.closing:
-                        yield from self._end_block()
+            case "list":
+                yield from self._take_between(character)
+            case "object":
+                yield from self._take_object(character)
+            case "arguments":
+                yield Arguments(character)
+                if self._arguments_extent.ends_with(character):
+                    self._end_arguments()
+            case "rest":
+                yield from self._take_rest(character)
             case "closing":
                 yield from self._take_closing(character)
 
     def _take_text(self, character: str) -> Iterator[Found]:
         if self.num_calls and not self._has_text and character.isspace():
+            return
+        at_start = not (self.num_calls or self._has_text or self._held.strip())
+        if self._form.bare and at_start and character == self._form.json_opener:
+            yield from self._take_head(character)
             return
         self._held += character
         if character.isspace():
@@ -69,55 +111,126 @@ class CallReader:
         told = self._held[:num_sure].rstrip()
         self._held = self._held[len(told) :]
         if found:
-            self._state, self._held = "head", self._held[: -len(marker)]
+            self._held, self._block = self._held[: -len(marker)], [marker]
+            self._state = "head"
         if told:
             self._has_text = True
             yield told
 
     def _take_head(self, character: str) -> Iterator[Found]:
-        if character == self._form.json_opener:
-            self._state = "json"
-            yield from self._step(character)
-        elif self._form.head_may_go_on(self._head + character):
+        form = self._form
+        if character == form.json_opener:
+            if form.named_before:
+                yield from self._begin(form.name_in_head(self._head))
+            else:
+                self._state = "list" if character == "[" else "object"
+        elif form.head_may_go_on(self._head + character):
             self._head += character
+            self._block.append(character)
+            return
         else:
             yield from self._no_call()
+        yield from self._step(character)
+
+    def _take_between(self, character: str) -> Iterator[Found]:
+        """`[`, then `,` or `]`, around the objects of a list."""
+        if character == "{" and self._beside == ("," if self._told else "["):
+            self._state, self._beside = "object", ""
             yield from self._step(character)
+            return
+        self._block.append(character)
+        if character.isspace():
+            return
+        self._beside += character
+        if self._told and self._beside in ("]", ",]"):
+            self._end_block()
+        elif self._beside != ("," if self._told else "["):
+            yield from self._no_call()
+
+    def _take_object(self, character: str) -> Iterator[Found]:
+        begins = character == "{" and self._object_extent.at_top
+        if begins and len(self._object) <= MAX_BEFORE_ARGUMENTS:
+            name = self._form.name_in_json("".join(self._object))
+            if name in self._names:
+                yield from self._begin(name)
+                yield from self._step(character)
+                return
+        self._block.append(character)
+        self._object.append(character)
+        if self._object_extent.ends_with(character):
+            yield from self._take_whole(self._form.call("".join(self._object)))
+
+    def _take_whole(self, call: Call | None) -> Iterator[Found]:
+        """An object whose arguments could not be told while they were written."""
+        if call is None or call.name not in self._names:
+            yield from self._no_call()
+            return
+        yield from self._begin(call.name)
+        yield Arguments(call.arguments)
+        self._end_object()
+
+    def _take_rest(self, character: str) -> Iterator[Found]:
+        """What a call's object holds after its arguments; its last bracket may be missing."""
+        if character.isspace():
+            return
+        if not self._beside and character not in ",}":
+            self._end_object()
+            yield from self._step(character)
+            return
+        self._beside = character
+        if self._object_extent.ends_with(character):
+            self._end_object()
 
     def _take_closing(self, character: str) -> Iterator[Found]:
-        closing = (self._closing + character).lstrip()
-        if closing and not self._form.closing.startswith(closing):
-            yield from self._no_call()
-            yield from self._step(character)
+        closing = (self._beside + character).lstrip()
+        if not self._form.closing.startswith(closing):  # it is missing
+            again = (*self._block, character)
+            self._reset()
+            for each in again:
+                yield from self._step(each)
             return
-        self._closing += character
+        self._block.append(character)
+        self._beside = closing
         if closing == self._form.closing:
-            yield from self._end_block()
+            self._reset()
 
-    def _end_block(self) -> Iterator[Found]:
-        """The block is complete: its calls, or its text."""
-        try:
-            calls = list(self._form.calls(self._head, "".join(self._json)))
-        except MalformedCallError:
-            calls = []
-        if not calls or any(call.name not in self._names for call in calls):
+    def _begin(self, name: str | None) -> Iterator[Found]:
+        """A call of a known tool; any other is content."""
+        if name is None or name not in self._names:
             yield from self._no_call()
             return
-        self._reset()
-        self.num_calls += len(calls)
-        yield from calls
+        self.num_calls += 1
+        self._held, self._block, self._told = "", [], True
+        self._state, self._arguments_extent = "arguments", _JsonExtent()
+        yield Begun(name)
+
+    def _end_arguments(self) -> None:
+        if self._form.named_before:
+            self._end_block()
+        else:
+            self._state, self._beside = "rest", ""
+
+    def _end_object(self) -> None:
+        if self._form.json_opener == "{":
+            self._end_block()
+        else:
+            self._state, self._beside = "list", ""
+            self._object, self._object_extent = [], _JsonExtent()
+
+    def _end_block(self) -> None:
+        if self._form.closing:
+            self._state, self._beside = "closing", ""
+        else:
+            self._reset()
 
     def _no_call(self) -> Iterator[Found]:
         """What was held is content."""
-        marker = "" if self._state == "text" else self._form.marker
-        told = self._held + marker + self._head + "".join(self._json) + self._closing
+        told = self._held + "".join(self._block)
+        if self.num_calls and not self._has_text:
+            told = told.lstrip()
         self._reset()
         self._has_text = self._has_text or bool(told)
         yield told
-
-    def _reset(self) -> None:
-        self._state, self._held, self._head, self._closing = "text", "", "", ""
-        self._json, self._extent = [], _JsonExtent()
 
 
 class _JsonExtent:
@@ -127,6 +240,11 @@ class _JsonExtent:
         self._depth = 0
         self._in_string = False
         self._escaped = False
+
+    @property
+    def at_top(self) -> bool:
+        """Between the keys and values of the outermost object or array."""
+        return self._depth == 1 and not self._in_string
 
     def ends_with(self, character: str) -> bool:
         """Take the next character; whether it is the last one."""
@@ -147,6 +265,21 @@ class _JsonExtent:
         return self._depth == 0
 
 
+def with_calls(found: Iterable[Found]) -> list[str | Call]:
+    """The same with each call as a whole."""
+    told: list[str | Call] = []
+    for each in found:
+        if isinstance(each, Begun):
+            told.append(Call(each.name, ""))
+        elif isinstance(each, str):
+            told.append(each)
+        else:
+            call = told[-1]
+            assert isinstance(call, Call), "arguments follow their call's beginning"
+            told[-1] = Call(call.name, call.arguments + each.text)
+    return told
+
+
 def _overlap(text: str, marker: str) -> int:
     """Length of the longest ending of `text` that is a proper beginning of `marker`."""
     sizes = range(min(len(marker) - 1, len(text)), 0, -1)
@@ -154,15 +287,11 @@ def _overlap(text: str, marker: str) -> int:
 
 
 def _joined(found: Iterable[Found]) -> Iterator[Found]:
-    """Neighbouring texts as one, without empty ones."""
-    text = ""
-    for each in found:
-        if isinstance(each, str):
-            text += each
+    """Neighbouring texts, and neighbouring pieces of arguments, as one; without empty texts."""
+    for kind, group in groupby(found, key=type):
+        if kind is Begun:
+            yield from group
             continue
+        text = "".join(each.text if isinstance(each, Arguments) else str(each) for each in group)
         if text:
-            yield text
-        text = ""
-        yield each
-    if text:
-        yield text
+            yield text if kind is str else Arguments(text)

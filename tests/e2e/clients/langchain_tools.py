@@ -15,7 +15,7 @@ def order(cups: Literal[1, 2, 3]) -> str:
 
 
 chat = ChatOpenAI(model="toy", base_url=sys.argv[1], api_key="any", max_tokens=200, seed=3)
-bound = chat.bind_tools([order], tool_choice="order")
+bound = chat.bind_tools([order], tool_choice="order", strict=True)
 answer = bound.invoke("Two teas, please.")
 (call,) = answer.tool_calls
 assert call["args"]["cups"] in (1, 2, 3), call

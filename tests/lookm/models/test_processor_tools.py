@@ -16,7 +16,8 @@ QUESTION = [{"role": "user", "content": [{"type": "text", "text": "Hm?"}]}]
 def processor() -> Processor:
     made = PROCESSORS["llava"]()
     calls = [AddedToken(each, special=False) for each in ("<tool_call>", "</tool_call>")]
-    made.tokenizer.add_tokens([*calls, AddedToken("[TOOL_CALLS]", special=True)])
+    calls += [AddedToken(each, special=True) for each in ("[TOOL_CALLS]", "<|python_tag|>")]
+    made.tokenizer.add_tokens(calls)
     made.chat_template = QWEN
     config = TOYS["llava"].config()
     config.image_token_id = made.tokenizer.convert_tokens_to_ids("<image>")
@@ -61,7 +62,6 @@ def test_control_tokens_spelled_in_a_name_are_refused(processor: Processor, plac
 def test_tokens_that_announce_a_call_are_shown_and_other_control_tokens_are_not(
     processor: Processor,
 ) -> None:
-    ids = [
-        ids_of(processor, each) for each in ("<s>", "[TOOL_CALLS]", "<tool_call>", "</s>", "<pad>")
-    ]
-    assert processor.decode(ids) == "[TOOL_CALLS]<tool_call>"
+    written = ("<s>", "[TOOL_CALLS]", "<tool_call>", "<|python_tag|>", "</s>", "<pad>")
+    ids = [ids_of(processor, each) for each in written]
+    assert processor.decode(ids) == "[TOOL_CALLS]<tool_call><|python_tag|>"

@@ -3,13 +3,14 @@
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from typing import Any
 
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lookm.errors import RequestError
-from lookm.types import Request, TokenEvent
+from lookm.types import FinishReason, Request, TokenEvent
 from server.config import Settings
 from server.openai.fake import FakeProcessor
 from tests.server.asking import CHAT, serving, word_events
@@ -72,22 +73,24 @@ def _refuse(message: str) -> None:
     raise TemplateError(message)
 
 
-def writes(*pieces: str) -> Callable[[Request], AsyncIterator[TokenEvent]]:
+def writes(
+    *pieces: str, finish: FinishReason = "stop"
+) -> Callable[[Request], AsyncIterator[TokenEvent]]:
     """A script: the answer in these pieces."""
 
     async def script(request: Request) -> AsyncIterator[TokenEvent]:
         for event in word_events(request, pieces):
-            yield event
+            yield replace(event, finish=event.finish and finish)
 
     return script
 
 
 def calling(
-    *pieces: str, processor: ToolProcessor | None = None
+    *pieces: str, processor: ToolProcessor | None = None, finish: FinishReason = "stop"
 ) -> AbstractAsyncContextManager[Any]:
     """A server whose model says `pieces`."""
-    load = processor or ToolProcessor()
-    return serving(Settings(model="fake"), writes(*pieces), load_processor=lambda: load)
+    load, script = processor or ToolProcessor(), writes(*pieces, finish=finish)
+    return serving(Settings(model="fake"), script, load_processor=lambda: load)
 
 
 async def ask(client: Any, status: int = 200, **fields: Any) -> Any:

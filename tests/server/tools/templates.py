@@ -1,4 +1,4 @@
-"""Chat templates that show tools, in the three ways in which models write calls."""
+"""Chat templates that show tools, in the ways in which models write calls."""
 
 QWEN = """\
 {%- macro shown(content) -%}
@@ -60,5 +60,37 @@ MISTRAL_ARGS = MISTRAL.replace(
     "{{- '[TOOL_CALLS]' + call.function.name + '[ARGS]' }}{{ call.function.arguments | tojson }}",
 ).replace("{%- endfor %}]</s>", "{%- endfor %}</s>")  # fmt: skip
 
+# Calls are bare JSON, one a turn; a tool's answer is shown as JSON.
+LLAMA = """\
+{%- set ns = namespace(shown=false) %}<|begin_of_text|>
+{%- for message in messages %}
+{%- if message.role == 'user' %}<|start_header_id|>user<|end_header_id|>
+
+{% if tools and not ns.shown %}{% set ns.shown = true -%}
+Answer with JSON for a function call, as {"name": function name, "parameters": its arguments}.
+{% for tool in tools %}{{ tool | tojson }}
+
+{% endfor %}{% endif %}
+{%- for part in message.content %}{{ part.text or '<image>' }}{% endfor %}<|eot_id|>
+{%- elif message.role == 'tool' %}<|start_header_id|>ipython<|end_header_id|>
+
+{{ message.content | tojson }}<|eot_id|>
+{%- elif message.tool_calls %}
+{%- if message.tool_calls | length != 1 %}{{ raise_exception('one call at a time') }}{% endif %}
+{%- set call = message.tool_calls[0].function %}<|start_header_id|>assistant<|end_header_id|>
+
+{{ '{"name": "' + call.name + '", "parameters": ' }}{{ call.arguments | tojson }}}<|eot_id|>
+{%- else %}<|start_header_id|>assistant<|end_header_id|>
+
+{% for part in message.content %}{{ part.text }}{% endfor %}<|eot_id|>
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>
+
+{% endif %}"""
+
+LLAMA_TAGGED = LLAMA.replace('{{ \'{"name"', '<|python_tag|>{{ \'{"name"')
+
 UNKNOWN = QWEN.replace("<tool_call>", "<call>").replace("</tool_call>", "</call>")
 WITHOUT = QWEN.replace("{%- if tools %}", "{%- if false %}")
+UNKNOWN_BARE = LLAMA.replace('{{ \'{"name"', 'call: {{ \'{"name"')

@@ -3,27 +3,38 @@
 import json
 import time
 from itertools import pairwise
+from typing import Any
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from server.openai.tools.formats import FORMATS, Call, CallFormat
-from server.openai.tools.reader import CallReader, Found
+from server.openai.tools.formats import (
+    FORMATS,
+    HERMES,
+    LLAMA,
+    MISTRAL,
+    MISTRAL_ARGS,
+    Call,
+    CallFormat,
+)
+from server.openai.tools.reader import Arguments, Begun, CallReader, Found, with_calls
 
-HERMES, MISTRAL, MISTRAL_ARGS = FORMATS
 NAMES = ("f", "get_weather")
 TAG = '<tool_call>\n{"name": "f", "arguments": {"x": "}</tool_call>\\""}}\n</tool_call>'
 CALLED = Call("f", '{"x": "}</tool_call>\\""}')
 LIST = '[TOOL_CALLS] [{"name": "f", "arguments": {}}, {"name": "get_weather"}]'
 NAMED = '[TOOL_CALLS]f[ARGS]{"a": [1, {}]}'
+BARE = '{"name": "f", "parameters": {"a": "}{"}}'
+BARE_CALL = Call("f", '{"a": "}{"}')
 
 
-def read(*pieces: str, form: CallFormat = HERMES) -> list[Found]:
+def read(*pieces: str, form: CallFormat = HERMES) -> list[str | Call]:
     """What is found, neighbouring text as one."""
     reader = CallReader(form, NAMES)
-    found: list[Found] = []
-    for each in [*(f for piece in pieces for f in reader.push(piece)), *reader.finish()]:
+    told = [*(f for piece in pieces for f in reader.push(piece)), *reader.finish()]
+    found: list[str | Call] = []
+    for each in with_calls(told):
         if found and isinstance(each, str) and isinstance(found[-1], str):
             found[-1] += each
         else:
@@ -46,9 +57,23 @@ def read(*pieces: str, form: CallFormat = HERMES) -> list[Found]:
         (MISTRAL, f"Well. {LIST}", ["Well.", Call("f", "{}"), Call("get_weather", "{}")]),
         (MISTRAL_ARGS, NAMED, [Call("f", '{"a": [1, {}]}')]),
         (MISTRAL_ARGS, NAMED * 2, [Call("f", '{"a": [1, {}]}')] * 2),
+        (
+            MISTRAL,
+            LIST.replace("{}}", '{}, "id": "a}"}'),
+            [Call("f", "{}"), Call("get_weather", "{}")],
+        ),
+        (LLAMA, BARE, [BARE_CALL]),
+        (LLAMA, f"\n {BARE}\n", [BARE_CALL]),
+        (LLAMA, f"<|python_tag|>{BARE}", [BARE_CALL]),
+        (LLAMA, f"Well. <|python_tag|>{BARE}", ["Well.", BARE_CALL]),
+        (LLAMA, f"{BARE}; {BARE}", [BARE_CALL, f"; {BARE}"]),
+        (LLAMA, '{"type": "function", "name": "f", "parameters": {}}', [Call("f", "{}")]),
+        (LLAMA, '{"parameters": {"a":1}, "name": "f"}', [Call("f", '{"a": 1}')]),
     ],
 )
-def test_calls_and_the_text_around_them(form: CallFormat, text: str, found: list[Found]) -> None:
+def test_calls_and_the_text_around_them(
+    form: CallFormat, text: str, found: list[str | Call]
+) -> None:
     assert read(text, form=form) == found
 
 
@@ -61,12 +86,11 @@ def test_calls_and_the_text_around_them(form: CallFormat, text: str, found: list
         '<tool_call>{"name": "f", "arguments": "{}"}</tool_call>',
         '<tool_call>{"name": "unknown", "arguments": {}}</tool_call>',
         '<tool_call>{"arguments": {}}</tool_call>', '<tool_call>{"name": 3}</tool_call>',
-        '<tool_call>{"name": "f"} more</tool_call>', "<tool_call>{]}</tool_call>",
-        '<tool_call>{"name": "f", "arguments": {"x": NaN}}</tool_call>',
-        '<tool_call>{"name": "f", "arguments": {"x": 1e999}}</tool_call>',
-        '<tool_call>{"name": "f", "arguments": {"x": "\\ud800"}}</tool_call>',
-        '<tool_call>{"name": "f", "arguments": {"x": ' + "9" * 6000 + "}}</tool_call>",
-        '<tool_call>{"name": "f", "arguments": ' + '{"a":' * 500 + "1" + "}" * 501 + "</tool_call>",
+        "<tool_call>{]}</tool_call>", '<tool_call>{"name" "f", "arguments": {}}</tool_call>',
+        '<tool_call>{"arguments": {"x": NaN}, "name": "f"}</tool_call>',
+        '<tool_call>{"arguments": {"x": 1e999}, "name": "f"}</tool_call>',
+        '<tool_call>{"arguments": {"x": "\\ud800"}, "name": "f"}</tool_call>',
+        '<tool_call>{"arguments": {"x": ' + "9" * 6000 + '}, "name": "f"}</tool_call>',
         " \n ", "ends in space  ",
     ],
 )  # fmt: skip
@@ -80,15 +104,116 @@ def test_a_call_after_one_that_is_none_is_still_found() -> None:
     assert read(f"<tool_call>{TAG}") == ["<tool_call>", CALLED]
 
 
+def told_by_character(text: str, form: CallFormat = HERMES) -> list[Found]:
+    reader = CallReader(form, NAMES)
+    return [*(each for character in text for each in reader.push(character)), *reader.finish()]
+
+
 def test_no_piece_of_a_marker_is_told_before_it_is_clear_what_it_is() -> None:
-    reader = CallReader(HERMES, NAMES)
-    told = [each for character in f"Hm. {TAG}" for each in reader.push(character)]
-    assert told == ["H", "m", ".", CALLED]
+    begun = Begun("f")
+    told = told_by_character(f"Hm. {TAG}")
+    assert told[:4] == ["H", "m", ".", begun]
+    assert with_calls(told[3:]) == [CALLED]
+
+
+WRITTEN = '{"x" :\n[1, {"y": "}"}] }'
+
+
+@pytest.mark.parametrize(
+    ("form", "before", "after"),
+    [
+        (HERMES, '<tool_call>{"name": "f", "arguments": ', "}</tool_call>"),
+        (
+            HERMES,
+            '<tool_call>\n{"id": {"a": {}}, "name":"f",\n"arguments":',
+            ', "x": "{"} </tool_call>',
+        ),
+        (MISTRAL, '[TOOL_CALLS][ {"name": "f", "arguments": ', '} , {"name": "nobody"}]'),
+        (MISTRAL_ARGS, "[TOOL_CALLS]f[ARGS]", " "),
+        (LLAMA, '{"name": "f", "parameters": ', "}"),
+    ],
+)
+def test_arguments_are_told_as_they_are_written(form: CallFormat, before: str, after: str) -> None:
+    reader = CallReader(form, NAMES)
+    assert [each for character in before for each in reader.push(character)] == []
+    assert reader.push("{") == [Begun("f"), Arguments("{")]
+    for character in WRITTEN[1:]:
+        assert reader.push(character) == [Arguments(character)]
+    rest = [*reader.push(after), *reader.finish()]
+    assert rest == ([' , {"name": "nobody"}]'.strip()] if "nobody" in after else [])
+
+
+BEGUN = '<tool_call>{"name": "f", "arguments": '
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "found"),
+    [
+        (HERMES, BEGUN, [BEGUN]),
+        (HERMES, BEGUN + '{"x": "y', [Call("f", '{"x": "y')]),
+        (HERMES, BEGUN + '{"x": NaN}}</tool_call>', [Call("f", '{"x": NaN}')]),
+        (HERMES, BEGUN + '{"x": 1e999}}</tool_call> b', [Call("f", '{"x": 1e999}'), "b"]),
+        (HERMES, BEGUN + "{]}</tool_call>", [Call("f", "{]")]),
+        (HERMES, BEGUN + "{}\n</tool_call>", [Call("f", "{}")]),
+        (HERMES, BEGUN + "{}", [Call("f", "{}")]),
+        (HERMES, BEGUN + '{}, "id": "', [Call("f", "{}")]),
+        (HERMES, BEGUN + "{}} more</tool_call>", [Call("f", "{}"), "more</tool_call>"]),
+        (HERMES, BEGUN + "{}}\n" + TAG, [Call("f", "{}"), CALLED]),
+        (HERMES, '<tool_call>{"name": "f"} more', [Call("f", "{}"), "more"]),
+        (MISTRAL, LIST[:-1], [Call("f", "{}"), Call("get_weather", "{}")]),
+        (MISTRAL, LIST.replace("get_weather", "g"), [Call("f", "{}"), ', {"name": "g"}]']),
+        (MISTRAL, LIST.replace('"f"', '"g"'), [LIST.replace('"f"', '"g"')]),
+        (MISTRAL, LIST.replace("[{", "[3, {"), [LIST.replace("[{", "[3, {")]),
+        (
+            MISTRAL,
+            LIST.replace("}, {", "}, 3, {"),
+            [Call("f", "{}"), ', 3, {"name": "get_weather"}]'],
+        ),
+        (MISTRAL, LIST.replace("}}, {", "}, {"), [Call("f", "{}")]),
+        (MISTRAL_ARGS, NAMED[:-2], [Call("f", '{"a": [1, {}')]),
+        (MISTRAL_ARGS, NAMED.replace("f[", "g["), [NAMED.replace("f[", "g[")]),
+        (LLAMA, BARE[:-5], [Call("f", '{"a": "')]),
+        (LLAMA, f"See {BARE}", [f"See {BARE}"]),
+        (LLAMA, '{"name": "f"}', ['{"name": "f"}']),
+        (LLAMA, BARE.replace("parameters", "arguments"), [BARE.replace("parameters", "arguments")]),
+        (LLAMA, '{"answer": {"name": "f"}} and', ['{"answer": {"name": "f"}} and']),
+        (LLAMA, "<|python_tag|>print(1)", ["<|python_tag|>print(1)"]),
+    ],
+)
+def test_a_call_that_has_begun_stays_one_with_what_the_model_wrote(
+    form: CallFormat, text: str, found: list[str | Call]
+) -> None:
+    assert read(text, form=form) == found
+    assert read(*text, form=form) == found
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inside: st.lists(inside) | st.dictionaries(st.text(), inside),
+    max_leaves=8,
+)
+WRAPPED = [
+    (HERMES, '<tool_call>\n{"name": "f", "arguments": %s}\n</tool_call>'),
+    (MISTRAL, '[TOOL_CALLS] [{"name": "f", "arguments": %s, "id": "a1b2c3d4e"}]'),
+    (MISTRAL_ARGS, "[TOOL_CALLS]f[ARGS]%s"),
+    (LLAMA, '{"name": "f", "parameters": %s}'),
+]
+
+
+@pytest.mark.parametrize(("form", "wrapped"), WRAPPED)
+@settings(max_examples=25)
+@given(given=st.dictionaries(st.text(), ANYTHING), indent=st.sampled_from([None, 1]))
+def test_arguments_are_told_to_the_letter(
+    form: CallFormat, wrapped: str, given: dict[str, Any], indent: int | None
+) -> None:
+    written = json.dumps(given, ensure_ascii=False, indent=indent)
+    assert read(*(wrapped % written), form=form) == [Call("f", written)]
 
 
 FRAGMENTS = st.sampled_from(
     [TAG, "<tool_call>", "</tool_call>", "<tool", '{"name": "f"}', "{", "}", '"', "\n", " ", "a",
-     "[TOOL_CALLS]", '[{"name": "f"}]', "[", "]", "f[ARGS]", NAMED, LIST, "\\", "é"]
+     "[TOOL_CALLS]", '[{"name": "f"}]', "[", "]", "f[ARGS]", NAMED, LIST, "\\", "é",
+     BEGUN, BARE, "<|python_tag|>", '{"name": "f", "parameters": ', ",", '{"x": 1}']
 )  # fmt: skip
 
 
@@ -109,12 +234,16 @@ def test_every_way_to_cut_a_text_finds_the_same(
     assert read(*text, form=form) == found
     for each in found:
         if isinstance(each, Call):
-            assert isinstance(json.loads(each.arguments), dict)
+            assert each.name in NAMES
+            assert each.arguments.startswith("{")
     if all(isinstance(each, str) for each in found):
         assert "".join(map(str, found)) == text
 
 
-@pytest.mark.parametrize("text", ["<tool_call>", "<tool_call>{", '<tool_call>{"', " ", "\n{"])
+@pytest.mark.parametrize(
+    "text",
+    ["<tool_call>", "<tool_call>{", '<tool_call>{"', " ", "\n{", BEGUN, BEGUN + "{", TAG, LIST],
+)
 def test_reading_a_hostile_text_takes_time_in_proportion_to_it(text: str) -> None:
     reader, begun_s = CallReader(HERMES, NAMES), time.process_time()
     for _ in range(100_000 // len(text)):

@@ -8,7 +8,16 @@ import pytest
 from server.openai.tools.dialects import tool_support
 from tests.server.asking import events
 from tests.server.tools.calling import CLOCK, TOOLS, WEATHER, ToolProcessor, ask, calling, tag
-from tests.server.tools.templates import MISTRAL, MISTRAL_ARGS, QWEN, UNKNOWN, WITHOUT
+from tests.server.tools.templates import (
+    LLAMA,
+    LLAMA_TAGGED,
+    MISTRAL,
+    MISTRAL_ARGS,
+    QWEN,
+    UNKNOWN,
+    UNKNOWN_BARE,
+    WITHOUT,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -23,7 +32,13 @@ TURNS = [
 
 @pytest.mark.parametrize(
     ("template", "form", "in_parts"),
-    [(QWEN, "hermes", True), (MISTRAL, "mistral", False), (MISTRAL_ARGS, "mistral-args", False)],
+    [
+        (QWEN, "hermes", True),
+        (MISTRAL, "mistral", False),
+        (MISTRAL_ARGS, "mistral-args", False),
+        (LLAMA, "llama", False),
+        (LLAMA_TAGGED, "llama", False),
+    ],
 )
 def test_how_a_model_writes_calls_is_read_off_its_template(
     template: str, form: str, in_parts: bool
@@ -34,7 +49,12 @@ def test_how_a_model_writes_calls_is_read_off_its_template(
 
 
 @pytest.mark.parametrize(
-    ("template", "reason"), [(WITHOUT, "does not show tools"), (UNKNOWN, "unknown form")]
+    ("template", "reason"),
+    [
+        (WITHOUT, "does not show tools"),
+        (UNKNOWN, "unknown form"),
+        (UNKNOWN_BARE, "unknown form"),
+    ],
 )
 async def test_tools_that_a_template_cannot_use_are_refused_with_the_reason(
     template: str, reason: str
@@ -67,20 +87,68 @@ async def test_an_answer_without_calls_is_as_ever() -> None:
 
 async def test_a_stream_tells_text_then_the_name_then_the_arguments() -> None:
     text = f"Let me see.\n{tag(town='Oslo')}\n{tag('get_time')}"
-    async with calling(*text) as (client, *_):
+    pieces = [text[at : at + 3] for at in range(0, len(text), 3)]
+    async with calling(*pieces) as (client, *_):
         chunks = events(await ask(client, stream=True))
     choices = [chunk["choices"][0] for chunk in chunks]
     deltas = [choice["delta"] for choice in choices]
     assert "".join(delta.get("content") or "" for delta in deltas) == "Let me see."
     calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
-    first, arguments, second, none = calls
+    first, *written, second, none = calls
     assert first.pop("id") != second.pop("id")
     named = {"index": 0, "type": "function", "function": {"name": "get_weather", "arguments": ""}}
     assert first == named
-    assert arguments == {"index": 0, "function": {"arguments": '{"town": "Oslo"}'}}
+    assert len(written) > 4
+    assert all(call.keys() == {"index", "function"} for call in written)
+    assert all(call["index"] == 0 and call["function"].keys() == {"arguments"} for call in written)
+    assert "".join(call["function"]["arguments"] for call in written) == '{"town": "Oslo"}'
     assert second["index"] == 1
     assert none == {"index": 1, "function": {"arguments": "{}"}}
     assert choices[-1]["finish_reason"] == "tool_calls"
+
+
+def joined(chunks: list[Any]) -> tuple[str, list[list[str]], str]:
+    """What a client makes of a stream: content, name and arguments of each call, how it ended."""
+    content, calls, finish = "", [], ""
+    for choice in (chunk["choices"][0] for chunk in chunks):
+        content += choice["delta"].get("content") or ""
+        finish = choice["finish_reason"] or finish
+        for call in choice["delta"].get("tool_calls", ()):
+            if "id" in call:
+                assert call["index"] == len(calls)
+                calls.append([call["function"]["name"], ""])
+            calls[call["index"]][1] += call["function"]["arguments"]
+    return content, calls, finish
+
+
+CUT = tag(town="Oslo").partition("slo")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "content", "calls", "told"),
+    [
+        (f"I look.\n{CUT}", "length", "I look.", [["get_weather", '{"town": "O']], "length"),
+        (CUT, "stop", "", [["get_weather", '{"town": "O']], "tool_calls"),
+        (f"{tag('get_time')}\n{CUT[:20]}", "length", CUT[:20], [["get_time", "{}"]], "length"),
+        (CUT[:20], "length", CUT[:20], [], "length"),
+        (tag("nobody"), "stop", tag("nobody"), [], "stop"),
+        (f"{tag('get_time')} {tag('nobody')}", "stop", tag("nobody"), [["get_time", "{}"]],
+         "tool_calls"),
+        (tag(town="Oslo").replace('"}}', '"]}}'), "stop", "}\n</tool_call>",
+         [["get_weather", '{"town": "Oslo"]']], "tool_calls"),
+    ],
+)  # fmt: skip
+async def test_cut_and_malformed_calls_are_told_the_same_whole_and_streamed(
+    text: str, finish: Any, content: str, calls: list[list[str]], told: str
+) -> None:
+    async with calling(*text, finish=finish) as (client, *_):
+        whole = (await ask(client))["choices"][0]
+        chunks = events(await ask(client, stream=True))
+    message = whole["message"]
+    functions = [call["function"] for call in message.get("tool_calls", ())]
+    assert [[each["name"], each["arguments"]] for each in functions] == calls
+    assert (message["content"] or "", whole["finish_reason"]) == (content, told)
+    assert joined(chunks) == (content, calls, told)
 
 
 async def test_each_of_n_choices_has_its_own_calls_whole_and_streamed() -> None:
@@ -106,7 +174,7 @@ async def test_tool_choice_none_hides_the_tools_and_reads_no_calls() -> None:
     assert choice["finish_reason"] == "stop"
 
 
-@pytest.mark.parametrize("template", [QWEN, MISTRAL, MISTRAL_ARGS])
+@pytest.mark.parametrize("template", [QWEN, MISTRAL, MISTRAL_ARGS, LLAMA])
 async def test_calls_and_results_of_earlier_turns_are_shown_to_the_model(template: str) -> None:
     processor = ToolProcessor(template)
     turns = [*TURNS, {"role": "assistant", "content": [{"type": "text", "text": "Dry it is."}]}]
