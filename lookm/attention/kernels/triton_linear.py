@@ -41,25 +41,27 @@ TILES = (
 
 @triton.jit(do_not_specialize=["num_rows"])
 def _linear(
-    x, weight, bias, out, num_rows, x_stride,
-    OUTPUTS: tl.constexpr, INPUTS: tl.constexpr, BIAS: tl.constexpr,
+    x, weight, bias, out, num_rows, outputs, inputs, x_stride,
+    BIAS: tl.constexpr, WHOLE: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """One program per `BLOCK_O` outputs."""
+    """One program per `BLOCK_O` outputs. `WHOLE`: `BLOCK_C` divides the inputs."""
     o = tl.program_id(0) * BLOCK_O + tl.arange(0, BLOCK_O)
     r, c = tl.arange(0, BLOCK_R), tl.arange(0, BLOCK_C)
     sum_OR = tl.zeros([BLOCK_O, BLOCK_R], tl.float32)
-    for first in range(0, INPUTS, BLOCK_C):
-        inside_C = first + c < INPUTS
-        w_at_OC = o[:, None].to(tl.int64) * INPUTS + first + c[None, :]
-        w_OC = tl.load(weight + w_at_OC, mask=(o < OUTPUTS)[:, None] & inside_C[None, :], other=0.0)
-        x_at_RC = r[:, None] * x_stride + first + c[None, :]
-        x_RC = tl.load(x + x_at_RC, mask=(r < num_rows)[:, None] & inside_C[None, :], other=0.0)
+    for first in range(0, inputs, BLOCK_C):
+        mask_OC, mask_RC = (o < outputs)[:, None], (r < num_rows)[:, None]
+        if not WHOLE:
+            mask_OC &= (first + c < inputs)[None, :]
+            mask_RC &= (first + c < inputs)[None, :]
+        w_at_OC = o[:, None].to(tl.int64) * inputs + first + c[None, :]
+        w_OC = tl.load(weight + w_at_OC, mask=mask_OC, other=0.0)
+        x_RC = tl.load(x + r[:, None] * x_stride + first + c[None, :], mask=mask_RC, other=0.0)
         sum_OR = tl.dot(w_OC, tl.trans(x_RC), sum_OR, input_precision="ieee")
     if BIAS:
-        sum_OR += tl.load(bias + o, mask=o < OUTPUTS, other=0.0).to(tl.float32)[:, None]
-    to_OR = r[None, :] * OUTPUTS + o[:, None]
-    mask_OR = (o < OUTPUTS)[:, None] & (r < num_rows)[None, :]
+        sum_OR += tl.load(bias + o, mask=o < outputs, other=0.0).to(tl.float32)[:, None]
+    to_OR = r[None, :] * outputs + o[:, None]
+    mask_OR = (o < outputs)[:, None] & (r < num_rows)[None, :]
     tl.store(out + to_OR, sum_OR.to(out.dtype.element_ty), mask=mask_OR)
 
 
@@ -79,7 +81,8 @@ def linear(
     with on(x_RC):
         _linear[(triton.cdiv(outputs, tile.outputs),)](
             x_RC, weight_OC, weight_OC if bias_O is None else bias_O, out_RO,
-            num_rows, x_RC.stride(0), OUTPUTS=outputs, INPUTS=size, BIAS=bias_O is not None,
+            num_rows, outputs, size, x_RC.stride(0),
+            BIAS=bias_O is not None, WHOLE=size % tile.inputs == 0,
             BLOCK_R=max(16, triton.next_power_of_2(num_rows)),
             BLOCK_O=tile.outputs, BLOCK_C=tile.inputs,
             num_warps=tile.warps, num_stages=tile.stages,
