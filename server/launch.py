@@ -7,12 +7,14 @@ of these are told in one line. Knows uvicorn; nothing about routes.
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 import socket
 import sys
 from collections.abc import Iterator
 
 import uvicorn
+from fastapi import FastAPI
 
 from lookm.errors import LookmError
 from lookm.types import ModelInfo
@@ -28,6 +30,7 @@ from server.worker.errors import WorkerError
 log = logging.getLogger("lookm.server")
 
 CONVERSATION_TOKENS = 2048
+LATE_S = 7  # for requests that are ended when the drain is over to say so
 KEEP_ALIVE_S = 65  # longer than the pools of common clients and proxies
 FAILED, MISUSED = 1, 2
 
@@ -116,11 +119,11 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
             ws="none",
             http=timed_protocol(settings.receive_timeout_s),
             timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
+            timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s) + LATE_S,
         )
     )
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, _stop, server)
+        asyncio.get_running_loop().add_signal_handler(number, _stop, server, app, settings)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
@@ -153,9 +156,15 @@ async def _greet(
     return FAILED
 
 
-def _stop(server: uvicorn.Server) -> None:
-    """The first signal drains, the second does not wait."""
+def _stop(server: uvicorn.Server, app: FastAPI, settings: Settings) -> None:
+    """The first signal drains, the second does not wait.
+
+    What still runs at the drain's end is told so; uvicorn, after that, would cut it off.
+    """
     server.force_exit = server.should_exit
+    if not server.should_exit and hasattr(app.state, "services"):
+        live: Services = app.state.services
+        asyncio.get_running_loop().call_later(settings.drain_timeout_s, live.end_running)
     server.should_exit = True
 
 

@@ -84,6 +84,7 @@ class Services:
             text=ThreadPoolExecutor(1, "lookm-text"),
         )
         self._translator: Translator | None = None
+        self._ending: asyncio.Task[int] | None = None  # the loop holds no task by itself
         engine.observers.append(self.metrics.on_step)
 
     @property
@@ -107,6 +108,10 @@ class Services:
         """Begin loading; `booting` ends when all is ready, or with what went wrong."""
         self.booting = asyncio.create_task(self._boot(), name="boot")
         self.booting.add_done_callback(_retrieve)
+
+    def end_running(self) -> None:
+        """End what runs, each request with its error; nothing new is accepted."""
+        self._ending = asyncio.create_task(self.engine.drain(0), name="end-running")
 
     async def stop(self) -> None:
         """Let running requests finish, within the bound, then end everything."""
