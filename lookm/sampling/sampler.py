@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Protocol
 
-import numpy as np
 import torch
 
 from lookm.sampling.filters import keep_top
 from lookm.sampling.logprobs import Choice, choices
+from lookm.sampling.noise import Noise, make_noise
 from lookm.types import Sampling
 
 COLDEST = 1e-30  # below, logits overflow float32; it is greedy long before
@@ -56,8 +56,7 @@ class Sampler:
         self._prompt_ids = frozenset(prompt_ids if sampling.repetition_penalty != 1 else ())
         self._counts: Counter[int] = Counter()
         self._num_generated = 0
-        seed = None if sampling.seed is None else sampling.seed % 2**64
-        self._generator = np.random.Generator(np.random.PCG64DXSM(seed)) if self.hot else None
+        self._noise: Noise | None = None
 
     @property
     def hot(self) -> bool:
@@ -106,9 +105,11 @@ class Sampler:
             self.grammar.advance(token)
 
     def fill_noise(self, noise_V: torch.Tensor) -> None:
-        """The next draws from the exponential distribution, into a float32 CPU tensor."""
-        assert self._generator is not None, "greedy requests take the largest"
-        self._generator.standard_exponential(out=noise_V.numpy(), dtype=np.float32)
+        """The next draws from the exponential distribution, into a float32 tensor."""
+        assert self.hot, "greedy requests take the largest"
+        if self._noise is None:
+            self._noise = make_noise(self.sampling.seed, noise_V.device)
+        self._noise.fill(noise_V)
 
     def _penalize(self, logits_V: torch.Tensor) -> None:
         asked, device = self.sampling, logits_V.device
@@ -165,9 +166,9 @@ def draw(logits_BV: torch.Tensor, samplers: list[Sampler]) -> list[int]:
         [each.top_p for each in asked],
         [each.min_p for each in asked],
     )
-    noise_BV = torch.empty(logits_BV.shape, dtype=torch.float32)
+    noise_BV = torch.empty_like(logits_BV)
     for noise_V, sampler in zip(noise_BV, samplers, strict=True):
         sampler.fill_noise(noise_V)
-    clock_BV = noise_BV.to(logits_BV.device).clamp_min_(torch.finfo(torch.float32).tiny).log_()
+    clock_BV = noise_BV.clamp_min_(torch.finfo(torch.float32).tiny).log_()
     winners: list[int] = (logits_BV - clock_BV).argmax(-1).tolist()
     return winners

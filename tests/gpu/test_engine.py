@@ -33,6 +33,16 @@ def test_recorded_steps_give_the_tokens_of_eager_ones():
     assert on == off
 
 
+def test_seeded_draws_are_made_on_the_device_and_do_not_depend_on_company():
+    drawn = {"temperature": 1.0, "top_p": 0.95, "max_tokens": 16}
+    asked = [random_prompt(1, seed=n).request(str(n), seed=n, **drawn) for n in range(5)]
+    engine = tiny_engine(tiny_llava().cuda(), attention="triton", graphs="on")
+    together = answers(engine, asked)
+    assert len({tuple(answer) for answer in together.values()}) == 5
+    for request in asked[:2]:
+        assert answers(engine, [request])[request.id] == together[request.id]
+
+
 def lab(monkeypatch, layers):
     monkeypatch.setitem(gpu_lab.SHAPES, "gpu-test", dataclasses.replace(SHAPE, layers=layers))
     scale = dataclasses.replace(SCALES["7b"], shape="gpu-test", batches=(1,))

@@ -15,6 +15,7 @@ from transformers import (
 from lookm import CachePolicy, Sampling
 from lookm.sampling import Sampler, sample
 from lookm.sampling.filters import keep_top
+from lookm.sampling.noise import DeviceNoise, HostNoise, make_noise
 from tests.lookm.tiny import answers, random_prompt, tiny_engine, tiny_llava
 
 LOGITS = torch.tensor([0.1, 3.0, 2.0, -1.0, 2.5])
@@ -194,6 +195,24 @@ def test_no_seed_means_different_draws():
     rows = LOGITS[None].expand(2, -1)
     drawn = [tokens_of(rows, [first, second]) for _ in range(60)]
     assert [a for a, _ in drawn] != [b for _, b in drawn]
+
+
+@pytest.mark.parametrize("make", [HostNoise, lambda seed: DeviceNoise(seed, torch.device("cpu"))])
+def test_noise_is_exponential_and_its_seeds_alone(make):
+    first, again, other = make(2**64 - 1), make(2**64 - 1), make(0)
+    noise_V, same_V, else_V = (torch.empty(20_000) for _ in range(3))
+    for _ in range(2):
+        first.fill(noise_V)
+        again.fill(same_V)
+        other.fill(else_V)
+        assert torch.equal(noise_V, same_V)
+        assert not torch.equal(noise_V, else_V)
+    shares = [(noise_V > edge).float().mean().item() for edge in (0.5, 1, 3)]
+    assert shares == pytest.approx([math.exp(-0.5), math.exp(-1), math.exp(-3)], abs=0.02)
+
+
+def test_noise_is_made_where_the_logits_are():
+    assert isinstance(make_noise(None, torch.device("cpu")), HostNoise)
 
 
 def test_sampling_leaves_the_global_generators_alone():
