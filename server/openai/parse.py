@@ -27,7 +27,7 @@ WRONG_KEY = "[key]"  # what pydantic adds where it is a mapping's key that is wr
 # After an index into these, pydantic's location holds the tag that chose the union's member.
 TAGGED_ITEMS = ("messages", "<array>")
 # After these fields, too.
-TAGGED_FIELDS = ("response_format",)
+TAGGED_FIELDS = ("response_format", "tool_choice")
 
 
 async def receive(model: type[M], chunks: Chunks) -> M:
@@ -90,12 +90,14 @@ def path(location: Location) -> str:
     """A location as the client writes it: `messages[0].content[2].image_url.url`."""
     shown, previous, tag_follows = "", "", False
     for item in location:
-        if tag_follows:
+        if item in UNION_MEMBERS or item == WRONG_KEY:
+            pass
+        elif tag_follows:
             tag_follows = False
         elif isinstance(item, int):
             shown += f"[{item}]"
             tag_follows = previous in TAGGED_ITEMS and "messages" in location
-        elif item not in UNION_MEMBERS and item != WRONG_KEY:
+        else:
             shown += f".{item}" if shown else item
             tag_follows = item in TAGGED_FIELDS
         previous = str(item)
@@ -103,13 +105,23 @@ def path(location: Location) -> str:
 
 
 def _meant(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The first error; where no member of a union fits, that of the member that came furthest."""
+    """The first error; where no member of a union fits, that of the member that came furthest.
+
+    An object whose tag is none of those there are came further than one that is no object.
+    """
     first = found[0]
     if not first["loc"] or first["loc"][-1] not in UNION_MEMBERS:
         return first
     union = first["loc"][:-1]
     members = [error for error in found if error["loc"][: len(union)] == union]
-    return max(members, key=lambda e: (len(e["loc"]), not e["type"].endswith("_type")))
+    return max(
+        members,
+        key=lambda e: (
+            len(e["loc"]),
+            e["type"].startswith("union_tag"),
+            not e["type"].endswith("_type"),
+        ),
+    )
 
 
 def _unknown(location: Location, param: str | None, known: Sequence[str]) -> ApiError:

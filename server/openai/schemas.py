@@ -237,7 +237,11 @@ class ChatRequest(Generation):
         Tools | None, Honoured(f"{WITH_TEMPLATE}; calls are streamed as they are written")
     ] = None
     tool_choice: Annotated[
-        ToolChoice | None, Honoured("`none`, `auto`, `required` or one tool; the last two enforced")
+        ToolChoice | None,
+        Honoured(
+            "`none`, `auto`, `required` or one tool, the last two enforced; `allowed_tools`: the "
+            "others are not shown to the model"
+        ),
     ] = None
     parallel_tool_calls: Annotated[bool | None, Honoured("false: one call at most")] = None
     functions: Annotated[object, Refused(OLD_TOOLS, ([],))] = None

@@ -5,10 +5,21 @@ Strict as all of `schemas`. `tools.checks` holds what depends on several fields,
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from server.openai.fields import Accepted, Honoured
 from server.openai.strict import OBJECT, STRING, Strict
+
+
+def not_custom(kind: object) -> object:
+    """The type of a tool. Custom ones are documented by OpenAI, and so refused with a reason."""
+    if kind == "custom":
+        raise PydanticCustomError(
+            "unsupported_parameter", "Custom tools are not: give tools of type 'function'."
+        )
+    return kind
+
 
 ToolName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
@@ -29,7 +40,7 @@ class FunctionDefinition(Strict):
 class Tool(Strict):
     """One of `tools`."""
 
-    type: Annotated[Literal["function"], Honoured()]
+    type: Annotated[Literal["function"], BeforeValidator(not_custom), Honoured()]
     function: Annotated[FunctionDefinition, Honoured()]
 
 
@@ -46,14 +57,31 @@ class NamedChoice(Strict):
     function: Annotated[ChosenFunction, Honoured()]
 
 
-ToolChoice = Annotated[Literal["none", "auto", "required"], STRING] | Annotated[NamedChoice, OBJECT]
+class AllowedTools(Strict):
+    """Some of `tools`, by name, and whether one of them must be called."""
+
+    mode: Annotated[Literal["auto", "required"], Honoured()]
+    tools: Annotated[list[NamedChoice], Field(min_length=1, max_length=128), Honoured()]
+
+
+class AllowedChoice(Strict):
+    """These tools and no others."""
+
+    type: Annotated[Literal["allowed_tools"], Honoured()]
+    allowed_tools: Annotated[AllowedTools, Honoured()]
+
+
+ToolChoice = (
+    Annotated[Literal["none", "auto", "required"], STRING]
+    | Annotated[Annotated[NamedChoice | AllowedChoice, Field(discriminator="type")], OBJECT]
+)
 
 
 class CalledFunction(Strict):
     """What was called, and with what."""
 
     name: Annotated[ToolName, Honoured()]
-    arguments: Annotated[str, Honoured("a JSON object, as text")]
+    arguments: Annotated[str, Honoured("a JSON object, as text; any other text is shown as it is")]
 
 
 class ToolCall(Strict):

@@ -218,13 +218,12 @@ def template_messages(messages: Sequence[Message], dialect: Dialect | None) -> l
     """
     shown: list[dict[str, Any]] = []
     names: dict[str, str] = {}
-    for m, message in enumerate(messages):
+    for message in messages:
         role = "system" if message.role == "developer" else message.role
         turn: dict[str, Any] = {"role": role, "content": _template_parts(message)}
         if dialect is not None and isinstance(message, AssistantMessage) and message.tool_calls:
-            where = f"messages[{m}].tool_calls"
             turn["content"] = dialect.content(_text(message))
-            turn["tool_calls"] = list(template_calls(message.tool_calls, where, dialect))
+            turn["tool_calls"] = list(template_calls(message.tool_calls, dialect))
             names |= {call.id: call.function.name for call in message.tool_calls}
         if dialect is not None and isinstance(message, ToolMessage):
             turn["content"] = dialect.content(_text(message))

@@ -102,6 +102,18 @@ def test_a_named_tool_is_called_whole_and_streamed_the_same(client: openai.OpenA
         assert spelled.startswith((b"<tool_call>\n{", b'{"name": "order", "parameters": {'))
 
 
+def test_only_an_allowed_tool_is_called(client: openai.OpenAI) -> None:
+    listed: Any = {"type": "function", "function": {"name": "cancel"}}
+    choice: Any = {
+        "type": "allowed_tools",
+        "allowed_tools": {"mode": "required", "tools": [listed]},
+    }
+    fields: Any = QUESTION | {"tool_choice": choice, "parallel_tool_calls": False}
+    (call,) = client.chat.completions.create(**fields).choices[0].message.tool_calls or []
+    check(call.function.name, call.function.arguments)
+    assert call.function.name == "cancel"
+
+
 def test_the_clients_own_helper_sees_arguments_grow(client: openai.OpenAI) -> None:
     fields: Any = {**QUESTION, "tools": [STRICT], "tool_choice": "required", "seed": 3}
     with client.chat.completions.stream(**fields, parallel_tool_calls=False) as stream:

@@ -12,6 +12,7 @@ from lookm.types import Structure
 from server.errors import ApiError
 from server.openai.schemas import AssistantMessage, ChatRequest, Message, TextFormat, ToolMessage
 from server.openai.tool_schemas import NamedChoice, Tool, ToolCall
+from server.openai.tools.allowed import allowed
 from server.openai.tools.dialects import Dialect, ToolSupport
 from server.openai.tools.forms import NO_ARGUMENTS, tool_form
 from server.openai.tools.reader import CallReader
@@ -27,8 +28,8 @@ class ToolUse:
 
 def tool_use(body: ChatRequest, support: ToolSupport) -> ToolUse:
     """Check the fields about tools. Raises `ApiError`."""
-    tools, choice = body.tools or [], body.tool_choice
-    check_tools(tools, support)
+    check_tools(body.tools or (), support)
+    tools, choice = allowed(body.tools or (), body.tool_choice)
     names = [tool.function.name for tool in tools]
     if isinstance(choice, NamedChoice) and choice.function.name not in names:
         message = f"'tool_choice' names {choice.function.name!r}, which is not among 'tools'."
@@ -52,7 +53,8 @@ def call_reader(body: ChatRequest, support: ToolSupport) -> CallReader | None:
     """A reader for one answer; None where the answer is only text."""
     if support.dialect is None or not body.tools or body.tool_choice == "none":
         return None
-    return CallReader(support.dialect.form, [tool.function.name for tool in body.tools])
+    tools, _ = allowed(body.tools, body.tool_choice)
+    return CallReader(support.dialect.form, [tool.function.name for tool in tools])
 
 
 def check_tools(tools: Sequence[Tool], support: ToolSupport) -> None:
@@ -106,16 +108,18 @@ def shown(tools: Sequence[Tool]) -> tuple[dict[str, Any], ...]:
     )
 
 
-def template_calls(calls: Sequence[ToolCall], where: str, dialect: Dialect) -> Iterator[Any]:
-    """Calls as chat templates take them: their arguments are objects. Raises `ApiError`."""
-    for number, call in enumerate(calls):
+def template_calls(calls: Sequence[ToolCall], dialect: Dialect) -> Iterator[Any]:
+    """Calls as chat templates take them: their arguments are objects.
+
+    What the model wrote and is none (it was cut, or is no JSON) goes back to it as text.
+    """
+    for call in calls:
         try:
             arguments = json.loads(call.function.arguments)
         except (ValueError, RecursionError):
             arguments = None
         if not isinstance(arguments, dict):
-            param = f"{where}[{number}].function.arguments"
-            raise ApiError("invalid_value", "It should be a JSON object, as text.", param=param)
+            arguments = call.function.arguments
         function = {"name": call.function.name, "arguments": arguments}
         yield {"id": dialect.call_id(call.id), "type": "function", "function": function}
 

@@ -10,16 +10,15 @@ from typing import Any
 
 from lookm.types import Structure
 from server.openai.tool_schemas import NamedChoice, Tool
+from server.openai.tools.allowed import Choice
 from server.openai.tools.formats import CallFormat
 
 MAX_PARALLEL_CALLS = 16
 NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
-ToolChoice = str | NamedChoice | None
-
 
 def tool_form(
-    form: CallFormat, tools: Sequence[Tool], choice: ToolChoice, *, parallel: bool
+    form: CallFormat, tools: Sequence[Tool], choice: Choice, *, parallel: bool
 ) -> Structure | None:
     """The structure of the answer; None where any text is allowed."""
     if isinstance(choice, NamedChoice):

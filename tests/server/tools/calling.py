@@ -99,3 +99,23 @@ async def ask(client: Any, status: int = 200, **fields: Any) -> Any:
     response = await client.post(CHAT, json=body | fields)
     assert response.status_code == status, response.text
     return response.json() if not fields.get("stream") else response.text
+
+
+def only(*names: str, mode: str = "auto") -> dict[str, Any]:
+    """The tool choice that allows these."""
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+def joined(chunks: list[Any]) -> tuple[str, list[list[str]], str]:
+    """What a client makes of a stream: content, name and arguments of each call, how it ended."""
+    content, calls, finish = "", [], ""
+    for choice in (chunk["choices"][0] for chunk in chunks):
+        content += choice["delta"].get("content") or ""
+        finish = choice["finish_reason"] or finish
+        for call in choice["delta"].get("tool_calls", ()):
+            if "id" in call:
+                assert call["index"] == len(calls)
+                calls.append([call["function"]["name"], ""])
+            calls[call["index"]][1] += call["function"]["arguments"]
+    return content, calls, finish
