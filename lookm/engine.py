@@ -85,7 +85,8 @@ class Engine:
         dtype = choose_dtype(config.dtype, own, device)
         model, family = load_model(path, dtype=dtype, device=device)
         adapter = Adapter(model, family)
-        plan = make_plan(config, adapter, model_path=path)
+        image = processor.large_image() if device.type == "cuda" else None
+        plan = make_plan(config, adapter, model_path=path, image=image)
         engine = cls(adapter, processor, config, plan)
         logger.info("engine plan: %s", engine.plan)
         return engine

@@ -4,8 +4,11 @@ Asked once at start; the answer is part of the plan. On a GPU it is measured: wh
 weights are loaded, less what the longest prefill takes at its peak.
 """
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,9 +17,9 @@ from lookm.attention import Attention, choose
 from lookm.cache import page_bytes, pages_for
 from lookm.config import EngineConfig, EnginePlan
 from lookm.errors import ConfigError
-from lookm.models.adapter import Adapter
+from lookm.models.adapter import MAX_IMAGES_TOGETHER, Adapter
 from lookm.models.embedded import PackedRows
-from lookm.types import Needs
+from lookm.types import ImageInput, Needs
 
 CPU_SHARE = 0.25  # of free memory: pixels, activations and the other processes live there too
 GPU_SHARE = 0.85  # of what is free once the weights are loaded: before a prefill was measured
@@ -34,8 +37,13 @@ _CGROUP_LIMITS = (
 )
 
 
-def make_plan(config: EngineConfig, adapter: Adapter, *, model_path: str) -> EnginePlan:
-    """Decide everything that was left open. Raises `ConfigError` where it cannot be met."""
+def make_plan(
+    config: EngineConfig, adapter: Adapter, *, model_path: str, image: ImageInput | None = None
+) -> EnginePlan:
+    """Decide everything that was left open. Raises `ConfigError` where it cannot be met.
+
+    `image` is a large one, to measure on a GPU what encoding images takes.
+    """
     dims = adapter.dimensions
     size = page_bytes(dims.num_kv_heads, config.page_tokens, dims.head_dim, adapter.dtype)
     context = config.max_context_tokens or dims.max_context_tokens
@@ -46,7 +54,7 @@ def make_plan(config: EngineConfig, adapter: Adapter, *, model_path: str) -> Eng
     pages_per_layer = pages_for(context, config.page_tokens)
     enough = config.max_running * pages_per_layer * dims.num_layers
     if config.kv_cache_bytes is None:
-        num_pages = min(enough, int(_free_bytes(config, adapter, context)) // size)
+        num_pages = min(enough, int(_free_bytes(config, adapter, context, image)) // size)
     else:
         _check_possible(config.kv_cache_bytes, adapter.device)
         num_pages = config.kv_cache_bytes // size
@@ -109,27 +117,46 @@ def _check_possible(asked_bytes: int, device: torch.device) -> None:
         )
 
 
-def _free_bytes(config: EngineConfig, adapter: Adapter, context: int) -> float:
+def _free_bytes(
+    config: EngineConfig, adapter: Adapter, context: int, image: ImageInput | None
+) -> float:
     if adapter.device.type != "cuda":
         return CPU_SHARE * free_host_bytes()
     attention = choose(config.attention, adapter.device, adapter.dtype)
     needed = prefill_bytes(adapter, attention, max(config.max_step_tokens, context))
+    if image is not None:
+        needed = max(needed, encode_bytes(adapter, image))
     torch.cuda.empty_cache()
     free, _total = torch.cuda.mem_get_info(adapter.device)
-    return (1 - GPU_SPARE) * free - needed
+    return (1 - GPU_SPARE) * free - config.image_cache_bytes - needed
 
 
 def prefill_bytes(adapter: Adapter, attention: Attention, num_tokens: int) -> float:
     """Memory that a prefill of `num_tokens` takes at its peak, besides pages; measured, on CUDA."""
     measured = min(num_tokens, PROFILE_TOKENS)
-    before = torch.cuda.memory_allocated(adapter.device)
-    torch.cuda.reset_peak_memory_stats(adapter.device)
-    with torch.inference_mode():
+    with _peak_bytes(adapter.device) as peak, torch.inference_mode():
         pos_RT = torch.arange(measured, device=adapter.device).expand(adapter.position_rows, -1)
         rows = PackedRows(adapter.embed_tokens([0] * measured), pos_RT)
         adapter.logits(adapter.forward(rows, _Looking(attention))[-1:])
-    peak = torch.cuda.max_memory_allocated(adapter.device) - before
-    return peak * num_tokens / measured
+    return peak[0] * num_tokens / measured
+
+
+def encode_bytes(adapter: Adapter, image: ImageInput) -> float:
+    """Memory that encoding takes of as many such images as go together; measured, on CUDA."""
+    images = [replace(image, digest=str(i)) for i in range(MAX_IMAGES_TOGETHER)]
+    with _peak_bytes(adapter.device) as peak:
+        adapter.encode_images(images)
+    return peak[0]
+
+
+@contextlib.contextmanager
+def _peak_bytes(device: torch.device) -> Iterator[list[int]]:
+    """Fills the list with the most that was taken inside, over what was taken before."""
+    found: list[int] = []
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    yield found
+    found.append(torch.cuda.max_memory_allocated(device) - before)
 
 
 class _Looking:

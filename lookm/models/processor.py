@@ -68,6 +68,12 @@ class Processor:
             tensors[NUM_TOKENS] = np.array(self._num_tokens(among))
         return ImageInput(digest=digest, tensors=tensors, num_tokens=num_tokens)
 
+    def large_image(self) -> ImageInput:
+        """One that costs as much as images usually can: a black square of 4 megapixels."""
+        from PIL import Image
+
+        return self.image(Image.new("RGB", (2048, 2048)), "large")
+
     def prompt(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -118,7 +118,8 @@ class Lab:
                 **asked,
             }
         )
-        plan = make_plan(config, self.adapter, model_path="random")
+        image = self.prompt()[1][0]
+        plan = make_plan(config, self.adapter, model_path="random", image=image)
         return Engine(self.adapter, cast(Processor, Words()), config, plan)
 
     def close_engine(self) -> None:

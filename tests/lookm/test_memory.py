@@ -11,10 +11,10 @@ from lookm.attention import ReferenceAttention
 from lookm.config import EngineConfig
 from lookm.errors import ConfigError
 from lookm.memory import GPU_SPARE, _Looking, conversations
-from lookm.models.adapter import Adapter
+from lookm.models.adapter import MAX_IMAGES_TOGETHER, Adapter
 from lookm.models.embedded import PackedRows
 from lookm.models.families import family_of
-from tests.lookm.tiny import tiny_engine, tiny_llava
+from tests.lookm.tiny import random_prompt, tiny_engine, tiny_llava
 
 
 def test_a_fifth_of_the_cache_is_five_times_the_conversations():
@@ -59,8 +59,21 @@ def test_on_a_gpu_the_pool_is_what_a_prefill_leaves_of_the_free_memory(monkeypat
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (100 * 2**30, 140 * 2**30))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(memory, "prefill_bytes", prefill_bytes)
+    monkeypatch.setattr(memory, "encode_bytes", lambda adapter, image: image * 2**30)
     adapter = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float16)
-    config = EngineConfig(attention="reference", max_step_tokens=2048)
-    found = memory._free_bytes(config, adapter, 8192)
-    assert found == pytest.approx(((1 - GPU_SPARE) * 100 - 3) * 2**30)
-    assert asked == [8192], "a prompt that is looked at runs whole"
+    config = EngineConfig(attention="reference", max_step_tokens=2048, image_cache_bytes=2**30)
+    for image, needed in ((None, 3), (2, 3), (5, 5)):  # it is encoded before the prefill
+        found = memory._free_bytes(config, adapter, 8192, image)
+        assert found == pytest.approx(((1 - GPU_SPARE) * 100 - 1 - needed) * 2**30)
+    assert asked == [8192] * 3, "a prompt that is looked at runs whole"
+
+
+def test_encoding_is_measured_on_as_many_images_as_go_together(monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 5)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5 + 7 * len(seen))
+    adapter = SimpleNamespace(device="cuda", encode_images=seen.extend)
+    (image,) = random_prompt(1, seed=0).request("a").images
+    assert memory.encode_bytes(adapter, image) == 7 * MAX_IMAGES_TOGETHER
+    assert len({each.digest for each in seen}) == MAX_IMAGES_TOGETHER

@@ -173,3 +173,9 @@ def test_a_package_that_does_not_load_is_refused_with_the_command(tmp_path, monk
     with pytest.raises(ModelError, match=r"torchvision, which does not load .*whl/cpu"):
         loading.require("torchvision", FAMILIES["smolvlm"])
     assert torch.tensor([1]).sum() == 1
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_the_large_image_takes_no_fewer_tokens_than_a_picture(build, name):
+    _, processor = build(name)
+    assert processor.large_image().num_tokens >= processor.image(PICTURES[0], "a").num_tokens
