@@ -17,14 +17,17 @@ from lookm.attention import Attention, choose
 from lookm.cache import page_bytes, pages_for
 from lookm.config import EngineConfig, EnginePlan
 from lookm.errors import ConfigError
+from lookm.look import look
 from lookm.models.adapter import MAX_IMAGES_TOGETHER, Adapter
 from lookm.models.embedded import PackedRows
-from lookm.types import ImageInput, Needs
+from lookm.policy import parse, resolve
+from lookm.types import ImageInput
 
 CPU_SHARE = 0.25  # of free memory: pixels, activations and the other processes live there too
 GPU_SHARE = 0.85  # of what is free once the weights are loaded: before a prefill was measured
 GPU_SPARE = 0.06  # of what is free then, besides the prefill: recorded graphs, merges, libraries
 PROFILE_TOKENS = 16384  # a longer prefill is taken to need proportionally more
+PROFILE_POLICY = "look-m@0.2"
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +140,8 @@ def prefill_bytes(adapter: Adapter, attention: Attention, num_tokens: int) -> fl
     with _peak_bytes(adapter.device) as peak, torch.inference_mode():
         pos_RT = torch.arange(measured, device=adapter.device).expand(adapter.position_rows, -1)
         rows = PackedRows(adapter.embed_tokens([0] * measured), pos_RT)
-        adapter.logits(adapter.forward(rows, _Looking(attention))[-1:])
+        looking = _Looking(attention, measured, adapter.device)
+        adapter.logits(adapter.forward(rows, looking)[-1:])
     return peak[0] * num_tokens / measured
 
 
@@ -160,10 +164,15 @@ def _peak_bytes(device: torch.device) -> Iterator[list[int]]:
 
 
 class _Looking:
-    """A prefill that is looked at, and stored nowhere (`interface.StepContext`)."""
+    """A prefill that is looked at, and stored nowhere (`interface.StepContext`).
 
-    def __init__(self, attention: Attention) -> None:
+    On a GPU it is the first: what kernels it needs are compiled here, not in the first request.
+    """
+
+    def __init__(self, attention: Attention, num_tokens: int, device: torch.device) -> None:
         self._attention = attention
+        self._recipe = resolve(parse(PROFILE_POLICY))
+        self._is_image_T = torch.ones(num_tokens, dtype=torch.bool, device=device)
 
     def attend(
         self,
@@ -174,10 +183,17 @@ class _Looking:
         scale: float,
         window: int | None,
     ) -> torch.Tensor:
-        """Attention with the sums; a window, which needs less, is not looked at differently."""
+        """Attention and compression; a window, which needs less, is not looked at differently."""
         del layer, window
-        needs = Needs(sums=True)
-        return self._attention.prefill(q_HTD, k_KTD, v_KTD, scale=scale, needs=needs)[0]
+        return look(
+            q_HTD,
+            k_KTD,
+            v_KTD,
+            is_image_T=self._is_image_T,
+            recipe=self._recipe,
+            scale=scale,
+            attention=self._attention,
+        ).out_THD
 
 
 def free_host_bytes() -> int:
