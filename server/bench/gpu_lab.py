@@ -73,6 +73,7 @@ class Lab:
     dtype: torch.dtype
     model: Any
     bandwidth: float = 0.0
+    flops: float = 0.0
     _adapter: Adapter | None = None
     _engine: Engine | None = None
     _images: list[ImageInput] = field(default_factory=list)

@@ -21,13 +21,20 @@ DECODE_STEPS = 20
 PAPER_MS = {"full": 28.16, "look-m@0.2": 20.98}
 
 
+@torch.inference_mode()
 def bandwidth(lab: Lab) -> Numbers:
-    """Bytes per second of a copy, reads and writes counted: what the rooflines divide by."""
-    size = 2**31 if lab.device.type == "cuda" else 2**27
+    """What the rooflines divide by: bytes per second of a copy, reads and writes counted, and
+    operations per second of a large matrix product of random numbers.
+    """
+    cuda = lab.device.type == "cuda"
+    size = 2**31 if cuda else 2**27
     source = torch.zeros(size, dtype=torch.uint8, device=lab.device)
     target = torch.empty_like(source)
     lab.bandwidth = 2 * size / lab.kernel_seconds(lambda: target.copy_(source), repeats=10)
-    return {"copy_bytes_per_s": lab.bandwidth}
+    side = 8192 if cuda else 512
+    left, right = (torch.randn(side, side, dtype=lab.dtype, device=lab.device) for _ in range(2))
+    lab.flops = 2 * side**3 / lab.kernel_seconds(lambda: left @ right, repeats=10)
+    return {"copy_bytes_per_s": lab.bandwidth, "product_flops_per_s": lab.flops}
 
 
 @torch.inference_mode()
@@ -111,7 +118,11 @@ def capacity(lab: Lab) -> Numbers:
 
 
 def prefill(lab: Lab) -> Numbers:
-    """Seconds and peak memory of one prompt's prefill, policies in turns; images are encoded."""
+    """Seconds and peak memory of one prompt's prefill, policies in turns; images are encoded.
+
+    `least_ratio` is what column sums cost at the speed of the large product: they need the final
+    log-sum-exp of every row, so half of the attention matrix is multiplied a second time.
+    """
     engine, found = lab.engine, {}
     for long in (False, True):
         name = str(len(lab.prompt(long=long)[0]))
@@ -130,10 +141,19 @@ def prefill(lab: Lab) -> Numbers:
             "full_s": full,
             "look_s": kept,
             "ratio": kept / full,
+            "least_ratio": 1 + _sums_flops(lab, int(name)) / lab.flops / full
+            if lab.flops
+            else None,
             "full_peak_bytes": peaks["full"],
             "look_peak_bytes": peaks["look-m@0.2"],
         }
     return found
+
+
+def _least_ratio(lab: Lab, num_tokens: int, full_s: float) -> float | None:
+    """Two operations for every query, key it sees and number of a head, in every layer."""
+    flops = num_tokens**2 * lab.shape.hidden * lab.shape.layers
+    return 1 + flops / lab.flops / full_s if lab.flops else None
 
 
 def vision(lab: Lab) -> Numbers:

@@ -48,6 +48,10 @@ def _bars(sections: Json) -> Iterator[str]:
     for tokens, row in sections.get("prefill", {}).items():
         if isinstance(row, dict):
             found[f"prefill of {tokens} tokens, look over full <= 1.08"] = row["ratio"]
+            if row["least_ratio"]:
+                found[f"prefill of {tokens} tokens, the least that is possible"] = row[
+                    "least_ratio"
+                ]
     yield from ("| Bar | Measured |", "|---|---|")
     yield from (f"| {bar} | {value:.2f} |" for bar, value in found.items())
 
