@@ -141,9 +141,7 @@ def prefill(lab: Lab) -> Numbers:
             "full_s": full,
             "look_s": kept,
             "ratio": kept / full,
-            "least_ratio": 1 + _sums_flops(lab, int(name)) / lab.flops / full
-            if lab.flops
-            else None,
+            "least_ratio": _least_ratio(lab, int(name), full),
             "full_peak_bytes": peaks["full"],
             "look_peak_bytes": peaks["look-m@0.2"],
         }
