@@ -32,6 +32,7 @@ from lookm.config import EngineConfig, EnginePlan
 from lookm.errors import ConfigError
 from lookm.models.adapter import Adapter
 from lookm.models.embedded import PackedRows
+from lookm.models.interface import LayerRows
 
 logger = logging.getLogger(__name__)
 
@@ -187,31 +188,23 @@ class _Static:
         hidden_BE = self._adapter.forward(PackedRows(embeds_BE, pos_RB), self)
         self.logits_BV[:size] = self._adapter.logits(hidden_BE)
 
-    def attend(
-        self,
-        layer: int,
-        q_HTD: torch.Tensor,
-        k_KTD: torch.Tensor,
-        v_KTD: torch.Tensor,
-        scale: float,
-        window: int | None,
-    ) -> torch.Tensor:
+    def attend(self, rows: LayerRows) -> torch.Tensor:
         """`interface.StepContext`: every row against its pages; `[B, H, D]`."""
-        assert window is None, "models with windows are not recorded"
-        pool = self._pool
+        assert rows.window is None, "models with windows are not recorded"
+        pool, layer = self._pool, rows.layer
         pool.write(
             self._page_LB[layer],
             self._slot_LB[layer],
-            k_KTD.transpose(0, 1),
-            v_KTD.transpose(0, 1),
+            rows.k_KTD.transpose(0, 1),
+            rows.v_KTD.transpose(0, 1),
         )
         return self._attention.decode(
-            q_HTD.transpose(0, 1),
+            rows.q_HTD.transpose(0, 1),
             pool.k_PKND,
             pool.v_PKND,
             self._table_LBM[layer],
             self._length_LB[layer],
-            scale=scale,
+            scale=rows.scale,
         )
 
 

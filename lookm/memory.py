@@ -20,6 +20,7 @@ from lookm.errors import ConfigError
 from lookm.look import look
 from lookm.models.adapter import MAX_IMAGES_TOGETHER, Adapter
 from lookm.models.embedded import PackedRows
+from lookm.models.interface import LayerRows
 from lookm.policy import parse, resolve
 from lookm.types import ImageInput
 
@@ -174,24 +175,15 @@ class _Looking:
         self._recipe = resolve(parse(PROFILE_POLICY))
         self._is_image_T = torch.ones(num_tokens, dtype=torch.bool, device=device)
 
-    def attend(
-        self,
-        layer: int,
-        q_HTD: torch.Tensor,
-        k_KTD: torch.Tensor,
-        v_KTD: torch.Tensor,
-        scale: float,
-        window: int | None,
-    ) -> torch.Tensor:
+    def attend(self, rows: LayerRows) -> torch.Tensor:
         """Attention and compression; a window, which needs less, is not looked at differently."""
-        del layer, window
         return look(
-            q_HTD,
-            k_KTD,
-            v_KTD,
+            rows.q_HTD,
+            rows.k_KTD,
+            rows.v_KTD,
             is_image_T=self._is_image_T,
             recipe=self._recipe,
-            scale=scale,
+            scale=rows.scale,
             attention=self._attention,
         ).out_THD
 

@@ -8,7 +8,6 @@ Knows nothing about queues, text or finish reasons.
 
 import time
 from collections import defaultdict
-from dataclasses import dataclass
 
 import torch
 
@@ -20,6 +19,7 @@ from lookm.look import look
 from lookm.models.adapter import Adapter
 from lookm.models.embedded import EmbeddedPrompt, PackedRows
 from lookm.models.features import FeatureCache
+from lookm.models.interface import LayerRows
 from lookm.policy import Ledger, open_ledger
 from lookm.sampling import Choice, sample
 from lookm.types import CacheReport, Needs
@@ -160,17 +160,8 @@ class _Step:
         self.evicted: dict[Sequence, int] = defaultdict(int)
         self.merged: dict[Sequence, int] = defaultdict(int)
 
-    def attend(
-        self,
-        layer: int,
-        q_HTD: torch.Tensor,
-        k_KTD: torch.Tensor,
-        v_KTD: torch.Tensor,
-        scale: float,
-        window: int | None,
-    ) -> torch.Tensor:
+    def attend(self, rows: LayerRows) -> torch.Tensor:
         """Decode rows against their pages, then each segment; `[T, H, D]`."""
-        rows = _Rows(layer, q_HTD, k_KTD, v_KTD, scale, window)
         num_decodes = len(self._batch.decodes)
         outs = [self._decode(rows.part(0, num_decodes))] if num_decodes else []
         start = num_decodes
@@ -180,7 +171,7 @@ class _Step:
             start = end
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
-    def _decode(self, rows: "_Rows") -> torch.Tensor:
+    def _decode(self, rows: LayerRows) -> torch.Tensor:
         tables, layer = self._tables, rows.layer
         assert tables is not None
         self._pool.write(
@@ -200,7 +191,7 @@ class _Step:
             return self._attention.decode(*where, scale=rows.scale)
         return masked.decode(*where, scale=rows.scale, window=rows.window)
 
-    def _segment(self, segment: Segment, rows: "_Rows") -> torch.Tensor:
+    def _segment(self, segment: Segment, rows: LayerRows) -> torch.Tensor:
         """Prefill rows. Layers with a window are not compressed: their rows are the last tokens."""
         cache = segment.sequence.cache
         first = 0
@@ -229,12 +220,12 @@ class _Step:
             needs=Needs(),
         )[0]
 
-    def _extend(self, rows: "_Rows", k_KSD: torch.Tensor, v_KSD: torch.Tensor) -> torch.Tensor:
+    def _extend(self, rows: LayerRows, k_KSD: torch.Tensor, v_KSD: torch.Tensor) -> torch.Tensor:
         if rows.window is None:
             return self._attention.extend(rows.q_HTD, k_KSD, v_KSD, scale=rows.scale)
         return masked.extend(rows.q_HTD, k_KSD, v_KSD, scale=rows.scale, window=rows.window)
 
-    def _look(self, segment: Segment, rows: "_Rows") -> torch.Tensor:
+    def _look(self, segment: Segment, rows: LayerRows) -> torch.Tensor:
         """Prefill a whole prompt, and store only what its policy keeps of it."""
         sequence = segment.sequence
         assert sequence.embedded is not None
@@ -260,29 +251,7 @@ class _Step:
         self.merged[sequence] += seen.compressed.num_merged
         return seen.out_THD
 
-    def _mask(self, sequence: Sequence, rows: "_Rows") -> torch.Tensor | None:
+    def _mask(self, sequence: Sequence, rows: LayerRows) -> torch.Tensor | None:
         """Who sees whom in this layer, where the prompt is not causal."""
         mask = sequence.embedded.mask if sequence.embedded else None
         return mask.of(rows.window) if mask else None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Rows:
-    """One layer's queries, keys and values for some of the packed rows."""
-
-    layer: int
-    q_HTD: torch.Tensor
-    k_KTD: torch.Tensor
-    v_KTD: torch.Tensor
-    scale: float
-    window: int | None
-
-    def part(self, start: int, end: int) -> "_Rows":
-        return _Rows(
-            self.layer,
-            self.q_HTD[:, start:end],
-            self.k_KTD[:, start:end],
-            self.v_KTD[:, start:end],
-            self.scale,
-            self.window,
-        )

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lookm.models.interface import attend
+from lookm.models.interface import LayerRows, attend
 from lookm.models.trial import close, noise
 
 logger = logging.getLogger(__name__)
@@ -209,20 +209,13 @@ class _Seen:
         self.tensors: list[torch.Tensor] = []
         self.numbers: tuple[int, float, int | None] | None = None
 
-    def attend(
-        self,
-        layer: int,
-        q_HTD: torch.Tensor,
-        k_KTD: torch.Tensor,
-        v_KTD: torch.Tensor,
-        scale: float,
-        window: int | None,
-    ) -> torch.Tensor:
+    def attend(self, rows: LayerRows) -> torch.Tensor:
         """Something that depends on all three, in the place of attention."""
-        self.tensors += [q_HTD, k_KTD, v_KTD]
-        self.numbers = (layer, scale, window)
-        group = q_HTD.shape[0] // k_KTD.shape[0]
-        return (q_HTD + (k_KTD + v_KTD).repeat_interleave(group, 0)).transpose(0, 1)
+        self.tensors += [rows.q_HTD, rows.k_KTD, rows.v_KTD]
+        self.numbers = (rows.layer, rows.scale, rows.window)
+        group = rows.q_HTD.shape[0] // rows.k_KTD.shape[0]
+        both_HTD = (rows.k_KTD + rows.v_KTD).repeat_interleave(group, 0)
+        return (rows.q_HTD + both_HTD).transpose(0, 1)
 
 
 def _has_linears(module: nn.Module, *names: str) -> bool:

@@ -4,7 +4,7 @@ transformers' attention registry runs `attend` in place of SDPA, and carries any
 the forward call to it; that is how a step's context arrives. Knows no family and no page.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
@@ -15,22 +15,31 @@ from lookm.errors import ModelError
 ATTENTION = "lookm"
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LayerRows:
+    """One layer's queries, keys and values for some of the packed rows of a step.
+
+    `window`: a token sees itself and the `window - 1` before it; None where it sees all.
+    """
+
+    layer: int
+    q_HTD: torch.Tensor
+    k_KTD: torch.Tensor
+    v_KTD: torch.Tensor
+    scale: float
+    window: int | None
+
+    def part(self, start: int, end: int) -> "LayerRows":
+        """The rows from `start` to before `end`."""
+        q_HTD, k_KTD, v_KTD = (each[:, start:end] for each in (self.q_HTD, self.k_KTD, self.v_KTD))
+        return replace(self, q_HTD=q_HTD, k_KTD=k_KTD, v_KTD=v_KTD)
+
+
 class StepContext(Protocol):
     """What a forward pass asks at each layer. Implemented by the runner, one per step."""
 
-    def attend(
-        self,
-        layer: int,
-        q_HTD: torch.Tensor,
-        k_KTD: torch.Tensor,
-        v_KTD: torch.Tensor,
-        scale: float,
-        window: int | None,
-    ) -> torch.Tensor:
-        """Store k and v as the step says, and return the attention output `[T, H, D]`.
-
-        `window`: a token sees itself and the `window - 1` before it; None where it sees all.
-        """
+    def attend(self, rows: LayerRows) -> torch.Tensor:
+        """Store k and v as the step says, and return the attention output `[T, H, D]`."""
         ...
 
 
@@ -54,10 +63,8 @@ def attend(
     if softcap is not None or s_aux is not None:  # seen by the probe, at start
         what = "softcapped attention logits" if s_aux is None else "attention sinks"
         raise ModelError(f"this model's attention has {what}, which is not supported")
-    out_THD = kv_context.attend(
-        module.layer_idx, query[0], key[0], value[0], scaling, sliding_window
-    )
-    return out_THD[None], None
+    rows = LayerRows(module.layer_idx, query[0], key[0], value[0], scaling, sliding_window)
+    return kv_context.attend(rows)[None], None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +74,10 @@ class PaddedContext:
     context: StepContext
     num_rows: int
 
-    def attend(
-        self,
-        layer: int,
-        q_HTD: torch.Tensor,
-        k_KTD: torch.Tensor,
-        v_KTD: torch.Tensor,
-        scale: float,
-        window: int | None,
-    ) -> torch.Tensor:
+    def attend(self, rows: LayerRows) -> torch.Tensor:
         """`context.attend` of the rows there are."""
-        rows = slice(self.num_rows)
-        out_THD = self.context.attend(
-            layer, q_HTD[:, rows], k_KTD[:, rows], v_KTD[:, rows], scale, window
-        )
-        return F.pad(out_THD, (0, 0, 0, 0, 0, q_HTD.shape[1] - self.num_rows))
+        out_THD = self.context.attend(rows.part(0, self.num_rows))
+        return F.pad(out_THD, (0, 0, 0, 0, 0, rows.q_HTD.shape[1] - self.num_rows))
 
 
 @dataclass(slots=True)
@@ -91,22 +87,17 @@ class Probe:
     windows: list[int | None] = field(default_factory=list)
     shapes: set[tuple[int, int, int]] = field(default_factory=set)
 
-    def attend(
-        self,
-        layer: int,
-        q_HTD: torch.Tensor,
-        k_KTD: torch.Tensor,
-        v_KTD: torch.Tensor,
-        scale: float,
-        window: int | None,
-    ) -> torch.Tensor:
+    def attend(self, rows: LayerRows) -> torch.Tensor:
         """A token that sees itself alone gets its own value."""
-        del scale
-        if layer != len(self.windows) or k_KTD.shape != v_KTD.shape:
-            raise ModelError(f"layer {layer} of this model does not cache plain keys and values")
-        self.windows.append(window)
-        self.shapes.add((q_HTD.shape[0], k_KTD.shape[0], k_KTD.shape[2]))
-        return v_KTD.repeat_interleave(q_HTD.shape[0] // k_KTD.shape[0], dim=0).transpose(0, 1)
+        k_KTD, v_KTD = rows.k_KTD, rows.v_KTD
+        num_heads, num_kv_heads = rows.q_HTD.shape[0], k_KTD.shape[0]
+        if rows.layer != len(self.windows) or k_KTD.shape != v_KTD.shape:
+            raise ModelError(
+                f"layer {rows.layer} of this model does not cache plain keys and values"
+            )
+        self.windows.append(rows.window)
+        self.shapes.add((num_heads, num_kv_heads, k_KTD.shape[2]))
+        return v_KTD.repeat_interleave(num_heads // num_kv_heads, dim=0).transpose(0, 1)
 
     def shape(self, num_layers: int) -> tuple[int, int, int]:
         """Query heads, KV heads and head size. Raises `ModelError` unless all layers share them."""
