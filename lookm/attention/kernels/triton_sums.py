@@ -21,23 +21,30 @@ from lookm.attention.kernels.triton_launch import LOG2E, block_of, check_type, d
 
 
 @triton.jit
-def _tile(
-    q, lse, k_ND, start, first, first_row, num_tokens, scale_log2, q_stride_t,
-    LOG2E_: tl.constexpr, D: tl.constexpr, DIAGONAL: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+def _add_rows(
+    sums_MN, squares_MN, q, lse, k_ND, start, end, first, first_row, num_tokens, scale_log2,
+    q_stride_t, LOG2E_: tl.constexpr, D: tl.constexpr, SQUARES: tl.constexpr,
+    DIAGONAL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
-    """The weights of rows `start ..` in the program's columns; rows that do not count weigh 0."""
-    i, d = start + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
-    real_M = (i < num_tokens) & (i >= first_row)
-    q_at_MD = i[:, None] * q_stride_t + d[None, :]
-    q_MD = tl.load(q + q_at_MD, mask=real_M[:, None] & (d < D)[None, :], other=0.0)
-    lse_M = tl.load(lse + i, mask=real_M, other=float("inf")) * LOG2E_
-    logits_MN = tl.dot(q_MD, tl.trans(k_ND), input_precision="ieee")
-    weight_MN = tl.exp2(logits_MN * scale_log2 - lse_M[:, None])
-    if DIAGONAL:
-        j = first + tl.arange(0, BLOCK_N)
-        weight_MN = tl.where(i[:, None] >= j[None, :], weight_MN, 0.0)
-    return weight_MN
+    """Add the weights of rows `start .. end` of one head; `DIAGONAL`: not every one sees them all.
+
+    Rows that do not count have a log-sum-exp of infinity, and so weigh nothing.
+    """
+    m, d, j = tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D), first + tl.arange(0, BLOCK_N)
+    for row in range(start, end, BLOCK_M):
+        i = row + m
+        real_M = (i < num_tokens) & (i >= first_row)
+        q_at_MD = i[:, None] * q_stride_t + d[None, :]
+        q_MD = tl.load(q + q_at_MD, mask=real_M[:, None] & (d < D)[None, :], other=0.0)
+        lse_M = tl.load(lse + i, mask=real_M, other=float("inf")) * LOG2E_
+        logits_MN = tl.dot(q_MD, tl.trans(k_ND), input_precision="ieee")
+        weight_MN = tl.exp2(logits_MN * scale_log2 - lse_M[:, None])
+        if DIAGONAL:
+            weight_MN = tl.where(i[:, None] >= j[None, :], weight_MN, 0.0)
+        sums_MN += weight_MN
+        if SQUARES:
+            squares_MN += weight_MN * weight_MN
+    return sums_MN, squares_MN
 
 
 @triton.jit(do_not_specialize=["num_tokens", "first_row"])
@@ -59,22 +66,16 @@ def _sums(
     for g in range(G):
         head = kv_head * G + g
         q_head, lse_head = q + head * q_stride_h, lse + head * num_tokens
-        for start in range(start_row, tl.minimum(below, num_tokens), BLOCK_M):
-            weight_MN = _tile(
-                q_head, lse_head, k_ND, start, first, first_row, num_tokens, scale_log2, q_stride_t,
-                LOG2E_, D, True, BLOCK_M, BLOCK_N, BLOCK_D,
-            )  # fmt: skip
-            sums_MN += weight_MN
-            if SQUARES:
-                squares_MN += weight_MN * weight_MN
-        for start in range(below, num_tokens, BLOCK_M):
-            weight_MN = _tile(
-                q_head, lse_head, k_ND, start, first, first_row, num_tokens, scale_log2, q_stride_t,
-                LOG2E_, D, False, BLOCK_M, BLOCK_N, BLOCK_D,
-            )  # fmt: skip
-            sums_MN += weight_MN
-            if SQUARES:
-                squares_MN += weight_MN * weight_MN
+        sums_MN, squares_MN = _add_rows(
+            sums_MN, squares_MN, q_head, lse_head, k_ND, start_row, tl.minimum(below, num_tokens),
+            first, first_row, num_tokens, scale_log2, q_stride_t,
+            LOG2E_, D, SQUARES, True, BLOCK_M, BLOCK_N, BLOCK_D,
+        )  # fmt: skip
+        sums_MN, squares_MN = _add_rows(
+            sums_MN, squares_MN, q_head, lse_head, k_ND, below, num_tokens,
+            first, first_row, num_tokens, scale_log2, q_stride_t,
+            LOG2E_, D, SQUARES, False, BLOCK_M, BLOCK_N, BLOCK_D,
+        )  # fmt: skip
     to_N = kv_head * num_tokens + j
     tl.store(sums + to_N, tl.sum(sums_MN, axis=0), mask=j < num_tokens)
     if SQUARES:
