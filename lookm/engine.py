@@ -18,7 +18,7 @@ from lookm.attention import choose, page_writer
 from lookm.batch import Batch, Sequence
 from lookm.cache import PagePool, SequenceCache, pages_for
 from lookm.cache.table import Int64
-from lookm.config import EngineConfig, EnginePlan
+from lookm.config import EngineConfig
 from lookm.device import choose_device, choose_dtype
 from lookm.errors import LookmError, PromptTooLongError, RequestError
 from lookm.graphs import make_graphs
@@ -34,7 +34,7 @@ from lookm.postprocess import Postprocessor
 from lookm.runner import Runner
 from lookm.sampling import Choice
 from lookm.scheduler import Scheduler
-from lookm.types import EngineStats, ModelInfo, Request, TokenEvent
+from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +43,20 @@ class Engine:
     """Answers requests by continuous batching over one model and one page pool."""
 
     def __init__(
-        self, adapter: Adapter, processor: Processor, config: EngineConfig, plan: EnginePlan
+        self,
+        adapter: Adapter,
+        processor: Processor,
+        config: EngineConfig,
+        *,
+        model_path: str,
+        image: ImageInput | None = None,
     ) -> None:
+        """Decide the plan, on a GPU by trying a long prefill and encoding such an `image`."""
         attention = choose(config.attention, adapter.device, adapter.dtype)
+        plan = make_plan(config, adapter, attention, model_path=model_path, image=image)
         if attention.name in ("cpu", "triton"):
             adapter.pack()
-        self.plan = replace(plan, attention=attention.name)
+        self.plan = plan
         self.processor = processor
         self._adapter = adapter
         self._pool = PagePool(
@@ -84,10 +92,8 @@ class Engine:
         own = getattr(load_config(path), "dtype", None)
         dtype = choose_dtype(config.dtype, own, device)
         model, family = load_model(path, dtype=dtype, device=device)
-        adapter = Adapter(model, family)
         image = processor.large_image() if device.type == "cuda" else None
-        plan = make_plan(config, adapter, model_path=path, image=image)
-        engine = cls(adapter, processor, config, plan)
+        engine = cls(Adapter(model, family), processor, config, model_path=path, image=image)
         logger.info("engine plan: %s", engine.plan)
         return engine
 

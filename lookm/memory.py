@@ -1,7 +1,8 @@
 """How much memory is free, and how many pages of it the KV cache gets.
 
 Asked once at start; the answer is part of the plan. On a GPU it is measured: what is free once the
-weights are loaded, less what the longest prefill takes at its peak.
+weights are loaded, less what the longest prefill takes at its peak. The arithmetic from there on is
+shared with `lookm plan` (`server.sizing`), which estimates what is measured here.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from lookm.attention import Attention, choose
+from lookm.attention import Attention
 from lookm.cache import page_bytes, pages_for
 from lookm.config import EngineConfig, EnginePlan
 from lookm.errors import ConfigError
@@ -25,8 +26,7 @@ from lookm.policy import parse, resolve
 from lookm.types import ImageInput
 
 CPU_SHARE = 0.25  # of free memory: pixels, activations and the other processes live there too
-GPU_SHARE = 0.85  # of what is free once the weights are loaded: before a prefill was measured
-GPU_SPARE = 0.06  # of what is free then, besides the prefill: recorded graphs, merges, libraries
+GPU_SPARE = 0.06  # of what the weights leave, besides the prefill: recorded graphs, libraries
 PROFILE_TOKENS = 16384  # a longer prefill is taken to need proportionally more
 PROFILE_POLICY = "look-m@0.2"
 
@@ -42,7 +42,12 @@ _CGROUP_LIMITS = (
 
 
 def make_plan(
-    config: EngineConfig, adapter: Adapter, *, model_path: str, image: ImageInput | None = None
+    config: EngineConfig,
+    adapter: Adapter,
+    attention: Attention,
+    *,
+    model_path: str,
+    image: ImageInput | None = None,
 ) -> EnginePlan:
     """Decide everything that was left open. Raises `ConfigError` where it cannot be met.
 
@@ -55,17 +60,17 @@ def make_plan(
         raise ConfigError(
             f"max_context_tokens {context} is more than the model's {dims.max_context_tokens}"
         )
-    pages_per_layer = pages_for(context, config.page_tokens)
-    enough = config.max_running * pages_per_layer * dims.num_layers
     if config.kv_cache_bytes is None:
-        num_pages = min(enough, int(_free_bytes(config, adapter, context, image)) // size)
+        free = _free_bytes(config, adapter, attention, context, image)
+        num_pages = min(most_pages(config, context, dims.num_layers), free // size)
     else:
         _check_possible(config.kv_cache_bytes, adapter.device)
         num_pages = config.kv_cache_bytes // size
     if num_pages < dims.num_layers:
         raise ConfigError(
-            f"the KV cache memory holds {num_pages} pages of {size} bytes; this model needs at "
-            f"least {dims.num_layers} (one per layer): raise it"
+            f"the KV cache memory holds {max(0, num_pages)} pages of {size} bytes; this model "
+            f"needs at least {dims.num_layers} (one per layer): raise it, or lower "
+            "max_context_tokens, so that the longest prefill leaves more"
         )
     _log_conversations(num_pages, size, config.page_tokens, dims.num_layers, min(4096, context))
     return EnginePlan(
@@ -82,8 +87,26 @@ def make_plan(
         kv_bytes_per_token=size // config.page_tokens * dims.num_layers,
         max_context_tokens=context,
         threads=torch.get_num_threads(),
-        attention=config.attention,
+        attention=attention.name,
     )
+
+
+def most_pages(config: EngineConfig, context_tokens: int, num_layers: int) -> int:
+    """Pages of which no more could ever be in use: everyone running at the full context."""
+    return config.max_running * pages_for(context_tokens, config.page_tokens) * num_layers
+
+
+def longest_prefill_tokens(config: EngineConfig, context_tokens: int) -> int:
+    """Tokens of the longest step: a prompt that is looked at runs whole."""
+    return max(config.max_step_tokens, context_tokens)
+
+
+def gpu_pool_bytes(config: EngineConfig, free_bytes: float, step_bytes: float) -> int:
+    """What the pool gets of a GPU; may be negative.
+
+    `free_bytes`: what the weights leave; `step_bytes`: what the most demanding step takes of it.
+    """
+    return int((1 - GPU_SPARE) * free_bytes - config.image_cache_bytes - step_bytes)
 
 
 def conversations(num_pages: int, page_tokens: int, num_layers: int, tokens: int) -> int:
@@ -122,17 +145,20 @@ def _check_possible(asked_bytes: int, device: torch.device) -> None:
 
 
 def _free_bytes(
-    config: EngineConfig, adapter: Adapter, context: int, image: ImageInput | None
-) -> float:
+    config: EngineConfig,
+    adapter: Adapter,
+    attention: Attention,
+    context: int,
+    image: ImageInput | None,
+) -> int:
     if adapter.device.type != "cuda":
-        return CPU_SHARE * free_host_bytes()
-    attention = choose(config.attention, adapter.device, adapter.dtype)
-    needed = prefill_bytes(adapter, attention, max(config.max_step_tokens, context))
+        return int(CPU_SHARE * free_host_bytes())
+    needed = prefill_bytes(adapter, attention, longest_prefill_tokens(config, context))
     if image is not None:
         needed = max(needed, encode_bytes(adapter, image))
     torch.cuda.empty_cache()
     free, _total = torch.cuda.mem_get_info(adapter.device)
-    return (1 - GPU_SPARE) * free - config.image_cache_bytes - needed
+    return gpu_pool_bytes(config, free, needed)
 
 
 def prefill_bytes(adapter: Adapter, attention: Attention, num_tokens: int) -> float:

@@ -6,7 +6,7 @@ The options of `serve` are the fields of `Settings`.
 import inspect
 import types
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from pydantic import ValidationError
@@ -41,13 +41,20 @@ def plan(
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
     prompt_tokens: Annotated[int, typer.Option(min=1, help="A prompt, images included.")] = 1536,
     answer_tokens: Annotated[int, typer.Option(min=1, help="An answer.")] = 256,
+    max_context_tokens: Annotated[
+        int | None, typer.Option(min=1, help="As of lookm serve; else all that the model holds.")
+    ] = None,
 ) -> None:
     """Print how many conversations fit on a GPU, by the fraction kept. Loads no weights."""
+    from lookm.config import DType, EngineConfig
     from lookm.errors import LookmError
     from server import sizing
 
+    asked = EngineConfig(
+        model=model, dtype=cast(DType, dtype), max_context_tokens=max_context_tokens
+    )
     try:
-        for line in sizing.plan(model, gpu_memory, weights, dtype, (prompt_tokens, answer_tokens)):
+        for line in sizing.plan(asked, gpu_memory, weights, (prompt_tokens, answer_tokens)):
             typer.echo(line)
     except (LookmError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)

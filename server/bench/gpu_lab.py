@@ -19,7 +19,6 @@ import torch
 
 from lookm.config import EngineConfig
 from lookm.engine import Engine
-from lookm.memory import make_plan
 from lookm.models.adapter import Adapter
 from lookm.models.embedded import EmbeddedPrompt
 from lookm.models.families import family_of
@@ -120,8 +119,8 @@ class Lab:
             }
         )
         image = self.prompt()[1][0]
-        plan = make_plan(config, self.adapter, model_path="random", image=image)
-        return Engine(self.adapter, cast(Processor, Words()), config, plan)
+        words = cast(Processor, Words())
+        return Engine(self.adapter, words, config, model_path="random", image=image)
 
     def close_engine(self) -> None:
         self._engine = None

@@ -13,6 +13,8 @@ from server.sizing import Conversation, ModelShape, fits, pool_bytes
 
 MODEL = "LLaVA-1.5-7B"
 SHAPE = ModelShape(  # as in the config of llava-hf/llava-1.5-7b-hf
+    hidden_size=4096,
+    intermediate_size=11008,
     num_layers=32,
     num_kv_heads=32,
     head_dim=128,
@@ -30,7 +32,7 @@ def on_paper(fractions: Sequence[float]) -> dict[str, Any]:
 
     An answer is kept whole, so the longer it is, the less a small prompt helps.
     """
-    pool = pool_bytes(GPU_BYTES, SHAPE.weight_bytes)
+    pool = pool_bytes(SHAPE, GPU_BYTES, SHAPE.weight_bytes)
     prompt_tokens = IMAGES * IMAGE_TOKENS + TEXT_TOKENS
     rows = []
     for answer_tokens in ANSWERS_TOKENS:

@@ -1,15 +1,24 @@
 """`lookm plan` says what the engine would decide, from a config alone."""
 
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from typer.testing import CliRunner
 
+from lookm import memory
+from lookm.attention import ReferenceAttention
 from lookm.config import EngineConfig
 from lookm.memory import make_plan
 from lookm.models.adapter import Adapter
+from lookm.models.embedded import PackedRows
+from lookm.models.families import family_of
 from server.cli import app
 from server.sizing import FRACTIONS, Conversation, fits, plan, pool_bytes, read_shape
 from tests.docker.reading import DOCKER
@@ -26,7 +35,10 @@ def test_the_config_tells_what_the_loaded_model_caches(name: str, tmp_path: Path
     toy.config().save_pretrained(tmp_path)
     shape = read_shape(str(tmp_path), "float32")
     engine_plan = make_plan(
-        EngineConfig(kv_cache_bytes=2**22), Adapter(toy.model(), toy.row), model_path=""
+        EngineConfig(kv_cache_bytes=2**22),
+        Adapter(toy.model(), toy.row),
+        ReferenceAttention(),
+        model_path="",
     )
     assert shape.page_bytes == engine_plan.page_bytes
     assert shape.kv_bytes_per_token == engine_plan.kv_bytes_per_token
@@ -43,6 +55,52 @@ def test_weights_are_estimated_within_six_per_cent(name: str, tmp_path: Path) ->
     assert read_shape(str(tmp_path)).num_parameters == pytest.approx(counted, rel=0.06)
 
 
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that are alive; on the meta device nothing is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = 0
+        self._live: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
+            if storage is not None and storage._cdata not in self._live:
+                self._live[storage._cdata] = storage.nbytes()
+                weakref.finalize(storage, self._live.pop, storage._cdata)
+        self.peak = max(self.peak, sum(self._live.values()))
+        return out
+
+
+class NoAttention:
+    """Stands in for a kernel: its result, without what it needs in between."""
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any
+    ) -> torch.Tensor:
+        return torch.empty_like(q.transpose(0, 1))
+
+
+@pytest.mark.parametrize(
+    "name", ["LlavaConfig", "Qwen2_5_VLConfig", "Gemma3Config", "PaliGemmaConfig", "Mistral3Config"]
+)
+def test_a_prefill_takes_what_is_estimated(name: str, tmp_path: Path) -> None:
+    config = getattr(transformers, name)(dtype=torch.float16)
+    config.save_pretrained(tmp_path)
+    config.get_text_config().num_hidden_layers = 2  # layers run one after the other
+    with torch.device("meta"):
+        model = transformers.AutoModelForImageTextToText.from_config(config)
+    adapter = Adapter(model.eval(), family_of(config))
+    pos_RT = torch.arange(4096, device="meta").expand(adapter.position_rows, -1)
+    with torch.inference_mode(), LiveBytes() as live:
+        rows = PackedRows(adapter.embed_tokens([0] * 4096), pos_RT)
+        adapter.forward(rows, NoAttention())
+    estimate = read_shape(str(tmp_path)).prefill_bytes(4096)
+    assert estimate == pytest.approx(live.peak, rel=0.02)
+
+
 def llava_7b(folder: Path) -> None:
     """The config of llava-hf/llava-1.5-7b-hf, as far as sizes go."""
     config = transformers.LlavaConfig(dtype="float16")
@@ -55,13 +113,40 @@ def test_llava_7b_is_the_known_arithmetic(tmp_path: Path) -> None:
     llava_7b(tmp_path)
     shape = read_shape(str(tmp_path))
     assert shape.kv_bytes_per_token == 32 * 32 * 128 * 2 * 2
-    pool = pool_bytes(24 * 2**30, shape.weight_bytes)
-    assert pool == int(0.85 * (24 * 2**30 - shape.weight_bytes))
+    pool = pool_bytes(shape, 24 * 2**30, shape.weight_bytes)
+    prefill = 4096 * (3 * 11008 + 4 * 4096 + 2 * 128) * 2
+    free, image_cache = 24 * 2**30 - shape.weight_bytes, 2**28
+    assert pool == int(0.94 * free - image_cache - prefill)
     rows = fits(shape, pool, Conversation(2048, 256))
     for keep, row in zip(FRACTIONS, rows, strict=True):
         tokens = -(-(int(2048 * keep) + 256) // 16) * 16
         assert row.bytes_each == tokens * shape.kv_bytes_per_token
         assert row.num_conversations == pool // shape.page_bytes // (tokens // 16 * 32)
+
+
+@pytest.mark.parametrize("gpu_gib", [16, 24, 80, 192])
+@pytest.mark.parametrize("context", [None, 2048])
+def test_the_engine_decides_the_same_where_it_measures_what_is_estimated(
+    gpu_gib: int, context: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the pool that is enough for everyone, which 192 GiB exceed."""
+    llava_7b(tmp_path)
+    shape, gpu_bytes = read_shape(str(tmp_path)), gpu_gib * 2**30
+    asked = EngineConfig(max_context_tokens=context)
+    dimensions = SimpleNamespace(
+        num_layers=32, num_heads=32, num_kv_heads=32, head_dim=128, max_context_tokens=4096
+    )
+    gpu = torch.device("cuda")
+    adapter: Any = SimpleNamespace(device=gpu, dtype=torch.float16, dimensions=dimensions)
+    free = (gpu_bytes - shape.weight_bytes, gpu_bytes)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: free)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(memory, "prefill_bytes", lambda a, b, tokens: shape.prefill_bytes(tokens))
+    decided = make_plan(asked, adapter, ReferenceAttention(), model_path="")
+    pool = pool_bytes(shape, gpu_bytes, shape.weight_bytes, asked)
+    assert decided.num_pages == pool // shape.page_bytes
+    enough = 64 * (context or 4096) // 16 * 32
+    assert (decided.num_pages == enough) == (gpu_gib == 192)
 
 
 def test_the_operating_page_shows_what_the_command_prints(
@@ -93,6 +178,9 @@ def test_the_command_prints_a_row_for_each_fraction() -> None:
         (("--gpu-memory", "much"), "give a size"),
         (("--prompt-tokens", "9000"), "smaller --prompt-tokens"),
         (("--dtype", "int3"), "choose auto"),
+        (("--max-context-tokens", "1000"), "smaller --prompt-tokens"),
+        (("--max-context-tokens", "9000"), "smaller --prompt-tokens"),
+        (("--gpu-memory", "290MiB"), "smaller --max-context-tokens"),
     ],
 )
 def test_what_cannot_be_is_told_in_one_line(flags: tuple[str, ...], told: str) -> None:
@@ -103,4 +191,4 @@ def test_what_cannot_be_is_told_in_one_line(flags: tuple[str, ...], told: str) -
 
 
 def test_given_weights_replace_the_estimate() -> None:
-    assert any("weights     1 GiB" in line for line in plan("llava-demo", "2GiB", "1GiB"))
+    assert any("weights     1 GiB" in line for line in plan(EngineConfig(), "2GiB", "1GiB"))

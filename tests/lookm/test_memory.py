@@ -61,9 +61,9 @@ def test_on_a_gpu_the_pool_is_what_a_prefill_leaves_of_the_free_memory(monkeypat
     monkeypatch.setattr(memory, "prefill_bytes", prefill_bytes)
     monkeypatch.setattr(memory, "encode_bytes", lambda adapter, image: image * 2**30)
     adapter = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float16)
-    config = EngineConfig(attention="reference", max_step_tokens=2048, image_cache_bytes=2**30)
+    config = EngineConfig(max_step_tokens=2048, image_cache_bytes=2**30)
     for image, needed in ((None, 3), (2, 3), (5, 5)):  # it is encoded before the prefill
-        found = memory._free_bytes(config, adapter, 8192, image)
+        found = memory._free_bytes(config, adapter, ReferenceAttention(), 8192, image)
         assert found == pytest.approx(((1 - GPU_SPARE) * 100 - 1 - needed) * 2**30)
     assert asked == [8192] * 3, "a prompt that is looked at runs whole"
 

@@ -10,7 +10,6 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from lookm import CachePolicy, ImageInput, Request, Sampling
 from lookm.config import EngineConfig
 from lookm.engine import Engine
-from lookm.memory import make_plan
 from lookm.models.adapter import Adapter
 from lookm.models.families import family_of
 
@@ -94,8 +93,8 @@ def tiny_engine(model: Any = None, **config: Any) -> Engine:
     settings = EngineConfig(**{**defaults, **config})
     model = tiny_llava() if model is None else model
     adapter = Adapter(model, family_of(model.config))
-    plan = make_plan(settings, adapter, model_path="tiny")
-    return Engine(adapter, WordProcessor(), settings, plan)  # type: ignore[arg-type]
+    processor: Any = WordProcessor()
+    return Engine(adapter, processor, settings, model_path="tiny")
 
 
 def generate(model: Any, prompt: Prompt, num_tokens: int) -> list[int]:

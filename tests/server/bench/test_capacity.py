@@ -13,6 +13,7 @@ from server.bench.generator import Run
 from server.bench.measures import Slo
 from server.bench.paper import on_paper
 from server.bench.polling import KvSample
+from server.bench.results import RUNS
 from server.bench.workload import Spread, Workload
 from server.cli import app
 from tests.server.bench.stand_in import standing_in
@@ -144,6 +145,13 @@ def test_on_paper_a_fifth_of_the_cache_is_more_than_four_times_the_conversations
     assert found[1.0, 64]["conversations"] == paper["pool_bytes"] // found[1.0, 64]["bytes_each"]
     assert found[0.2, 64]["ratio"] >= 4
     assert found[0.2, 256]["ratio"] < found[0.2, 64]["ratio"]  # long answers are kept whole
+
+
+def test_what_the_committed_run_says_on_paper_is_what_the_engines_arithmetic_says():
+    made = json.loads((RUNS / "capacity.json").read_text())
+    paper = on_paper([row["keep"] for row in made["rows"]])
+    rows = [row | {"ratio": pytest.approx(row["ratio"], abs=1e-5)} for row in paper["rows"]]
+    assert made["paper"] == paper | {"rows": rows}
 
 
 @pytest.mark.slow
