@@ -19,6 +19,7 @@ from lookm.memory import make_plan
 from lookm.models.adapter import Adapter
 from lookm.models.embedded import PackedRows
 from lookm.models.families import family_of
+from lookm.models.interface import LayerRows
 from server.cli import app
 from server.sizing import FRACTIONS, Conversation, fits, plan, pool_bytes, read_shape
 from tests.docker.reading import DOCKER
@@ -77,10 +78,8 @@ class LiveBytes(TorchDispatchMode):
 class NoAttention:
     """Stands in for a kernel: its result, without what it needs in between."""
 
-    def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *_: Any
-    ) -> torch.Tensor:
-        return torch.empty_like(q.transpose(0, 1))
+    def attend(self, rows: LayerRows) -> torch.Tensor:
+        return torch.empty_like(rows.q_HTD.transpose(0, 1))
 
 
 @pytest.mark.parametrize(
