@@ -58,8 +58,6 @@ def test_write(rows, kv_heads, size, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [1, 3, 16, 32])
-@pytest.mark.parametrize(
-    ("inputs", "outputs"), [(4096, 4096), (11008, 4096), (4096, 12288), (72, 50)]
-)
+@pytest.mark.parametrize("shape", [(4096, 4096), (11008, 4096), (4096, 12288), (72, 50)])
 def test_linear(shape, rows, dtype):
     cases.check_linear(rows, *shape, dtype=dtype, device="cuda")
