@@ -109,6 +109,7 @@ class Engine:
             num_layers=self.plan.num_layers,
             dtype=self.plan.dtype,
             device=self.plan.device,
+            windows=self._adapter.dimensions.windows_L,
         )
 
     @property

@@ -236,7 +236,10 @@ class EngineStats:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What the rest of the system may know about the loaded model."""
+    """What the rest of the system may know about the loaded model.
+
+    `windows`: for each layer how many tokens it sees, None for all; empty where all layers see all.
+    """
 
     name: str
     max_context_tokens: int
@@ -246,3 +249,4 @@ class ModelInfo:
     num_layers: int
     dtype: str
     device: str
+    windows: tuple[int | None, ...] = ()

@@ -25,7 +25,7 @@ router = APIRouter(tags=["openai"], responses={"default": {"model": ErrorEnvelop
 
 
 class Estimate(Answer):
-    """What one policy would hold of the prompt; each layer at most this."""
+    """What one policy would hold of the prompt: tokens are a mean over layers."""
 
     policy: str
     kept_tokens: int
@@ -76,10 +76,10 @@ def estimates(translator: Translator, asked: CachePolicy, prompt: Prompt) -> Ite
     listed = [policies.preset(method) for method in policy.PRESETS]
     info = translator.info
     for each in dict.fromkeys((asked, *listed)):
-        kept = translator.kept_bound(each, prompt)
-        pages = -(-kept // info.page_tokens)
+        rows = translator.kept_rows(each, prompt)
+        pages = sum(-(-kept // info.page_tokens) for kept in rows)
         yield Estimate(
             policy=policy.to_string(each),
-            kept_tokens=kept,
-            bytes=pages * info.page_tokens * info.kv_bytes_per_token,
+            kept_tokens=len(prompt.ids) - round(len(prompt.ids) - sum(rows) / len(rows)),
+            bytes=pages * info.page_tokens * info.kv_bytes_per_token // info.num_layers,
         )

@@ -172,9 +172,10 @@ class Translator:
         left = context - num_prompt
         return Room(num_prompt, left, max(1, min(left, pool_rows - self.info.page_tokens)))
 
-    def kept_bound(self, policy: CachePolicy, prompt: Prompt) -> int:
-        """How many tokens of the prompt a layer keeps, mean over layers."""
-        return policies.kept_bound(policy, prompt.ids, self.processor.image_token_id)
+    def kept_rows(self, policy: CachePolicy, prompt: Prompt) -> list[int]:
+        """How many tokens of the prompt each layer would keep."""
+        windows = self.info.windows or (None,) * self.info.num_layers
+        return policies.kept_rows(policy, prompt.ids, self.processor.image_token_id, windows)
 
 
 async def in_pool(pool: Executor, work: Callable[[], T]) -> T:

@@ -2,8 +2,12 @@
 
 import httpx
 import pytest
+import torch
 
-from lookm.policy import PRESETS
+from lookm.look import kept_rows
+from lookm.policy import PRESETS, resolve
+from lookm.policy.depth import Adaptive
+from server.openai import policies
 from tests.server.asking import CHAT, chat, image
 
 pytestmark = pytest.mark.anyio
@@ -33,3 +37,20 @@ async def test_only_what_can_be_counted_is_accepted(client: httpx.AsyncClient) -
     response = await client.post("/tokenize", json=chat("x"))
     assert response.status_code == 400
     assert response.json()["error"]["param"] == "max_tokens"
+
+
+@pytest.mark.parametrize("windows", [(None,) * 5, (9, 9, None, 9, None), (200, None, 2, None, 2)])
+@pytest.mark.parametrize("method", sorted(PRESETS))
+def test_each_layer_is_counted_as_the_engine_reserves_it(
+    method: str, windows: tuple[int | None, ...]
+) -> None:
+    ids = [1, *[7] * 60, 2, 3, *[7] * 60, *range(10, 40)]
+    asked = policies.preset(method)
+    recipe = resolve(asked)
+    reserved = kept_rows(recipe, torch.tensor(ids) == 7, windows, causal=True).tolist()
+    rows = policies.kept_rows(asked, ids, 7, windows)
+    for counted, bound, window in zip(rows, reserved, windows, strict=True):
+        if window is None and isinstance(recipe.depth, Adaptive):
+            assert counted <= bound, "these know only when they have seen the layers"
+        else:
+            assert counted == bound
