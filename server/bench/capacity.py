@@ -34,6 +34,7 @@ FRACTIONS = (1.0, 0.5, 0.35, 0.2, 0.1)
 # second the flow of thought is not interrupted.
 SLO = Slo(ttft_s=10.0, itl_s=1.0)
 WARM_UP = 2
+REFUSED = ("http_400", "http_401", "http_404", "http_413")  # however few there are
 TRIES = 2
 
 Expect = Callable[[float, int], int | None]
@@ -110,10 +111,16 @@ def explore(target: Target, experiment: Experiment, expect: Expect) -> Iterator[
     """A point for each fraction, from the largest kept to the smallest; yields as it goes.
 
     `expect(keep, prompt_tokens)` is where the search begins; the answer does not depend on it.
+    Raises `ValueError` where the server does not take such a request at all.
     """
     number = itertools.count()
-    warm = replace(experiment.workload, nonce=experiment.workload.nonce + next(number))
+    policies = ((experiment.policy(min(experiment.fractions)), 1.0),)
+    before = experiment.workload
+    warm = replace(before, policies=policies, nonce=before.nonce + next(number))
     warmed = run(target, warm, Schedule(concurrency=WARM_UP, num_requests=WARM_UP))
+    for sample in warmed.samples:
+        if sample.error is not None and sample.error.startswith(REFUSED):
+            raise ValueError(f"the server refuses such a conversation: {sample.error}")
     prompt_tokens = max(sample.prompt_tokens or 0 for sample in warmed.samples)
     most = 0
     for keep in sorted(experiment.fractions, reverse=True):

@@ -137,6 +137,20 @@ def test_a_server_that_serves_nobody_is_a_zero_and_not_a_crash():
     assert capacity_report([point], experiment, "test", None)["rows"][0]["ratio"] is None
 
 
+def test_a_conversation_that_the_server_refuses_is_told_and_not_searched_for():
+    asked = []
+
+    def refuse(call):
+        asked.append(call.body["kv_cache"])
+        call.status(400, {"error": {"code": "invalid_kv_cache"}})
+
+    experiment = Experiment(SMALL, method="zip", fractions=(1.0, 0.5), slo=SLO)
+    with standing_in(refuse) as url, pytest.raises(ValueError, match="http_400 invalid_kv_cache"):
+        list(explore(Target(url), experiment, lambda keep, tokens: None))
+    assert set(asked) == {"zip@0.5"}
+    assert len(asked) == 2
+
+
 def test_on_paper_a_fifth_of_the_cache_is_more_than_four_times_the_conversations():
     paper = on_paper([1.0, 0.2])
     found = {(row["keep"], row["answer_tokens"]): row for row in paper["rows"]}
