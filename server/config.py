@@ -5,6 +5,8 @@ wins over the environment. Knows nothing about how a setting is used.
 """
 
 import re
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -180,3 +182,15 @@ class Settings(BaseSettings):
         if not filed:  # an empty secret must not open the server
             raise ValueError(f"--api-key-file {self.api_key_file}: there is no key in it")
         return listed + filed
+
+
+def unknown_variables(environ: Mapping[str, str]) -> dict[str, str | None]:
+    """`LOOKM_*` variables that are no setting, each with the one that was perhaps meant."""
+    known = [name.upper() for name in Settings.model_fields]
+    found: dict[str, str | None] = {}
+    for name in environ:
+        prefix, setting = name[:6].upper(), name[6:].upper()
+        if prefix == "LOOKM_" and setting not in known:
+            near = get_close_matches(setting, known, 1)
+            found[name] = f"LOOKM_{near[0]}" if near else None
+    return found

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -19,7 +20,7 @@ from fastapi import FastAPI
 from lookm.errors import LookmError
 from lookm.types import ModelInfo
 from server.app import create_app, is_fake
-from server.config import Settings, format_size
+from server.config import Settings, format_size, unknown_variables
 from server.connection import timed_protocol
 from server.example import POLICY, example_curl
 from server.openai import policies
@@ -48,6 +49,9 @@ def launch(settings: Settings) -> int:
     configure_logging(settings.log_level)
     try:
         check(settings)
+        for name, meant in unknown_variables(os.environ).items():
+            hint = f": {meant} is" if meant else ", see lookm serve --help"
+            log.warning("the variable %s is no setting%s", name, hint)
         with contextlib.closing(bind(settings.host, settings.port)) as listener:
             return asyncio.run(_serve(settings, listener))
     except StartError as error:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from server import cli
-from server.config import Settings, format_size, parse_size
+from server.config import Settings, format_size, parse_size, unknown_variables
 
 SAMPLES: dict[str, tuple[str, Any]] = {
     "dtype": ("float32", "float32"),
@@ -105,3 +105,9 @@ def test_a_comment_in_the_key_file_is_no_key(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# of the first team\none\n\n two \n")
     assert Settings(api_key_file=path).keys() == ("one", "two")
+
+
+def test_a_misspelt_variable_is_found_with_what_was_meant() -> None:
+    meant = {"LOOKM_API_KEY": "LOOKM_API_KEYS", "lookm_prot": "LOOKM_PORT", "LOOKM_ZZZ": None}
+    given = dict.fromkeys((*meant, "LOOKM_PORT", "lookm_host", "PATH"), "x")
+    assert unknown_variables(given) == meant
