@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lookm.config import EngineConfig
 from lookm.engine import Engine
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the answers as a small table; returns the exit status."""
     options = _parser().parse_args(arguments)
     try:
-        images = [Image.open(path).convert("RGB") for path in options.image] or demo_images()
+        images = [upright(path) for path in options.image] or demo_images()
         engine = Engine.from_config(EngineConfig(model=options.model))
         print(
             f"{len(images)} images, {engine.info.name}, {engine.info.dtype} on {engine.info.device}"
@@ -60,6 +60,12 @@ def ask(
     report = events[-1].cache
     assert report is not None
     return "".join(event.text for event in events).strip(), report
+
+
+def upright(path: Path) -> Image.Image:
+    """A picture from disk as a viewer shows it: turned as its EXIF says, on white."""
+    picture = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
 def demo_images() -> list[Image.Image]:
