@@ -20,8 +20,9 @@ from lookm.models.families import Family
 from lookm.models.fused import cuda_kernels, fuse
 from lookm.models.images import alike
 from lookm.models.interface import ATTENTION, PaddedContext, Probe, StepContext, attend
+from lookm.models.layer import quicken
 from lookm.models.packed import can_pack, pack, rounded_rows
-from lookm.models.skinny import cuda_chooser, quicken
+from lookm.models.product import cuda_chooser
 from lookm.types import ImageInput
 
 MAX_IMAGES_TOGETHER = 16

@@ -59,5 +59,7 @@ def test_write(rows, kv_heads, size, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [1, 3, 16, 32])
 @pytest.mark.parametrize("shape", [(4096, 4096), (11008, 4096), (4096, 12288), (72, 50)])
-def test_linear(shape, rows, dtype):
-    cases.check_linear(rows, *shape, dtype=dtype, device="cuda")
+@pytest.mark.parametrize("parts", [(), ("bias", "norm", "gate"), ("sum",)])
+def test_linear(parts, shape, rows, dtype):
+    inside = [part for part in parts if part != "norm" or dtype != torch.float16]
+    cases.check_linear(rows, *shape, inside, dtype=dtype, device="cuda")

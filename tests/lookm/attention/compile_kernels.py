@@ -72,8 +72,11 @@ def compile_all(dtype, size, group):
     target, weight = torch.zeros(2, 33, dtype=torch.int64), torch.ones(2, 33)
     nearest(rows, rows)
     combine([(rows, rows)], target, weight, weight)
+    x, weight = noise(32, 512, dtype=dtype), noise(192, 512, dtype=dtype)
+    norm = None if dtype == torch.float16 else (x[0].clone(), 1e-5)
     for tile in TILES:
-        linear(noise(32, 512, dtype=dtype), noise(96, 512, dtype=dtype), None, tile)
+        linear(x, weight, None, tile, residual_RO=noise(32, 192, dtype=dtype))
+        linear(x, weight, None, tile, norm=norm, gated=True)
     rms_norm(rows, rows[0, 0].clone(), 1e-5)
     silu_mul(rows)
     rotate(rows[0].repeat(1, 2), rows[0], rows[0], 2)

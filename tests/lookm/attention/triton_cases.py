@@ -56,18 +56,33 @@ def check_write(num_rows, kv_heads, size, page_rows, *, dtype=torch.float32, dev
     assert torch.equal(plain.v_PKND, fast.v_PKND)
 
 
-def check_linear(rows, inputs, outputs, *, bias=True, dtype=torch.float32, device="cpu"):
-    """By every tile; and a row alone gets what it gets among others."""
-    x = noise(rows, 2 * inputs, dtype=dtype, device=device)[:, :inputs]
-    weight = noise(outputs, inputs, seed=1, dtype=dtype, device=device)
-    bias = noise(outputs, seed=2, dtype=dtype, device=device) if bias else None
-    exact = x.double() @ weight.double().T + (0 if bias is None else bias.double())
+def check_linear(rows, inputs, outputs, parts=(), *, dtype=torch.float32, device="cpu"):
+    """By every tile, with any of "bias", "norm", "gate" and "sum" around it.
+
+    And a row alone gets what it gets among others.
+    """
+    half = {"dtype": dtype, "device": device}
+    gated = "gate" in parts
+    x = noise(rows, 2 * inputs, **half)[:, :inputs]
+    weight = noise(outputs * (1 + gated), inputs, seed=1, **half) / inputs**0.5
+    bias = noise(len(weight), seed=2, **half) if "bias" in parts else None
+    norm = (1 + noise(inputs, seed=3, **half) / 4, 1e-5) if "norm" in parts else None
+    residual = noise(rows, outputs, seed=4, **half) if "sum" in parts else None
+    exact = x.double()
+    if norm:
+        exact = norm[0].double() * exact / (exact.square().mean(1, keepdim=True) + 1e-5).sqrt()
+    exact = exact @ weight.double().T + (0 if bias is None else bias.double())
+    if gated:
+        exact = torch.nn.functional.silu(exact[:, :outputs]) * exact[:, outputs:]
+    exact = exact + (0 if residual is None else residual.double())
     for tile in TILES:
-        found = linear(x, weight, bias, tile)
+        found = linear(x, weight, bias, tile, norm=norm, gated=gated, residual_RO=residual)
         assert found.dtype == dtype
-        assert (found - exact).abs().max() < ATOL[dtype] * inputs**0.5
+        assert (found - exact).abs().max() < ATOL[dtype] * (1 + exact.abs().max())
         if rows <= 16:
-            assert torch.equal(linear(x[-1:], weight, bias, tile), found[-1:])
+            last = None if residual is None else residual[-1:]
+            alone = linear(x[-1:], weight, bias, tile, norm=norm, gated=gated, residual_RO=last)
+            assert torch.equal(alone, found[-1:])
 
 
 def prompt(heads, kv_heads, rows, size, *, queries=None, dtype=torch.float32, device="cpu"):

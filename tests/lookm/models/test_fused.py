@@ -9,6 +9,7 @@ from lookm.attention.kernels.triton_rows import rms_norm, rotate, silu_mul
 from lookm.models import fused
 from lookm.models.adapter import Adapter
 from lookm.models.embedded import PackedRows
+from lookm.models.trial import Seen
 from tests.lookm.models.toys import TOYS
 from tests.lookm.tiny import answers, random_prompt, tiny_engine, tiny_llava
 
@@ -65,7 +66,7 @@ def test_every_family_computes_the_same_with_whatever_is_fused_of_it(name):
     fused.fuse(changed._language_model, fused.cuda_kernels())
     found = []
     for each in (plain, changed):
-        seen = fused._Seen()
+        seen = Seen()
         rows = each.embed_tokens([5, 6, 7])
         pos_RT = torch.arange(3, device=DEVICE).expand(each.position_rows, -1)
         found.append(each.logits(each.forward(PackedRows(rows, pos_RT), seen)))

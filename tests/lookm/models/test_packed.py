@@ -12,8 +12,9 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 from lookm.attention.kernels import build, cpu_rows
 from lookm.models.adapter import Adapter
 from lookm.models.embedded import PackedRows
-from lookm.models.fused import FusedAttention, FusedNorm, _Seen
+from lookm.models.fused import FusedAttention, FusedNorm
 from lookm.models.packed import PackedLinear, PackedMLP, can_pack, pack, rounded_rows
+from lookm.models.trial import Seen
 from lookm.policy import parse
 from tests.lookm.models.toys import TOYS
 from tests.lookm.tiny import random_prompt, tiny_engine, tiny_llava
@@ -161,6 +162,6 @@ def test_every_family_computes_the_same_packed_wherever_its_tokens_are(name):
     for each in (plain, packed):
         pos_RT = torch.stack([places * (r + 1) % 17 + r for r in range(each.position_rows)])
         rows = PackedRows(each.embed_tokens(list(range(5, 45))), pos_RT)
-        found.append(each.logits(each.forward(rows, _Seen())))
+        found.append(each.logits(each.forward(rows, Seen())))
     error = (found[0] - found[1]).abs().max() / found[0].abs().max()
     assert error < 0.05
