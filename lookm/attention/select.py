@@ -56,11 +56,15 @@ def choose(name: str, device: torch.device | str, dtype: torch.dtype | None = No
 
 def page_writer(attention: Attention) -> WriteRows | None:
     """The kernel that writes rows into pages beside `attention`; None: the pool's own."""
-    if attention.name != "triton":
-        return None
-    from lookm.attention.kernels.triton_write import write_rows
+    if attention.name == "triton":
+        from lookm.attention.kernels.triton_write import write_rows
 
-    return write_rows
+        return write_rows
+    if attention.name == "cpu":
+        from lookm.attention.kernels import cpu_write
+
+        return cpu_write.write_rows
+    return None
 
 
 def _triton_problem(device: torch.device, dtype: torch.dtype | None) -> str | None:

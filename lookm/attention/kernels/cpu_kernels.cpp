@@ -7,6 +7,7 @@
 #include "paged_decode.hpp"
 #include "prefill.hpp"
 #include "rows.hpp"
+#include "write_rows.hpp"
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("paged_decode", &paged_decode::run);
@@ -16,4 +17,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("combine", &combine::run);
   module.def("rms_norm", &rows::rms_norm);
   module.def("rotate", &rows::rotate);
+  module.def("write_rows", &write_rows::run);
 }

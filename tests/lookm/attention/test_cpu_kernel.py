@@ -4,9 +4,13 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lookm.attention import ReferenceAttention, choose
-from lookm.attention.kernels import build
+from lookm.attention.kernels import build, cpu_write
+from lookm.attention.select import page_writer
+from lookm.cache import PagePool
 from lookm.errors import ConfigError
 from lookm.policy.merges import combine, nearest_by_cosine
 from lookm.types import Needs
@@ -238,3 +242,31 @@ def test_combine_equals_the_policys_own(kernel, num_kept, num_evicted, size):
     for head in range(3):
         untouched = sorted(set(range(num_kept)) - set(target[head].tolist()))
         assert torch.equal(got[head, untouched], kept[head, untouched])
+
+
+@needs_compiler
+@given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 9), st.sampled_from([1, 4, 16]))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_write_puts_every_row_in_its_place_and_nothing_elsewhere(
+    kernel, dtype, num_rows, kv_heads, size, page_rows
+):
+    assert page_writer(kernel) is cpu_write.write_rows
+    shape = (num_rows + 2, kv_heads, page_rows, size)
+    plain, fast = (PagePool(shape, dtype=dtype, write=w) for w in (None, cpu_write.write_rows))
+    places = torch.randperm(shape[0] * page_rows)[:num_rows]
+    k = torch.randn(kv_heads, num_rows, 2 * size).to(dtype)[..., :size].transpose(0, 1)
+    v = torch.randn(num_rows, kv_heads, size).to(dtype)
+    for pool in (plain, fast):
+        pool.write(places // page_rows, places % page_rows, k, v)
+    assert torch.equal(plain.k_PKND, fast.k_PKND)
+    assert torch.equal(plain.v_PKND, fast.v_PKND)
+
+
+@needs_compiler
+@pytest.mark.parametrize(("page", "slot"), [(3, 0), (-1, 0), (0, 4), (0, -1)])
+def test_a_row_without_a_place_is_an_error_and_nothing_is_written(kernel, page, slot):
+    pool = PagePool((2, 1, 4, 8), dtype=torch.bfloat16, write=page_writer(kernel))
+    rows = torch.ones(2, 1, 8, dtype=torch.bfloat16)
+    with pytest.raises(IndexError, match="no such place"):
+        pool.write(torch.tensor([0, page]), torch.tensor([0, slot]), rows, rows)
+    assert not pool.k_PKND.any()
