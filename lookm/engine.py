@@ -53,9 +53,9 @@ class Engine:
     ) -> None:
         """Decide the plan, on a GPU by trying a long prefill and encoding such an `image`."""
         attention = choose(config.attention, adapter.device, adapter.dtype)
-        plan = make_plan(config, adapter, attention, model_path=model_path, image=image)
         if attention.name in ("cpu", "triton"):
             adapter.pack()
+        plan = make_plan(config, adapter, attention, model_path=model_path, image=image)
         self.plan = plan
         self.processor = processor
         self._adapter = adapter
