@@ -159,7 +159,7 @@ def compress(
     digits). Inputs are never changed, and share no memory with the result. Raises `PolicyError`, or
     `RequestError` for tensors that do not fit together.
     """
-    recipe = policies.resolve(policies.parse(policy) if isinstance(policy, str) else policy)
+    recipe = policies.resolve(policy)
     _check(query, key, value, is_image)
     wide_query, wide_key, wide_value = query.double(), key.double(), value.double()
     keeps_all = policies.kept_bound(recipe, is_image) == key.shape[1]

@@ -37,7 +37,7 @@ def compressing(
     """
     from lookm.models.plain import LookedAtCache, looking
 
-    recipe = policies.resolve(policies.parse(policy) if isinstance(policy, str) else policy)
+    recipe = policies.resolve(policy)
     family = FAMILIES.get(model.config.model_type)
     if family is not None and family.whole_prompt(has_images=bool(is_image.any())):
         raise RequestError(f"tokens of {family.title} see later ones: use lookm.Engine")

@@ -120,12 +120,13 @@ class ImageInput:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
-    """One prompt to be answered. `prompt_ids` has its image placeholders already expanded."""
+    """One prompt to be answered. `prompt_ids` has its image placeholders already expanded; `policy`
+    may be a short form such as `"look-m@0.2"`."""
 
     id: str
     prompt_ids: tuple[int, ...] = field(repr=False)
     images: tuple[ImageInput, ...] = field(default=(), repr=False)
-    policy: CachePolicy = CachePolicy()
+    policy: CachePolicy | str = CachePolicy()
     sampling: Sampling = Sampling()
 
 

@@ -113,12 +113,14 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 )
 
 
-def resolve(policy: CachePolicy, presets: Mapping[str, Preset] = PRESETS) -> Recipe:
-    """`policy` as parts. Raises `PolicyError` where it is unknown, out of range or contradictory.
+def resolve(policy: CachePolicy | str, presets: Mapping[str, Preset] = PRESETS) -> Recipe:
+    """`policy`, or its short form, as parts.
 
-    A method other than `full` with neither `keep` nor `keep_tokens` keeps the paper's 20 %.
+    Raises `PolicyError` where it is unknown, out of range or contradictory. A method other than `full` with neither `keep` nor `keep_tokens` keeps the paper's 20 %.
     `presets` are the methods there are.
     """
+    if isinstance(policy, str):
+        policy = parse(policy)
     preset = _preset(policy.method, presets)
     _check_budget(policy)
     _check_choice("merge", policy.merge, get_args(Merge))

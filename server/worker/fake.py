@@ -234,6 +234,7 @@ def _show(sequence: _Sequence, upto: int) -> str:
 def cache_report(request: Request) -> CacheReport:
     """What a real cache would hold if every policy kept exactly what it was asked to."""
     tokens, policy = len(request.prompt_ids), request.policy
+    assert not isinstance(policy, str), "the server has read it"
     kept = tokens
     if policy.method != "full":
         asked = tokens if policy.keep is None else int(tokens * policy.keep)

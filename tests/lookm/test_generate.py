@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from lookm import RequestError
+from lookm import CachePolicy, PolicyError, RequestError
 from tests.lookm.tiny import generate, random_prompt, tiny_engine, tiny_llava
 
 
@@ -78,3 +78,14 @@ def test_a_refused_request_ends_those_before_it():
         list(engine.generate([good, bad]))
     assert not engine.has_work
     assert engine.stats().used_bytes == 0
+
+
+def test_a_policy_may_be_written_short():
+    def answer(policy):
+        asked = random_prompt(2, seed=3).request("a", policy)
+        events = list(tiny_engine().generate([asked]))
+        return [event.token_id for event in events], events[-1].cache
+
+    assert answer("h2o@0.4") == answer(CachePolicy("h2o", keep=0.4))
+    with pytest.raises(PolicyError, match="unknown method 'zip'"):
+        answer("zip@0.4")
