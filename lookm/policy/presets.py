@@ -116,8 +116,9 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 def resolve(policy: CachePolicy | str, presets: Mapping[str, Preset] = PRESETS) -> Recipe:
     """`policy`, or its short form, as parts.
 
-    Raises `PolicyError` where it is unknown, out of range or contradictory. A method other than `full` with neither `keep` nor `keep_tokens` keeps the paper's 20 %.
-    `presets` are the methods there are.
+    Raises `PolicyError` where it is unknown, out of range or contradictory. A method other than
+    `full` with neither `keep` nor `keep_tokens` keeps the paper's 20 %. `presets` are the methods
+    there are.
     """
     if isinstance(policy, str):
         policy = parse(policy)
