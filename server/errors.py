@@ -43,6 +43,7 @@ CODES: Mapping[str, ErrorKind] = {
     "method_not_allowed": ErrorKind(405),
     "request_timeout": ErrorKind(408),
     "body_too_large": ErrorKind(413),
+    "unsupported_media_type": ErrorKind(415),
     "queue_full": ErrorKind(429, "rate_limit_error"),
     "internal_error": ErrorKind(500, "server_error"),
     "engine_failed": ErrorKind(500, "server_error"),

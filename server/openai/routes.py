@@ -19,10 +19,10 @@ from server.errors import ApiError, to_api_error
 from server.health import Live
 from server.openai import openapi, policies
 from server.openai.answers import ChatCompletion, Model, ModelList, TextCompletion, kept_ratio
+from server.openai.body import read
 from server.openai.choices import Choices, Events, Told, each_choice, merged, opening
 from server.openai.meter import Meter
 from server.openai.openapi import STREAMED, ErrorEnvelope, described
-from server.openai.parse import receive
 from server.openai.sampling import num_logprobs
 from server.openai.schemas import ChatRequest, CompletionRequest, Generation
 from server.openai.stream import (
@@ -51,7 +51,7 @@ router = APIRouter(prefix="/v1", tags=["openai"], responses={"default": {"model"
 )
 async def chat_completions(request: Request, live: Live) -> Response:
     """Answer a conversation with images, whole or as a stream."""
-    body = await receive(ChatRequest, request.stream())
+    body = await read(ChatRequest, request)
     answering = Answering(live, request, body, f"chatcmpl-{uuid.uuid4().hex}")
     translator = live.translator
     prepare = partial(translator.chat, body, answering.id)
@@ -66,7 +66,7 @@ async def chat_completions(request: Request, live: Live) -> Response:
 )
 async def completions(request: Request, live: Live) -> Response:
     """Continue a text, without a chat template."""
-    body = await receive(CompletionRequest, request.stream())
+    body = await read(CompletionRequest, request)
     answering = Answering(live, request, body, f"cmpl-{uuid.uuid4().hex}")
     prepare = partial(live.translator.completion, body, answering.id)
     return await answering.respond(prepare, TextWriter(answering.paper))

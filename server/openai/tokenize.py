@@ -13,8 +13,8 @@ from lookm.types import CachePolicy
 from server.health import Live
 from server.openai import openapi, policies
 from server.openai.answers import Answer
+from server.openai.body import read
 from server.openai.openapi import ErrorEnvelope, described
-from server.openai.parse import receive
 from server.openai.schemas import TokenizeRequest
 from server.openai.stream import unless_gone, within
 from server.openai.tools.checks import check_tools, shown
@@ -49,7 +49,7 @@ class Tokenized(Answer):
 )
 async def tokenize(request: Request, live: Live) -> Response:
     """Count a conversation with images, and estimate its cache under every preset."""
-    body = await receive(TokenizeRequest, request.stream())
+    body = await read(TokenizeRequest, request)
     counted = await unless_gone(request.receive, _count(live, body))
     return Response(counted.to_json(), media_type="application/json")
 

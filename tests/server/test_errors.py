@@ -89,6 +89,31 @@ async def test_bodies_that_are_not_a_json_object(
         check_error(response, 400, code, None)
 
 
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/tokenize"])
+@pytest.mark.parametrize(
+    "kind", ["text/plain", "text/plain; charset=utf-8", "application/x-www-form-urlencoded", "x"]
+)
+async def test_what_a_web_page_may_send_unasked_is_not_taken_for_json(
+    client: httpx.AsyncClient, kind: str, path: str
+) -> None:
+    content = json.dumps(chat())
+    response = await client.post(path, content=content, headers={"content-type": kind})
+    check_error(response, 415, "unsupported_media_type", None)
+    assert "application/json" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"content-type": "Application/JSON; charset=utf-8"}, {"content-type": "a/b+json"}],
+)
+async def test_json_is_taken_by_any_of_its_names(
+    client: httpx.AsyncClient, kind: str | None
+) -> None:
+    headers = {"content-type": kind} if kind else {}
+    response = await client.post(CHAT, content=json.dumps(chat()), headers=headers)
+    assert response.status_code == 200
+
+
 async def test_missing_fields_are_named(client: httpx.AsyncClient) -> None:
     check_error(await client.post(CHAT, json={}), 400, "missing_required_parameter", "model")
 
