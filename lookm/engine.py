@@ -123,8 +123,9 @@ class Engine:
             raise RequestError(f"request id {request.id!r} is already in use")
         recipe = resolve(request.policy, self.presets)
         request = replace(request, images=arranged(request.images, self._adapter.family))
-        is_image_T = torch.tensor(request.prompt_ids) == self._adapter.image_token_id
-        self._check(request, int(is_image_T.sum()))
+        ids_T = torch.tensor(request.prompt_ids, dtype=torch.int64)
+        is_image_T = ids_T == self._adapter.image_token_id
+        self._check(request, ids_T[~is_image_T])
         one_go = self._adapter.family.whole_prompt(has_images=bool(request.images))
         windows_L = self._adapter.dimensions.windows_L
         bound_L = kept_rows(recipe, is_image_T, windows_L, causal=not one_go)
@@ -245,7 +246,8 @@ class Engine:
             self._forget(sequence)
         return event
 
-    def _check(self, request: Request, num_image_tokens: int) -> None:
+    def _check(self, request: Request, text_ids_N: torch.Tensor) -> None:
+        num_image_tokens = len(request.prompt_ids) - len(text_ids_N)
         if not request.prompt_ids:
             raise RequestError("the prompt is empty", param="messages")
         expected = sum(image.num_tokens for image in request.images)
@@ -254,6 +256,9 @@ class Engine:
                 f"the prompt has {num_image_tokens} image tokens, its images take {expected}",
                 param="messages",
             )
+        most = self._adapter.num_embeddings
+        if len(text_ids_N) and not 0 <= int(text_ids_N.min()) <= int(text_ids_N.max()) < most:
+            raise RequestError(f"token ids must be from 0 to {most - 1}", param="messages")
 
     def _check_fits(self, request: Request, bound_L: Int64) -> None:
         """Refuse what could not run even alone."""

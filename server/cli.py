@@ -25,10 +25,26 @@ app = typer.Typer(
 )
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(version())
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """What all commands share: nothing but `--version`."""
+
+
 @app.command("version")
 def show_version() -> None:
     """Print the version."""
-    typer.echo(version())
+    _show_version(True)
 
 
 @app.command("plan")

@@ -56,6 +56,7 @@ class Adapter:
         self._text_config = model.config.get_text_config()
         self.position_rows = family.position_rows
         self.image_token_id = int(model.config.image_token_id)
+        self.num_embeddings = len(model.get_input_embeddings().weight)
         self.dtype: torch.dtype = model.dtype
         self.device: torch.device = model.device
         self.eos_ids = _eos_ids(model)

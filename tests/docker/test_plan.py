@@ -22,6 +22,7 @@ from lookm.models.families import family_of
 from lookm.models.interface import LayerRows
 from server.cli import app
 from server.sizing import FRACTIONS, Conversation, fits, plan, pool_bytes, read_shape
+from server.version import version
 from tests.docker.reading import DOCKER
 from tests.lookm.models.toys import TOYS
 
@@ -191,3 +192,9 @@ def test_what_cannot_be_is_told_in_one_line(flags: tuple[str, ...], told: str) -
 
 def test_given_weights_replace_the_estimate() -> None:
     assert any("weights     1 GiB" in line for line in plan(EngineConfig(), "2GiB", "1GiB"))
+
+
+@pytest.mark.parametrize("asked", ["--version", "version"])
+def test_the_version_is_printed_either_way(asked: str) -> None:
+    run = CliRunner().invoke(app, [asked])
+    assert (run.exit_code, run.output) == (0, f"{version()}\n")

@@ -1,6 +1,7 @@
 """The engine against `transformers.generate()`, and what it promises about pages and endings."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -272,3 +273,13 @@ def test_a_request_whose_images_do_not_fit_its_prompt_ends_alone():
         tokens = [event.token_id for event in events if event.request_id == name]
         assert tokens == expected(2, 4)
     assert engine.stats().used_bytes == 0
+
+
+@pytest.mark.parametrize("token", [-1, 1_000_000])
+def test_a_token_the_model_does_not_have_is_refused_before_it_runs(token):
+    engine = tiny_engine()
+    prompt = random_prompt(1, seed=0)
+    request = replace(prompt.request("a"), prompt_ids=(*prompt.ids, token))
+    with pytest.raises(RequestError, match="token ids must be from 0 to"):
+        engine.add(request)
+    assert not engine.has_work

@@ -1,7 +1,8 @@
-"""`python -m lookm`: pictures from disk as a viewer shows them."""
+"""The package as one meets it: its names, and `python -m lookm` on pictures from disk."""
 
 from PIL import Image
 
+import lookm
 from lookm.__main__ import upright
 
 
@@ -12,3 +13,8 @@ def test_a_picture_is_turned_as_its_exif_says_and_stands_on_white(tmp_path):
     assert upright(tmp_path / "photo.jpg").size == (20, 40)
     Image.new("RGBA", (4, 4), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     assert upright(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_every_public_name_is_listed_and_can_be_had():
+    assert set(lookm.__all__) <= set(dir(lookm))
+    assert all(getattr(lookm, name) is not None for name in lookm.__all__)
