@@ -1,7 +1,9 @@
-"""The body of a request: JSON by its header, then `parse`.
+"""The body of a request: what it is said to be, then `parse`.
 
-A browser sends other types to any address without asking it first, so a page that somebody visits
-could make a server on their machine work; JSON it may only send where CORS allows it.
+A browser sends text and forms to any address without asking it first, so a page that somebody
+visits could make a server on their machine work; JSON it may only send where CORS allows it. What
+does not come from a page (it has no Origin) is taken for JSON, whatever it is called: by `curl -d`
+a form.
 """
 
 from typing import TypeVar
@@ -16,12 +18,12 @@ M = TypeVar("M", bound=BaseModel)
 
 
 async def read(model: type[M], request: Request) -> M:
-    """The body as a `model`. A missing content type is taken for JSON. Raises `ApiError`."""
-    named = request.headers.get("content-type", "application/json")
-    kind = named.partition(";")[0].strip().lower()
-    if kind != "application/json" and not kind.endswith("+json"):
+    """The body as a `model`. Raises `ApiError`."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    is_json = kind == "application/json" or kind.endswith("+json")
+    if "origin" in request.headers and not is_json:
         raise ApiError(
             "unsupported_media_type",
-            f"The body is {kind[:80]!r} by its Content-Type: send it as application/json.",
+            f"A page in a browser must send application/json, not {kind[:80]!r}.",
         )
     return await receive(model, request.stream())

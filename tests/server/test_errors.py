@@ -91,24 +91,34 @@ async def test_bodies_that_are_not_a_json_object(
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/tokenize"])
 @pytest.mark.parametrize(
-    "kind", ["text/plain", "text/plain; charset=utf-8", "application/x-www-form-urlencoded", "x"]
+    "kind",
+    ["text/plain", "text/plain; charset=utf-8", "application/x-www-form-urlencoded", "x", ""],
 )
 async def test_what_a_web_page_may_send_unasked_is_not_taken_for_json(
     client: httpx.AsyncClient, kind: str, path: str
 ) -> None:
     content = json.dumps(chat())
-    response = await client.post(path, content=content, headers={"content-type": kind})
+    headers = {"content-type": kind, "origin": "http://a.page"}
+    response = await client.post(path, content=content, headers=headers)
     check_error(response, 415, "unsupported_media_type", None)
     assert "application/json" in response.json()["error"]["message"]
 
 
+JSON_NAMES = ("Application/JSON; charset=utf-8", "application/problem+json")
+
+
 @pytest.mark.parametrize(
-    "kind", [None, "Application/JSON; charset=utf-8", "application/problem+json"]
+    "headers",
+    [
+        *({"content-type": kind, "origin": "http://a.page"} for kind in JSON_NAMES),
+        {"content-type": "application/x-www-form-urlencoded"},
+        {},
+    ],
+    ids=[*JSON_NAMES, "curl -d", "nothing said"],
 )
-async def test_json_is_taken_by_any_of_its_names(
-    client: httpx.AsyncClient, kind: str | None
+async def test_json_is_taken_by_any_of_its_names_and_from_curl_by_any(
+    client: httpx.AsyncClient, headers: dict[str, str]
 ) -> None:
-    headers = {"content-type": kind} if kind else {}
     response = await client.post(CHAT, content=json.dumps(chat()), headers=headers)
     assert response.status_code == 200
 
