@@ -181,9 +181,11 @@ def base_url(listener: socket.socket) -> str:
 
 def banner(settings: Settings, model: str, info: ModelInfo, url: str) -> str:
     """What an operator wants to know first, and a request to try it with."""
-    tokens = info.capacity_bytes // max(1, info.kv_bytes_per_token)
-    at_full = tokens // CONVERSATION_TOKENS
-    at_fifth = tokens * 5 // CONVERSATION_TOKENS
+    pages = info.capacity_bytes // max(1, info.kv_bytes_per_token * info.page_tokens)  # each layer
+    at_full, at_fifth = (
+        pages // -(-tokens // info.page_tokens)
+        for tokens in (CONVERSATION_TOKENS, CONVERSATION_TOKENS // 5)
+    )
     curl = example_curl(url, model, with_key=bool(settings.keys()))
     return (
         f"\nlookm-server {version()} is ready: {url}\n\n"
