@@ -5,6 +5,7 @@ leaves nothing half-made behind. Knows compilers and files; knows nothing about 
 """
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import os
@@ -37,13 +38,18 @@ def missing_tools() -> list[str]:
 
 
 def load_kernel() -> Any:
-    """The extension module, from the cache or compiled now (half a minute).
+    """The extension module, from the cache or compiled now (half a minute); loaded once.
 
     Raises `RuntimeError` or `OSError` where it cannot be compiled or the cache cannot be written.
     """
     library = cached_library()
     if not library.exists():
         _compile(library)
+    return _loaded(library)
+
+
+@functools.cache
+def _loaded(library: Path) -> Any:
     spec = importlib.util.spec_from_file_location(NAME, library)
     assert spec is not None
     assert spec.loader is not None
