@@ -22,7 +22,7 @@ from lookm.look import look
 from lookm.models.adapter import MAX_IMAGES_TOGETHER, Adapter
 from lookm.models.embedded import PackedRows
 from lookm.models.interface import LayerRows
-from lookm.policy import parse, resolve
+from lookm.policy import resolve
 from lookm.types import ImageInput
 
 CPU_SHARE = 0.25  # of free memory: pixels, activations and the other processes live there too
@@ -198,7 +198,7 @@ class _Looking:
 
     def __init__(self, attention: Attention, num_tokens: int, device: torch.device) -> None:
         self._attention = attention
-        self._recipe = resolve(parse(PROFILE_POLICY))
+        self._recipe = resolve(PROFILE_POLICY)
         self._is_image_T = torch.ones(num_tokens, dtype=torch.bool, device=device)
 
     def attend(self, rows: LayerRows) -> torch.Tensor:

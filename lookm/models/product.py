@@ -131,7 +131,9 @@ class Chooser:
         return product if product.choice else None
 
     def _choose(self, product: Product, residual: bool) -> Choice | None:
-        library = {rows: self._seconds(product, None, rows, residual) for rows in _ALL_ROWS}
+        library = {
+            rows: self._seconds(product, None, rows, residual) for rows in (*ROWS, MORE_ROWS)
+        }
         best: Choice | None = None
         for tile in self._tiles:
             if not self._same(product, tile, residual):
@@ -158,9 +160,6 @@ class Chooser:
             close(product.by_library(*each), product.by_kernel(tile, *each))
             for each in (_inputs(product, rows, residual) for rows in (1, 7, MORE_ROWS))
         )
-
-
-_ALL_ROWS = (*ROWS, MORE_ROWS)
 
 
 def _inputs(

@@ -2,8 +2,9 @@
 //
 // Contract (twin: lookm.attention.reference, prefill): q [H, T, D], k, v [K, T, D] bfloat16, any strides
 // but 1 in the last dimension, D even, scale > 0. out [T, H, D] bfloat16. sums [2, K, T] float32:
-// sum_i A_ij and sum_i A_ij^2 over the rows i >= j and the query heads of the group; the squares
-// are zero where they are not asked for. Logits and sums are float32; only the weights that multiply the values are rounded.
+// sum_i A_ij and sum_i A_ij^2 over the rows i >= j and the query heads of the group; the squares are zero
+// where they are not asked for. Logits and sums are float32; only the weights that multiply the values are
+// rounded.
 //
 //              keys     j0 .. + 128
 //     queries  i0       x x x                    one task: one query head, every kSpans-th block of rows.
