@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from lookm.attention.api import Statistics
+from lookm.attention.kernels.checks import check_merge
 from lookm.attention.reference import ReferenceAttention, window_sums
 from lookm.types import Needs
 
@@ -78,18 +79,12 @@ class CpuAttention:
         """`merges.combine` of each, for bfloat16 rows."""
         if any(kept_KSD.dtype != torch.bfloat16 for kept_KSD, _ in rows):
             return None
-        assert weight_KE.dtype == centre_KS.dtype == torch.float32, weight_KE.dtype
+        check_merge(rows, target_KE, weight_KE, centre_KS)
         ways = [part.contiguous() for part in (target_KE, weight_KE, centre_KS)]
-        combined = []
-        for kept_KSD, evicted_KED in rows:
-            shapes = (kept_KSD.shape, evicted_KED.shape)
-            assert kept_KSD.shape[::2] == evicted_KED.shape[::2], shapes
-            assert evicted_KED.dtype == kept_KSD.dtype, evicted_KED.dtype
-            assert target_KE.shape == weight_KE.shape == evicted_KED.shape[:2], target_KE.shape
-            assert centre_KS.shape == kept_KSD.shape[:2], centre_KS.shape
-            own = (kept_KSD.contiguous(), evicted_KED.contiguous())
-            combined.append(self._extension.combine(*own, *ways))
-        return combined
+        return [
+            self._extension.combine(kept_KSD.contiguous(), evicted_KED.contiguous(), *ways)
+            for kept_KSD, evicted_KED in rows
+        ]
 
     def _multiplies(self, key_KTD: torch.Tensor) -> bool:
         """Whether the kernels over matrix products take these keys."""

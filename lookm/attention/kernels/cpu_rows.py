@@ -8,6 +8,7 @@ import functools
 import torch
 
 from lookm.attention.kernels.build import load_kernel
+from lookm.attention.kernels.checks import check_rotation
 
 _kernels = functools.cache(load_kernel)
 
@@ -22,11 +23,6 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Ten
 
 def rotate(x_TC: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor, heads: int) -> None:
     """Rotate the first `heads` heads of every row of `x_TC`, in place."""
-    num_tokens, size = cos_TD.shape
-    assert cos_TD.shape == sin_TD.shape, (cos_TD.shape, sin_TD.shape)
-    assert size % 2 == 0, "a head has two halves"
-    assert x_TC.shape[0] == num_tokens, (x_TC.shape, cos_TD.shape)
-    assert x_TC.stride(1) == 1, "rows must be dense"
-    assert x_TC.shape[1] >= heads * size, (x_TC.shape, heads, size)
+    check_rotation(x_TC, cos_TD, sin_TD, heads)
     assert x_TC.dtype == cos_TD.dtype == sin_TD.dtype == torch.bfloat16, (x_TC.dtype, cos_TD.dtype)
     _kernels().rotate(x_TC, cos_TD.contiguous(), sin_TD.contiguous(), heads)

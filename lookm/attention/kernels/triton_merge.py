@@ -16,6 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
+from lookm.attention.kernels.checks import check_merge
 from lookm.attention.kernels.triton_launch import block_of, check_type, on
 
 
@@ -112,8 +113,7 @@ def combine(
 
     `rows` are pairs of kept and evicted rows that go the same ways: sorted once for all.
     """
-    assert target_KE.dtype == torch.int64, target_KE.dtype
-    assert weight_KE.dtype == centre_KS.dtype == torch.float32, weight_KE.dtype
+    check_merge(rows, target_KE, weight_KE, centre_KS)
     num_heads, num_kept = centre_KS.shape
     sorted_KE, order_KE = target_KE.int().sort(dim=1, stable=True)
     edges_KS = torch.arange(num_kept + 1, dtype=torch.int32, device=target_KE.device)
@@ -123,8 +123,6 @@ def combine(
     for kept_KSD, evicted_KED in rows:
         _check(kept_KSD, evicted_KED)
         size = kept_KSD.shape[2]
-        assert target_KE.shape == weight_KE.shape == evicted_KED.shape[:2], target_KE.shape
-        assert centre_KS.shape == kept_KSD.shape[:2], centre_KS.shape
         out_KSD = torch.empty(kept_KSD.shape, dtype=kept_KSD.dtype, device=kept_KSD.device)
         with on(kept_KSD):
             _combine[(num_kept, num_heads)](

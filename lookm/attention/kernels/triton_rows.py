@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
+from lookm.attention.kernels.checks import check_rotation
 from lookm.attention.kernels.triton_launch import on
 
 MAX_ROW = 1 << 15
@@ -94,11 +95,7 @@ def silu_mul(x: torch.Tensor) -> torch.Tensor:
 def rotate(x_TC: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor, heads: int) -> None:
     """Rotate the first `heads` heads of every row of `x_TC`, in place."""
     num_tokens, size = cos_TD.shape
-    assert cos_TD.shape == sin_TD.shape, (cos_TD.shape, sin_TD.shape)
-    assert size % 2 == 0, "a head has two halves"
-    assert x_TC.shape[0] == num_tokens, (x_TC.shape, cos_TD.shape)
-    assert x_TC.stride(1) == 1, "rows must be dense"
-    assert x_TC.shape[1] >= heads * size, (x_TC.shape, heads, size)
+    check_rotation(x_TC, cos_TD, sin_TD, heads)
     block_d = int(triton.next_power_of_2(size // 2))
     block_h = min(int(triton.next_power_of_2(heads)), max(1, TILE_ELEMENTS // block_d))
     with on(x_TC):

@@ -9,6 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
+from lookm.attention.kernels.checks import check_places
 from lookm.attention.kernels.triton_launch import block_of, dense_rows, on
 
 TILE_ELEMENTS = 4096
@@ -43,15 +44,8 @@ def write_rows(
 ) -> None:
     """Store R rows, each at its own (page, slot)."""
     num_rows, num_heads, size = k_RKD.shape
-    assert k_PKND.is_contiguous(), "pages must be contiguous"
-    assert v_PKND.is_contiguous(), "pages must be contiguous"
-    assert k_PKND.shape == v_PKND.shape, (k_PKND.shape, v_PKND.shape)
-    assert (num_heads, size) == (k_PKND.shape[1], k_PKND.shape[3]), (k_RKD.shape, k_PKND.shape)
-    assert v_RKD.shape == k_RKD.shape, (k_RKD.shape, v_RKD.shape)
+    check_places(k_PKND, v_PKND, page_R, slot_R, k_RKD, v_RKD)
     for index_R in (page_R, slot_R):
-        assert index_R.shape == (num_rows,), index_R.shape
-        assert index_R.dtype == torch.int64, index_R.dtype
-        assert index_R.is_contiguous(), "index tensors must be contiguous"
         assert index_R.device == k_PKND.device == k_RKD.device, "one device for all"
     if num_rows == 0:
         return
