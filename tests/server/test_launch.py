@@ -84,40 +84,32 @@ def test_a_model_that_does_not_load_ends_the_process_with_its_message(
     assert "ready" not in told.out
 
 
-def test_sigterm_lets_running_requests_finish() -> None:
-    server = ServerProcess("--model", "fake:step_s=0.02", "--threads", "1")
+def stopped_while_streaming(max_tokens: int, *options: str) -> list[str]:
+    """The lines of a stream after its first, its server told to stop there; which ends well."""
+    server = ServerProcess("--model", "fake:step_s=0.02", "--threads", "1", *options)
     try:
         server.wait_ready()
         with ThreadPoolExecutor(1) as sender, httpx.Client() as client:
-            request = chat(stream=True, max_tokens=20)
+            request = chat(stream=True, max_tokens=max_tokens)
             with client.stream("POST", server.url + CHAT, json=request) as response:
                 lines = response.iter_lines()
                 next(lines)
                 server.process.send_signal(signal.SIGTERM)
                 rest = sender.submit(lambda: list(lines)).result(30)
-        assert rest[-2] == "data: [DONE]"
-        assert any('"finish_reason":"length"' in line for line in rest)
         assert server.process.wait(30) == 0
+        return rest
     finally:
         server.process.kill()
         server.process.communicate()
+
+
+def test_sigterm_lets_running_requests_finish() -> None:
+    rest = stopped_while_streaming(20)
+    assert rest[-2] == "data: [DONE]"
+    assert any('"finish_reason":"length"' in line for line in rest)
 
 
 def test_what_outlasts_the_drain_is_told_and_not_cut_off() -> None:
-    slow = ("--model", "fake:step_s=0.02", "--threads", "1")
-    server = ServerProcess(*slow, "--drain-timeout-s", "0.2")
-    try:
-        server.wait_ready()
-        with ThreadPoolExecutor(1) as sender, httpx.Client() as client:
-            request = chat(stream=True, max_tokens=2000)
-            with client.stream("POST", server.url + CHAT, json=request) as response:
-                lines = response.iter_lines()
-                next(lines)
-                server.process.send_signal(signal.SIGTERM)
-                rest = sender.submit(lambda: list(lines)).result(30)
-        assert rest[-2] == "data: [DONE]"
-        assert any("The server is stopping. Send the request again." in line for line in rest[-6:])
-        assert server.process.wait(30) == 0
-    finally:
-        server.process.kill()
-        server.process.communicate()
+    rest = stopped_while_streaming(2000, "--drain-timeout-s", "0.2")
+    assert rest[-2] == "data: [DONE]"
+    assert any("The server is stopping. Send the request again." in line for line in rest[-6:])
