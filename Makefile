@@ -9,7 +9,7 @@ RUNS := server/bench/results
 NEW_ENOUGH := import sys; v = sys.version_info; \
 	v >= (3, 11) or sys.exit("Python %d.%d is too old: make $(MAKECMDGOALS) PYTHON=python3.11, or newer" % v[:2])
 
-.PHONY: help serve test e2e check fmt install demo eval eval-results bench bench-gpu bench-peers bench-capacity results results-run clean
+.PHONY: help serve test e2e check fmt install docs demo eval eval-results bench bench-gpu bench-peers bench-capacity results results-run clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -43,6 +43,9 @@ fmt: $(STAMP)  ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(STAMP)  ## Write every generated document again: fields, settings, series, families, results
+	$(BIN)/python -m docs.generate
+
 demo: $(STAMP)  ## One request answered on the command line, full cache beside look-m@0.2
 	$(BIN)/python -m lookm
 
@@ -57,17 +60,17 @@ eval-results: $(STAMP)  ## Every preset on 420 questions, into server/bench/resu
 		--out eval-run/results --json server/bench/results/eval-demo.json $(ARGS)
 
 bench: $(STAMP)  ## This engine at full cache, at look-m@0.2, and beside generate()
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m server.bench.own $(ARGS)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m lookm.bench.engine $(ARGS)
 
 bench-peers: $(STAMP)  ## This server beside `transformers serve`
 	$(BIN)/python -m pip install --quiet accelerate
-	$(BIN)/python -m server.bench.peers $(ARGS)
+	$(BIN)/python -m server.bench.transformers_serve $(ARGS)
 
 bench-capacity: $(STAMP)  ## Conversations that one KV pool serves together, by kept fraction
 	$(BIN)/lookm bench capacity $(ARGS)
 
 results: $(if $(RUN),results-run) $(STAMP)  ## README's tables from the committed runs; RUN=1 measures first
-	$(BIN)/python -m server.bench.results
+	$(BIN)/python -m server.bench.readme_tables
 
 results-run: $(STAMP)  ## Measure on this machine what README's tables show (CPU, half an hour)
 	$(MAKE) eval-results ARGS=
@@ -76,7 +79,7 @@ results-run: $(STAMP)  ## Measure on this machine what README's tables show (CPU
 	$(MAKE) bench-peers ARGS="--json $(RUNS)/peers.json"
 
 bench-gpu: $(STAMP)  ## The GPU grid: rooflines, capacity, prefill, generate() (needs CUDA)
-	$(BIN)/python -m server.bench.gpu $(ARGS)
+	$(BIN)/python -m lookm.bench.gpu --out $(RUNS) $(ARGS)
 
 clean:  ## Remove everything that was built
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

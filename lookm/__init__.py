@@ -35,10 +35,10 @@ from lookm.types import (
 )
 
 if TYPE_CHECKING:
+    from lookm.compressing import compressing
     from lookm.engine import Engine
     from lookm.look import compress
     from lookm.models.processor import Processor
-    from lookm.plain import compressing
 
 __version__ = "0.1.0"
 
@@ -66,7 +66,7 @@ _LAZY = {
     "Engine": "lookm.engine",
     "Processor": "lookm.models.processor",
     "compress": "lookm.look",
-    "compressing": "lookm.plain",
+    "compressing": "lookm.compressing",
 }
 
 

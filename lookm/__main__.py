@@ -13,10 +13,10 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
+from lookm import demo
 from lookm.config import EngineConfig
 from lookm.engine import Engine
 from lookm.errors import LookmError
-from lookm.models import demo
 from lookm.policy import parse
 from lookm.types import CacheReport, Request, Sampling
 
@@ -70,7 +70,7 @@ def upright(path: Path) -> Image.Image:
 
 def demo_images() -> list[Image.Image]:
     """Four pictures the demo model can talk about."""
-    from lookm.models.demo.scenes import Scene, render
+    from lookm.demo.scenes import Scene, render
 
     shapes = (("circle", "red"), ("star", "blue"), ("square", "green"), ("triangle", "orange"))
     return [render(Scene(kind=kind, colour=colour)) for kind, colour in shapes]

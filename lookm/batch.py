@@ -16,7 +16,7 @@ import torch
 from lookm.cache import SequenceCache
 from lookm.cache.table import Int64
 from lookm.detokenize import Detokenizer
-from lookm.models.embedded import EmbeddedPrompt
+from lookm.models.inputs import EmbeddedPrompt
 from lookm.policy import Recipe
 from lookm.sampling import Sampler
 from lookm.types import CacheReport, Request, Timing

@@ -26,7 +26,7 @@ from lookm.look import kept_rows
 from lookm.memory import make_plan
 from lookm.models.adapter import Adapter
 from lookm.models.features import FeatureCache
-from lookm.models.images import arranged
+from lookm.models.image_layouts import arranged
 from lookm.models.loading import load_config, load_model, resolve_path
 from lookm.models.processor import Processor
 from lookm.policy import PRESETS, resolve

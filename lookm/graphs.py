@@ -31,8 +31,8 @@ from lookm.cache import PagePool, SequenceCache, pages_for, upload
 from lookm.config import EngineConfig, EnginePlan
 from lookm.errors import ConfigError
 from lookm.models.adapter import Adapter
-from lookm.models.embedded import PackedRows
-from lookm.models.interface import LayerRows
+from lookm.models.attention_interface import LayerRows
+from lookm.models.inputs import PackedRows
 
 logger = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 Asked once at start; the answer is part of the plan. On a GPU it is measured: what is free once the
 weights are loaded, less what the longest prefill takes at its peak. The arithmetic from there on is
-shared with `lookm plan` (`server.sizing`), which estimates what is measured here.
+shared with `lookm plan` (`server.plan`), which estimates what is measured here.
 """
 
 import contextlib
@@ -20,8 +20,8 @@ from lookm.config import EngineConfig, EnginePlan
 from lookm.errors import ConfigError
 from lookm.look import look
 from lookm.models.adapter import MAX_IMAGES_TOGETHER, Adapter
-from lookm.models.embedded import PackedRows
-from lookm.models.interface import LayerRows
+from lookm.models.attention_interface import LayerRows
+from lookm.models.inputs import PackedRows
 from lookm.policy import resolve
 from lookm.types import ImageInput
 

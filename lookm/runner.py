@@ -17,9 +17,9 @@ from lookm.cache import DecodeTables, PagePool
 from lookm.graphs import DecodeGraphs
 from lookm.look import look
 from lookm.models.adapter import Adapter
-from lookm.models.embedded import EmbeddedPrompt, PackedRows
+from lookm.models.attention_interface import LayerRows
 from lookm.models.features import FeatureCache
-from lookm.models.interface import LayerRows
+from lookm.models.inputs import EmbeddedPrompt, PackedRows
 from lookm.policy import Ledger, open_ledger
 from lookm.sampling import Choice, sample
 from lookm.types import CacheReport, Needs

@@ -16,13 +16,13 @@ from starlette.requests import ClientDisconnect
 
 from lookm.errors import LookmError
 from server import health
-from server.config import Settings
 from server.errors import ApiError, to_api_error
 from server.media import MediaError, MediaLoader
 from server.middleware import BodyClock, BodyLimit, Journal, Keys, error_response
 from server.openai import openapi, routes, tokenize
-from server.openai.seams import Media, Processor
+from server.openai.protocols import Media, Processor
 from server.services import ManagedEngine, Services
+from server.settings import Settings
 from server.version import version
 from server.worker.client import EngineClient
 from server.worker.errors import WorkerError
@@ -51,7 +51,7 @@ def real_parts(settings: Settings) -> Parts:
 def load_processor(model: str) -> Processor:
     """The model's processor. Raises `ModelError`."""
     if is_fake(model):
-        from server.openai.fake import FakeProcessor
+        from server.fake.processor import FakeProcessor
 
         return FakeProcessor()
     from lookm.models.processor import Processor as ModelProcessor

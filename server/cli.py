@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from server.bench import commands as bench
-from server.config import Settings, format_size
+from server.settings import Settings, format_size
 from server.version import version
 
 app = typer.Typer(
@@ -64,13 +64,13 @@ def plan(
     """Print how many conversations fit on a GPU, by the fraction kept. Loads no weights."""
     from lookm.config import DType, EngineConfig
     from lookm.errors import LookmError
-    from server import sizing
+    from server import plan
 
     asked = EngineConfig(
         model=model, dtype=cast(DType, dtype), max_context_tokens=max_context_tokens
     )
     try:
-        for line in sizing.plan(asked, gpu_memory, weights, (prompt_tokens, answer_tokens)):
+        for line in plan.plan(asked, gpu_memory, weights, (prompt_tokens, answer_tokens)):
             typer.echo(line)
     except (LookmError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
@@ -87,8 +87,8 @@ def plan(
 )
 def evaluate(context: typer.Context) -> None:
     """Ask the same questions under many cache policies: answers against kept bytes."""
+    from lookm.bench.provenance import provenance
     from lookm.eval.__main__ import main
-    from server.bench.provenance import provenance
     from server.bench.terminal import command
 
     raise typer.Exit(main(context.args, lambda: provenance(command()), "lookm eval"))

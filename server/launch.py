@@ -20,11 +20,11 @@ from fastapi import FastAPI
 from lookm.errors import LookmError
 from lookm.types import ModelInfo
 from server.app import create_app, is_fake
-from server.config import Settings, format_size, unknown_variables
-from server.connection import timed_protocol
-from server.example import POLICY, example_curl
-from server.openai import policies
+from server.example_request import POLICY, example_curl
+from server.header_timeout import timed_protocol
+from server.openai.request import policies
 from server.services import Services
+from server.settings import Settings, format_size, unknown_variables
 from server.version import version
 from server.worker.errors import WorkerError
 

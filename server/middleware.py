@@ -109,7 +109,7 @@ class Keys:
 class BodyClock:
     """Refuses bodies that drip: one may take `timeout_s`, and what its bytes take at 64 KiB/s.
 
-    (The time for headers is the connection's affair: `server.connection`.)
+    (The time for headers is the connection's affair: `server.header_timeout`.)
     """
 
     def __init__(self, app: ASGIApp, timeout_s: float) -> None:

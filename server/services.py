@@ -15,14 +15,14 @@ from typing import Protocol
 
 from lookm.errors import QueueFullError
 from lookm.types import ModelInfo
-from server.config import Settings
 from server.errors import ApiError
 from server.metrics import EngineView, Metrics, Observer
-from server.openai import policies
-from server.openai.seams import Engine, Media, Processor
-from server.openai.shelf import ImageShelf
-from server.openai.tools.dialects import tool_support
-from server.openai.translate import Pools, Translator, in_pool
+from server.openai.protocols import Engine, Media, Processor
+from server.openai.request import policies
+from server.openai.request.image_cache import ImageShelf
+from server.openai.request.translate import Pools, Translator, in_pool
+from server.openai.tools.template_support import tool_support
+from server.settings import Settings
 from server.version import version
 
 log = logging.getLogger("lookm.server")

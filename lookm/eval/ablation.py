@@ -4,7 +4,7 @@ Every row of the table keeps the same number of tokens: a variant's nominal frac
 that what it really keeps of a suite's prompts comes to the asked fraction (methods that protect
 text overshoot where there is more text than that: the table says by how much). Knows the demo
 model's questions and the engine. Develop on seeds from 100 on; seeds below 10 are held out for a
-last look. Its tables: lookm/policy/ABLATION.md.
+last look. Its tables: docs/look-m-plus.md.
 """
 
 import argparse
@@ -23,13 +23,13 @@ from typing import Any
 import torch
 
 from lookm.config import EngineConfig
+from lookm.demo.exams import Exam, draw_exam
+from lookm.demo.scenes import draw_scene, render
+from lookm.demo.tasks import TASKS, Task
+from lookm.demo.training.smalltalk import draw_system
+from lookm.demo.words import NOTE_KEYS, NOTE_WORDS, World
 from lookm.engine import Engine
 from lookm.errors import LookmError
-from lookm.models.demo.measure import Exam, draw_exam
-from lookm.models.demo.scenes import draw_scene, render
-from lookm.models.demo.smalltalk import draw_system
-from lookm.models.demo.tasks import TASKS, Task
-from lookm.models.demo.words import NOTE_KEYS, NOTE_WORDS, World
 from lookm.policy import PRESETS, Preset, depth, kept_bound, resolve, scores
 from lookm.policy.coverage import even_places, in_line
 from lookm.policy.merges import MERGES

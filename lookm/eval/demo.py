@@ -1,7 +1,7 @@
 """The demo suite: held-out questions for the demo model in seven families, after MileBench's.
 
-A family is a row of question kinds of `lookm.models.demo.tasks`; scenes and notes come from the
-held-out draws of `lookm.models.demo.measure`, a function of the seed. Knows nothing of engines or
+A family is a row of question kinds of `lookm.demo.tasks`; scenes and notes come from the
+held-out draws of `lookm.demo.exams`, a function of the seed. Knows nothing of engines or
 policies. A family that the model answers badly at full cache (`retrieval`: finding by content was
 not learnt) stays in: its score and its agreement with full are both shown.
 """
@@ -13,10 +13,10 @@ from typing import Final
 
 from PIL import Image
 
+from lookm.demo.exams import Exam, draw_exam
+from lookm.demo.tasks import BY_NAME
 from lookm.errors import RequestError
 from lookm.eval.questions import Marks, Question
-from lookm.models.demo.measure import Exam, draw_exam
-from lookm.models.demo.tasks import BY_NAME
 
 #: Family -> kinds of question, asked in turn: needle in a haystack, attributes, listing, change
 #: between two images, retrieval by content, text needle, counting.

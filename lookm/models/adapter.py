@@ -15,14 +15,14 @@ from typing import Any
 import torch
 
 from lookm.errors import RequestError
-from lookm.models.embedded import EmbeddedPrompt, PackedRows, PromptMask
+from lookm.models.attention_interface import ATTENTION, PaddedContext, Probe, StepContext, attend
 from lookm.models.families import Family
-from lookm.models.fused import cuda_kernels, fuse
-from lookm.models.images import alike
-from lookm.models.interface import ATTENTION, PaddedContext, Probe, StepContext, attend
-from lookm.models.layer import quicken
-from lookm.models.packed import can_pack, pack, rounded_rows
-from lookm.models.product import cuda_chooser
+from lookm.models.fast.decoder_layer import quicken
+from lookm.models.fast.fuse import cuda_kernels, fuse
+from lookm.models.fast.matmul_choice import cuda_chooser
+from lookm.models.fast.onednn import can_pack, pack, rounded_rows
+from lookm.models.image_layouts import alike
+from lookm.models.inputs import EmbeddedPrompt, PackedRows, PromptMask
 from lookm.types import ImageInput
 
 MAX_IMAGES_TOGETHER = 16

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from lookm import demo
 from lookm.errors import ModelError
-from lookm.models import demo
 from lookm.models.families import Family, family_of
 
 # The wheels of PyPI are built for CUDA and do not load beside a CPU build of torch.

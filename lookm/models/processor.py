@@ -13,7 +13,7 @@ from jinja2 import TemplateError
 
 from lookm.errors import ModelError, RequestError
 from lookm.models.families import Family, family_of
-from lookm.models.images import AMONG, NUM_TOKENS, PLACEHOLDER, arranged
+from lookm.models.image_layouts import AMONG, NUM_TOKENS, PLACEHOLDER, arranged
 from lookm.models.loading import load_config, load_processor, resolve_path, served_name
 from lookm.types import Array, ImageInput
 

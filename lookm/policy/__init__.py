@@ -3,7 +3,7 @@
 A policy is parts. Reading order: `view` (what a policy may look at), `scores` and `coverage` (what
 matters), `budgets` (how many), `depth` (in which layer), `pins` (what outranks a score), `merges`
 (what becomes of the rest), `compose` (select and gather, written once) and `presets` (the named
-lists of parts, parsing, validation). `ABLATION.md` is the study behind `look-m-plus`.
+lists of parts, parsing, validation). `docs/look-m-plus.md` is the study behind `look-m-plus`.
 
 Shapes: K KV heads, T prompt tokens, C candidates, S kept rows, E evicted rows, D head size.
 """

@@ -1,6 +1,6 @@
 """Measuring a running server from outside, as its clients see it: `lookm bench`.
 
-A run goes `workload` (what is asked), `arrivals` (when), `generator` and `client` (asking),
-`measures` (numbers), `report`, `compare` and `pages` (telling). `capacity` is the experiment on top
-of it; `own` and `peers` measure the engine and other servers; `results` writes README's tables.
+`load` is the generator, `capacity` the experiment on top of it; `transformers_serve` compares with
+another server, `html` draws reports, `readme_tables` writes README's. The engine alone, without
+HTTP, is measured by `lookm.bench`.
 """

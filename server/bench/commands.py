@@ -5,11 +5,14 @@ Knows typer; measuring is done by the modules beside it, which are loaded when t
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from server.bench.terminal import command, echo, progress, told_errors
+
+if TYPE_CHECKING:
+    from lookm.bench.records import Json
 
 app = typer.Typer(help="Measure a running server, or what compression buys.")
 
@@ -58,16 +61,17 @@ def load(
     """Load a server and report latencies, throughput, errors, goodput and KV memory."""
     if context.invoked_subcommand is not None:
         return
-    from server.bench import report
-    from server.bench.arrivals import Schedule
-    from server.bench.client import Target, first_model
-    from server.bench.compare import compare as compared
-    from server.bench.generator import run
-    from server.bench.measures import Slo
-    from server.bench.workload import Spread, Workload, parse_policies
+    from lookm.bench import records
+    from server.bench.load import report
+    from server.bench.load.arrivals import Schedule
+    from server.bench.load.client import Target, first_model
+    from server.bench.load.compare import compare as compared
+    from server.bench.load.generator import run
+    from server.bench.load.measures import Slo
+    from server.bench.load.workload import Spread, Workload, parse_policies
 
     with told_errors():
-        before = None if compare is None else report.read(compare, "load")
+        before = None if compare is None else records.read(compare, "load")
         if rate is None and concurrency is None:
             concurrency = 8
         if requests is None and duration_s is None:
@@ -95,7 +99,7 @@ def load(
             echo(compared(before, made))
         else:
             echo(report.lines(made))
-        report.write(made, json, html)
+        _write(made, json, html)
     raise typer.Exit(0 if made["total"]["completed"] else 1)
 
 
@@ -109,16 +113,16 @@ def compare_runs(
     html: Annotated[Path | None, typer.Option(help="Write a page with plots of both.")] = None,
 ) -> None:
     """Print two saved runs side by side, with ratios."""
-    from server.bench import report
-    from server.bench.compare import compare
+    from lookm.bench import records
+    from server.bench.load.compare import compare
 
     with told_errors():
-        pair = report.read(first, "load"), report.read(second, "load")
+        pair = records.read(first, "load"), records.read(second, "load")
         echo(compare(*pair, any_workload=any_workload))
         if html is not None:
-            from server.bench.pages import compare_page
+            from server.bench.html import compare_page
 
-            report.write_text(html, compare_page(*pair))
+            records.write_text(html, compare_page(*pair))
 
 
 @app.command("capacity")
@@ -148,12 +152,11 @@ def capacity(
     html: Annotated[Path | None, typer.Option(help="Write a page with plots.")] = None,
 ) -> None:
     """How many conversations one KV pool serves together, by the fraction kept."""
-    from server.bench import report
-    from server.bench.capacity import Experiment, parse_fractions
-    from server.bench.capacity_report import lines
-    from server.bench.capacity_run import Place, measured
-    from server.bench.measures import Slo
-    from server.bench.workload import Spread, Workload
+    from server.bench.capacity.report import lines
+    from server.bench.capacity.run import Place, measured
+    from server.bench.capacity.search import Experiment, parse_fractions
+    from server.bench.load.measures import Slo
+    from server.bench.load.workload import Spread, Workload
 
     with told_errors():
         workload = Workload(
@@ -175,4 +178,16 @@ def capacity(
         )
         made = measured(experiment, Place(url, api_key, kv_cache_memory), command())
         echo(lines(made))
-        report.write(made, json, html)
+        _write(made, json, html)
+
+
+def _write(report: "Json", as_json: Path | None, as_html: Path | None) -> None:
+    """Save a report of any kind as what was asked for."""
+    from lookm.bench import records
+
+    if as_json is not None:
+        records.save(report, as_json)
+    if as_html is not None:
+        from server.bench.html import page
+
+        records.write_text(as_html, page(report))

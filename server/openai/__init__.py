@@ -1,7 +1,8 @@
 """OpenAI's API in front of the engine.
 
-    routes  ->  schemas (what may be asked)  ->  translate (asked -> Request)
-            ->  stream | collect (TokenEvents -> answer)
+    routes ->  request/   bytes -> what may be asked -> the engine's `Request`
+           ->  response/  `TokenEvent`s -> an answer, whole or as a stream
+               tools/     calls of tools, shown to the model and read out of its text
 
-Reading order: `schemas`, `translate`, `stream`, `routes`. Importing this package imports nothing.
+Importing this package imports nothing.
 """

@@ -17,15 +17,21 @@ from lookm.types import Request as EngineRequest
 from lookm.types import TokenEvent
 from server.errors import ApiError, to_api_error
 from server.health import Live
-from server.openai import openapi, policies
-from server.openai.answers import ChatCompletion, Model, ModelList, TextCompletion, kept_ratio
-from server.openai.body import read
-from server.openai.choices import Choices, Events, Told, each_choice, merged, opening
-from server.openai.meter import Meter
+from server.openai import openapi
 from server.openai.openapi import STREAMED, ErrorEnvelope, described
-from server.openai.sampling import num_logprobs
-from server.openai.schemas import ChatRequest, CompletionRequest, Generation
-from server.openai.stream import (
+from server.openai.request import policies
+from server.openai.request.body import read
+from server.openai.request.sampling import num_logprobs
+from server.openai.request.schemas import ChatRequest, CompletionRequest, Generation
+from server.openai.response.choices import Choices, Events, Told, each_choice, merged, opening
+from server.openai.response.schemas import (
+    ChatCompletion,
+    Model,
+    ModelList,
+    TextCompletion,
+    kept_ratio,
+)
+from server.openai.response.stream import (
     EventStream,
     collect,
     metered,
@@ -33,8 +39,9 @@ from server.openai.stream import (
     unless_gone,
     within,
 )
+from server.openai.response.writers import ChatWriter, Letterhead, TextWriter, Writer
 from server.openai.tools.checks import call_reader
-from server.openai.writers import ChatWriter, Letterhead, TextWriter, Writer
+from server.request_metrics import Meter
 from server.services import Services
 
 EXAMPLE_MODEL = "llava-demo"

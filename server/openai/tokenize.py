@@ -11,14 +11,15 @@ from fastapi import APIRouter, Request, Response
 from lookm import policy
 from lookm.types import CachePolicy
 from server.health import Live
-from server.openai import openapi, policies
-from server.openai.answers import Answer
-from server.openai.body import read
+from server.openai import openapi
 from server.openai.openapi import ErrorEnvelope, described
-from server.openai.schemas import TokenizeRequest
-from server.openai.stream import unless_gone, within
+from server.openai.request import policies
+from server.openai.request.body import read
+from server.openai.request.schemas import TokenizeRequest
+from server.openai.request.translate import Prompt, Translator
+from server.openai.response.schemas import Answer
+from server.openai.response.stream import unless_gone, within
 from server.openai.tools.checks import check_tools, shown
-from server.openai.translate import Prompt, Translator
 from server.services import Services
 
 router = APIRouter(tags=["openai"], responses={"default": {"model": ErrorEnvelope}})

@@ -105,7 +105,7 @@ def _add(request: Request, engine: EngineLike, channel: WorkerChannel) -> None:
 def load_engine(config: EngineConfig) -> EngineLike:
     """The engine `config` asks for; a model named `fake` needs no torch."""
     if config.model == "fake" or config.model.startswith("fake:"):
-        from server.worker.fake import FakeEngine
+        from server.fake.engine import FakeEngine
 
         return FakeEngine.from_config(config)
     from lookm.engine import Engine

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import yaml
 
-from tests.docker.reading import DOCKER
+from tests.docker.files import DOCKER
 
 SCRAPE_S = 0.25
 START_S = 30.0

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 
-from tests.docker.reading import DOCKER, alerts
+from tests.docker.files import DOCKER, alerts
 
 PROMTOOL = shutil.which("promtool")
 

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.asking import CHAT, chat, data_url, image, png
+from tests.server.requests import CHAT, chat, data_url, image, png
 
 IMAGE = "lookm-server"
 START_S = 90.0

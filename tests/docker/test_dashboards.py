@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docker.reading import (
+from tests.docker.files import (
     DASHBOARDS,
     DOCKER,
     VARIABLES,

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from server.config import Settings
+from server.settings import Settings
 from server.worker.client import ABORT_S, STOP_S
-from tests.docker.reading import DOCKER, ROOT
+from tests.docker.files import DOCKER, ROOT
 
 HEALTHCHECK = DOCKER / "healthcheck.py"
 COMPOSE = {

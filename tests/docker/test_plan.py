@@ -17,13 +17,13 @@ from lookm.attention import ReferenceAttention
 from lookm.config import EngineConfig
 from lookm.memory import make_plan
 from lookm.models.adapter import Adapter
-from lookm.models.embedded import PackedRows
+from lookm.models.attention_interface import LayerRows
 from lookm.models.families import family_of
-from lookm.models.interface import LayerRows
+from lookm.models.inputs import PackedRows
 from server.cli import app
-from server.sizing import FRACTIONS, Conversation, fits, plan, pool_bytes, read_shape
+from server.plan import FRACTIONS, Conversation, fits, plan, pool_bytes, read_shape
 from server.version import version
-from tests.docker.reading import DOCKER
+from tests.docker.files import DOCKER
 from tests.lookm.models.toys import TOYS
 
 # Families whose configs, as they come, have the shape of a real model.

@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.docker.files import alerts, filled, panel_queries, panels, without_thresholds
 from tests.docker.prometheus import SCRAPE_S, Prometheus
-from tests.docker.reading import alerts, filled, panel_queries, panels, without_thresholds
-from tests.server.asking import CHAT, chat, data_url, image, png
 from tests.server.process import ServerProcess
+from tests.server.requests import CHAT, chat, data_url, image, png
 
 BINARY = shutil.which("prometheus")
 pytestmark = [

@@ -9,8 +9,8 @@ from typing import Self
 
 from PIL import Image
 
-from tests.server.asking import png
 from tests.server.bad_requests import huge_png
+from tests.server.requests import png
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
 STEP_S = 0.05

@@ -10,11 +10,11 @@ import httpx
 import openai
 import pytest
 
-from lookm.models.demo.scenes import Scene
-from server.example import data_url
-from tests.server.asking import CHAT, text
-from tests.server.asking import image as part
+from lookm.demo.scenes import Scene
+from server.example_request import data_url
 from tests.server.process import ServerProcess, wait_until
+from tests.server.requests import CHAT, text
+from tests.server.requests import image as part
 
 pytestmark = pytest.mark.e2e
 

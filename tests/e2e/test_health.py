@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.server.asking import CHAT, image, text
 from tests.server.process import ServerProcess
+from tests.server.requests import CHAT, image, text
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from tests.e2e.hostile import BAD, BEHAVIOURS, GOOD, REDIRECTS, HostileServer
-from tests.server.asking import CHAT, chat, image
 from tests.server.process import ServerProcess, wait_until
+from tests.server.requests import CHAT, chat, image
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(30)]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from server.example import PICTURES, QUESTION, data_url
+from server.example_request import PICTURES, QUESTION, data_url
 from tests.server.process import ServerProcess
 
 pytestmark = pytest.mark.e2e

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from lookm import CachePolicy
-from lookm.models.synthetic import Shape
-from server.bench import gpu_lab
-from server.bench.gpu_lab import SCALES, Lab
+from lookm.bench.gpu import fixture
+from lookm.bench.gpu.fixture import SCALES, Lab
+from lookm.bench.random_checkpoint import Shape
 from tests.lookm.tiny import answers, generate, random_prompt, tiny_engine, tiny_llava
 
 POLICIES = [CachePolicy(), CachePolicy("look-m", keep=0.2), CachePolicy("snapkv", keep=0.3)]
@@ -44,7 +44,7 @@ def test_seeded_draws_are_made_on_the_device_and_do_not_depend_on_company():
 
 
 def lab(monkeypatch, layers):
-    monkeypatch.setitem(gpu_lab.SHAPES, "gpu-test", dataclasses.replace(SHAPE, layers=layers))
+    monkeypatch.setitem(fixture.SHAPES, "gpu-test", dataclasses.replace(SHAPE, layers=layers))
     scale = dataclasses.replace(SCALES["7b"], shape="gpu-test", batches=(1,))
     return Lab.open(scale, "cuda", torch.float16)
 

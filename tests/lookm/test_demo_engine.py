@@ -5,9 +5,8 @@ import functools
 import pytest
 import torch
 
-from lookm import CachePolicy, Engine, EngineConfig, Request, Sampling
-from lookm.models import demo
-from lookm.models.demo.scenes import render, scene
+from lookm import CachePolicy, Engine, EngineConfig, Request, Sampling, demo
+from lookm.demo.scenes import render, scene
 from lookm.models.loading import load_model, load_processor
 from tests.lookm.tiny import answers
 
@@ -71,7 +70,7 @@ def test_zero_to_sixteen_images_in_one_batch_equal_generate():
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_at_full_cache_the_bundled_model_names_what_it_sees(count):
-    from lookm.models.demo.scenes import Scene
+    from lookm.demo.scenes import Scene
 
     ours = engine()
     shapes = (("circle", "red"), ("star", "blue"), ("square", "green"), ("triangle", "orange"))

@@ -9,7 +9,7 @@ import torch
 from lookm import CachePolicy, ImageInput, Request, RequestError, Sampling
 from lookm.errors import PolicyError, PromptTooLongError, QueueFullError
 from lookm.policy import PRESETS
-from tests.lookm.reference import compressed_answer
+from tests.lookm.expected_answer import compressed_answer
 from tests.lookm.tiny import (
     IMAGE,
     answers,

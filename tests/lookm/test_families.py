@@ -12,14 +12,15 @@ import pytest
 import torch
 import transformers
 
+from docs.generate.families import families_table
 from lookm import CachePolicy, ImageInput, RequestError
 from lookm.attention import masked
 from lookm.engine import Engine
 from lookm.errors import ModelError, PolicyError
 from lookm.models.adapter import Adapter
-from lookm.models.families import FAMILIES, families_table
+from lookm.models.families import FAMILIES
 from lookm.policy import PRESETS, kept_bound, resolve
-from tests.lookm.models.plain import compressed_answer
+from tests.lookm.models.expected_answer import compressed_answer
 from tests.lookm.models.toy_configs import TEXT, VISION
 from tests.lookm.models.toys import TOYS, ToyPrompt, generated, prompt
 from tests.lookm.tiny import IMAGE, answers, tiny_engine

@@ -12,7 +12,7 @@ from lookm.errors import ConfigError
 from lookm.graphs import DecodeGraphs, batch_sizes, make_graphs
 from lookm.models.adapter import Adapter
 from lookm.models.families import family_of
-from tests.lookm.host import questions
+from tests.lookm.host_syncs import questions
 from tests.lookm.models.toys import TOYS
 from tests.lookm.tiny import answers, generate, random_prompt, tiny_engine, tiny_llava
 

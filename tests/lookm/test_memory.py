@@ -12,8 +12,8 @@ from lookm.config import EngineConfig
 from lookm.errors import ConfigError
 from lookm.memory import GPU_SPARE, _Looking, conversations
 from lookm.models.adapter import MAX_IMAGES_TOGETHER, Adapter
-from lookm.models.embedded import PackedRows
 from lookm.models.families import family_of
+from lookm.models.inputs import PackedRows
 from tests.lookm.tiny import random_prompt, tiny_engine, tiny_llava
 
 

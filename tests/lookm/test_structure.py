@@ -16,7 +16,7 @@ from lookm.sampling import Sampler, sample
 from lookm.structure import Vocabulary
 from lookm.types import Structure
 from tests.lookm import tiny
-from tests.lookm.ascii import END, AsciiProcessor
+from tests.lookm.ascii_tokenizer import END, AsciiProcessor
 from tests.lookm.tiny import VOCABULARY, random_prompt, tiny_engine
 
 ANY = Structure("json_object")

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models
 from lookm import RequestError
 from lookm.structure import MAX_KEYS, Vocabulary
 from lookm.types import Structure
-from tests.lookm.ascii import END, AsciiProcessor
+from tests.lookm.ascii_tokenizer import END, AsciiProcessor
 from tests.lookm.tiny import VOCABULARY
 
 ANY = Structure("json_object")

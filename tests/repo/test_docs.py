@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lookm.models.families import families_table
+from docs.generate.families import families_table
 from lookm.policy import PRESETS, parse
 
 ROOT = Path(__file__).parents[2]

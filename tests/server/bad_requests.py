@@ -3,7 +3,7 @@
 import zlib
 from typing import Any
 
-from tests.server.asking import data_url, image, png, text
+from tests.server.requests import data_url, image, png, text
 
 
 def messages(*content: Any, role: str = "user") -> dict[str, Any]:

@@ -8,11 +8,11 @@ import pytest
 from fastapi import FastAPI
 
 from server.app import Parts, create_app, real_parts
-from server.config import Settings
+from server.settings import Settings
 from server.worker.client import EngineClient
 from server.worker.restart import RestartPolicy
-from tests.server.asking import in_process
 from tests.server.process import ServerProcess
+from tests.server.requests import in_process
 
 
 @pytest.fixture(scope="session")

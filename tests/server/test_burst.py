@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.server.asking import CHAT, chat
 from tests.server.process import ServerProcess
+from tests.server.requests import CHAT, chat
 
 pytestmark = pytest.mark.anyio
 

@@ -9,10 +9,10 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from lookm.policy import resolve
 from lookm.types import CachePolicy, Request, TokenEvent
-from server.config import Settings
-from server.openai.schemas import ChatRequest
-from server.openai.translate import ImageRef, distinct, image_refs, template_messages
-from tests.server.asking import CHAT, chat, data_url, events, image, png, says, serving, text
+from server.openai.request.schemas import ChatRequest
+from server.openai.request.translate import ImageRef, distinct, image_refs, template_messages
+from server.settings import Settings
+from tests.server.requests import CHAT, chat, data_url, events, image, png, says, serving, text
 
 pytestmark = pytest.mark.anyio
 

@@ -11,9 +11,10 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from lookm.errors import QueueFullError
 from lookm.types import Request, TokenEvent
-from server.config import Settings
+from server.settings import Settings
 from server.worker.channel import ApiChannel
-from tests.server.asking import (
+from tests.server.asgi_client import Visit
+from tests.server.requests import (
     CHAT,
     begins,
     chat,
@@ -25,7 +26,6 @@ from tests.server.asking import (
     serving,
     word_events,
 )
-from tests.server.visit import Visit
 
 pytestmark = pytest.mark.anyio
 

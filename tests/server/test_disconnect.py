@@ -8,9 +8,9 @@ import pytest
 from fastapi import FastAPI
 
 from lookm.types import Request, TokenEvent
-from server.config import Settings
-from tests.server.asking import begins, chat, image, serving
-from tests.server.visit import Visit
+from server.settings import Settings
+from tests.server.asgi_client import Visit
+from tests.server.requests import begins, chat, image, serving
 
 pytestmark = pytest.mark.anyio
 

@@ -13,9 +13,11 @@ from fastapi import FastAPI
 
 from lookm.errors import QueueFullError
 from lookm.types import Request, TokenEvent
-from server.config import Settings
 from server.errors import CODES
-from tests.server.asking import (
+from server.settings import Settings
+from tests.server.asgi_client import Visit
+from tests.server.bad_requests import BAD, URL
+from tests.server.requests import (
     CHAT,
     chat,
     events,
@@ -24,8 +26,6 @@ from tests.server.asking import (
     serving,
     word_events,
 )
-from tests.server.bad_requests import BAD, URL
-from tests.server.visit import Visit
 
 pytestmark = pytest.mark.anyio
 

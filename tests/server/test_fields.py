@@ -19,10 +19,11 @@ from openai.types.chat import chat_completion_user_message_param as user
 from openai.types.chat import completion_create_params as chat_params
 from openai.types.shared_params import function_definition
 
+from docs.generate import fields
 from server.errors import ApiError
-from server.openai import reference, schemas, tool_schemas
-from server.openai.fields import Refused, field_table, markdown_table
-from server.openai.parse import parse
+from server.openai.request import schemas, tool_schemas
+from server.openai.request.fields import Refused, field_table, markdown_table
+from server.openai.request.parse import parse
 
 DOCUMENTED = [
     (chat_params.CompletionCreateParamsBase, schemas.ChatRequest),
@@ -72,8 +73,8 @@ def test_every_accepted_or_refused_field_says_why() -> None:
 
 
 def test_the_reference_is_what_the_models_say() -> None:
-    written = reference.PATH.read_text(encoding="utf-8")
-    assert written == reference.reference(), "run: python -m server.openai.reference"
+    written = fields.PATH.read_text(encoding="utf-8")
+    assert written == fields.reference(), "run make docs"
 
 
 @pytest.mark.parametrize(("model", "name", "marker"), REFUSED)

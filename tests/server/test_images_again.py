@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from lookm.types import ImageInput
-from server.config import Settings
 from server.errors import ApiError
-from server.openai.shelf import ImageShelf
-from tests.server.asking import CHAT, chat, data_url, image, png, says, serving
+from server.openai.request.image_cache import ImageShelf
+from server.settings import Settings
+from tests.server.requests import CHAT, chat, data_url, image, png, says, serving
 
 pytestmark = pytest.mark.anyio
 

@@ -9,12 +9,12 @@ import httpx
 import pytest
 
 from lookm.types import ModelInfo
-from server.config import Settings
-from server.example import PICTURES
-from server.example import data_url as picture
+from server.example_request import PICTURES
+from server.example_request import data_url as picture
 from server.launch import FAILED, MISUSED, StartError, banner, base_url, bind, check, launch
-from tests.server.asking import CHAT, chat
+from server.settings import Settings
 from tests.server.process import ServerProcess
+from tests.server.requests import CHAT, chat
 
 
 def test_the_banner_says_where_what_and_how_much() -> None:

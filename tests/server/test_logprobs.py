@@ -10,8 +10,8 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from lookm.types import Request, Structure, TokenEvent, TokenLogprob, TopLogprob
-from server.config import Settings
-from tests.server.asking import CHAT, chat, events, says, serving, word_events
+from server.settings import Settings
+from tests.server.requests import CHAT, chat, events, says, serving, word_events
 
 pytestmark = pytest.mark.anyio
 

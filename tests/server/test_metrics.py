@@ -11,9 +11,9 @@ from lookm.policy import PRESETS
 from lookm.types import CachePolicy, CacheReport, EngineStats, Timing, TokenEvent
 from server.errors import CODES
 from server.metrics import RATE_WINDOW_S, SERIES, DecodeRate, Metrics
-from server.openai.meter import Meter
+from server.request_metrics import Meter
 from server.vllm_names import ALIASES
-from tests.server.asking import CHAT, INFO, chat, image
+from tests.server.requests import CHAT, INFO, chat, image
 
 pytestmark = pytest.mark.anyio
 

@@ -5,9 +5,9 @@ import logging
 import httpx
 import pytest
 
-from server.config import Settings
-from tests.server.asking import CHAT, begins, chat, data_url, image, says, serving
-from tests.server.visit import Visit
+from server.settings import Settings
+from tests.server.asgi_client import Visit
+from tests.server.requests import CHAT, begins, chat, data_url, image, says, serving
 
 pytestmark = pytest.mark.anyio
 

@@ -11,8 +11,8 @@ import httpx
 import openai
 import pytest
 
-from tests.server.asking import CHAT, chat, data_url, image, png
 from tests.server.process import ServerProcess, wait_until
+from tests.server.requests import CHAT, chat, data_url, image, png
 
 QUESTION: list[Any] = [
     {"role": "user", "content": [image(), image(), {"type": "text", "text": "Which?"}]}

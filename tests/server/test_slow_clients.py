@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from server.config import Settings
 from server.middleware import BodyClock
-from tests.server.asking import CHAT, chat, image, says, serving
+from server.settings import Settings
 from tests.server.process import ServerProcess
+from tests.server.requests import CHAT, chat, image, says, serving
 
 TIMEOUT_S = 0.5
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n"

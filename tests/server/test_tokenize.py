@@ -7,8 +7,8 @@ import torch
 from lookm.look import kept_rows
 from lookm.policy import PRESETS, resolve
 from lookm.policy.depth import Adaptive
-from server.openai import policies
-from tests.server.asking import CHAT, chat, image
+from server.openai.request import policies
+from tests.server.requests import CHAT, chat, image
 
 pytestmark = pytest.mark.anyio
 

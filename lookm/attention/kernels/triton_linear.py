@@ -1,8 +1,8 @@
 """A matrix product for the few rows of a decode step, with what stands around it, in one launch.
 
-Contract (twin: `lookm.models.product.Product` without a tile): x [R, C], R at most 32, weight
-[O, C] contiguous, bias [O] or None, one type of float16, bfloat16 and float32; out [R, O]. Sums are
-float32. Then, where asked for:
+Contract (twin: `lookm.models.fast.matmul_choice.Product` without a tile): x [R, C], R at most 32,
+weight [O, C] contiguous, bias [O] or None, one type of float16, bfloat16 and float32; out [R, O].
+Sums are float32. Then, where asked for:
 
 - `norm`: x is RMS-normalised first, weight [C]: `weight * x / sqrt(mean(x^2) + epsilon)`. The
   quotient is applied to the sums, so products of x and weight must fit the type: not float16.
@@ -39,7 +39,7 @@ class Tile:
     warps: int
 
 
-#: What `lookm.models.product` tries. Up to 96 KiB on their way in each multiprocessor.
+#: What `lookm.models.fast.matmul_choice` tries. Up to 96 KiB on their way in each multiprocessor.
 TILES = (
     Tile(outputs=16, inputs=256, stages=4, warps=4),
     Tile(outputs=32, inputs=256, stages=3, warps=4),

@@ -10,12 +10,17 @@ from typing import Any
 
 from lookm.types import Structure
 from server.errors import ApiError
-from server.openai.schemas import AssistantMessage, ChatRequest, Message, TextFormat, ToolMessage
-from server.openai.tool_schemas import NamedChoice, Tool, ToolCall
-from server.openai.tools.allowed import allowed
-from server.openai.tools.dialects import Dialect, ToolSupport
-from server.openai.tools.forms import NO_ARGUMENTS, tool_form
+from server.openai.request.schemas import (
+    AssistantMessage,
+    ChatRequest,
+    Message,
+    TextFormat,
+    ToolMessage,
+)
+from server.openai.request.tool_schemas import NamedChoice, Tool, ToolCall
+from server.openai.tools.choice import NO_ARGUMENTS, allowed, tool_form
 from server.openai.tools.reader import CallReader
+from server.openai.tools.template_support import Dialect, ToolSupport
 
 
 @dataclass(frozen=True, slots=True)

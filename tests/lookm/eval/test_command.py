@@ -9,7 +9,7 @@ from lookm.eval.__main__ import main
 from lookm.eval.local import Local
 from lookm.eval.questions import Job
 from server.cli import app
-from tests.lookm.eval.asking import question
+from tests.lookm.eval.stub_backend import question
 
 
 @pytest.fixture(scope="module")

@@ -2,9 +2,9 @@
 
 import pytest
 
+from lookm.demo.tasks import BY_NAME
 from lookm.errors import RequestError
 from lookm.eval.demo import FAMILIES, lenient, questions
-from lookm.models.demo.tasks import BY_NAME
 
 
 def drawn(families=("attribute",), sizes=(2,), count=4, seed=0):

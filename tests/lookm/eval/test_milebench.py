@@ -8,7 +8,7 @@ import pytest
 from lookm.errors import ConfigError
 from lookm.eval.__main__ import main
 from lookm.eval.milebench import HERE, Truncation, cut, parts_of, prompt, questions
-from tests.lookm.eval.miles import write_dataset
+from tests.lookm.eval.milebench_files import write_dataset
 
 CHOICES = ["a red star", "a blue ring", "nothing"]
 

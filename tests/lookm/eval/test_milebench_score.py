@@ -14,7 +14,7 @@ from lookm.eval.milebench_score import (
     normalise,
     scorer,
 )
-from tests.lookm.eval.miles import restated_choice, restated_normalise
+from tests.lookm.eval.milebench_files import restated_choice, restated_normalise
 
 FOUR = ("foo", "bar", "the baz", "qux")
 TEXT = st.text(st.sampled_from("abcdxyzAB 01.,()-'\"?\n"), max_size=24)

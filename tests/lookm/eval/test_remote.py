@@ -13,7 +13,7 @@ from lookm.errors import ConfigError
 from lookm.eval.__main__ import main
 from lookm.eval.questions import Job, Question
 from lookm.eval.remote import Remote
-from tests.lookm.eval.asking import question
+from tests.lookm.eval.stub_backend import question
 
 USAGE = {"prompt_tokens": 9, "kv_cache": {"bytes": 20, "full_bytes": 100}}
 

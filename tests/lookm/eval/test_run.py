@@ -7,7 +7,7 @@ import pytest
 from lookm.errors import ConfigError
 from lookm.eval.run import ask_all, open_store, with_full
 from lookm.eval.scores import ALL, bootstrap, interval, score_tasks, wilson
-from tests.lookm.eval.asking import Scripted, question
+from tests.lookm.eval.stub_backend import Scripted, question
 
 QUESTIONS = [question("q1"), question("q2"), question("q3", task="note")]
 POLICIES = ["full", "h2o@0.2"]

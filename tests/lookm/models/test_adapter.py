@@ -5,12 +5,12 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
+from lookm import demo
 from lookm.errors import ModelError, RequestError
-from lookm.models import demo
 from lookm.models.adapter import Adapter
 from lookm.models.families import FAMILIES, family_of
 from lookm.models.features import FeatureCache
-from lookm.models.images import alike
+from lookm.models.image_layouts import alike
 from lookm.models.loading import load_config, resolve_path
 from lookm.types import ImageInput
 from tests.lookm.models.toys import TOYS

@@ -13,7 +13,7 @@ from lookm.errors import ModelError
 from lookm.models import loading
 from lookm.models.adapter import Adapter
 from lookm.models.families import FAMILIES
-from lookm.models.images import arranged
+from lookm.models.image_layouts import arranged
 from lookm.models.processor import Processor
 from tests.lookm.models.toy_processors import PROCESSORS, without_torchvision
 from tests.lookm.models.toys import TOYS

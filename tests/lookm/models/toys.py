@@ -13,7 +13,7 @@ import transformers as hf
 
 from lookm import CachePolicy, ImageInput, Request, Sampling
 from lookm.models.families import FAMILIES
-from lookm.models.images import AMONG, NUM_TOKENS, arranged
+from lookm.models.image_layouts import AMONG, NUM_TOKENS, arranged
 from tests.lookm.models import toy_configs as configs
 from tests.lookm.models import toy_images as images
 from tests.lookm.models.toy_images import Image

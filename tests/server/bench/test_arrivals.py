@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from server.bench.arrivals import Schedule, poisson
+from server.bench.load.arrivals import Schedule, poisson
 
 
 def gaps(due_s):

@@ -6,17 +6,17 @@ import threading
 import pytest
 from typer.testing import CliRunner
 
-from server.bench.capacity import Experiment, attempt, explore, largest, missed
-from server.bench.capacity_report import capacity_report, lines
-from server.bench.client import Sample, Target
-from server.bench.generator import Run
-from server.bench.measures import Slo
-from server.bench.paper import on_paper
-from server.bench.polling import KvSample
-from server.bench.results import RUNS
-from server.bench.workload import Spread, Workload
+from server.bench.capacity.large_model import on_paper
+from server.bench.capacity.report import capacity_report, lines
+from server.bench.capacity.search import Experiment, attempt, explore, largest, missed
+from server.bench.load.client import Sample, Target
+from server.bench.load.generator import Run
+from server.bench.load.measures import Slo
+from server.bench.load.polling import KvSample
+from server.bench.load.workload import Spread, Workload
+from server.bench.readme_tables import RUNS
 from server.cli import app
-from tests.server.bench.stand_in import standing_in
+from tests.server.bench.stub_server import standing_in
 
 SLO = Slo(ttft_s=1.0, itl_s=0.5)
 SMALL = Workload("m", Spread(1, 1), 16, Spread(3, 3), Spread(6, 6))

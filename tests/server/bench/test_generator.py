@@ -5,12 +5,12 @@ import time
 
 import pytest
 
-from server.bench.arrivals import Schedule
-from server.bench.client import Target, first_model
-from server.bench.generator import run
-from server.bench.measures import Slo, measure
-from server.bench.workload import Spread, Workload
-from tests.server.bench.stand_in import standing_in
+from server.bench.load.arrivals import Schedule
+from server.bench.load.client import Target, first_model
+from server.bench.load.generator import run
+from server.bench.load.measures import Slo, measure
+from server.bench.load.workload import Spread, Workload
+from tests.server.bench.stub_server import standing_in
 from tests.server.process import ServerProcess
 
 SMALL = Workload("m", Spread(1, 1), 16, Spread(3, 3), Spread(4, 4))

@@ -2,10 +2,10 @@
 
 import pytest
 
-from server.bench.client import Sample
-from server.bench.generator import Run
-from server.bench.measures import Slo, measure, measure_all, measure_kv, percentile, spread
-from server.bench.polling import KvSample
+from server.bench.load.client import Sample
+from server.bench.load.generator import Run
+from server.bench.load.measures import Slo, measure, measure_all, measure_kv, percentile, spread
+from server.bench.load.polling import KvSample
 
 
 def sample(index=0, policy="full", due_s=0.0, piece_s=(1.0, 2.0), end_s=2.0, **fields):

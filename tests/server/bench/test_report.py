@@ -8,21 +8,21 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from server.bench import report
-from server.bench.arrivals import Schedule
-from server.bench.capacity import Experiment, Point, Trial
-from server.bench.capacity_report import capacity_report
-from server.bench.client import Sample, Target
-from server.bench.compare import compare, differences
-from server.bench.generator import Run
-from server.bench.measures import Slo
-from server.bench.pages import compare_page, page
-from server.bench.polling import KvSample
-from server.bench.provenance import provenance
+from lookm.bench.provenance import provenance
+from server.bench.capacity.report import capacity_report
+from server.bench.capacity.search import Experiment, Point, Trial
+from server.bench.html import compare_page, page
+from server.bench.load import report
+from server.bench.load.arrivals import Schedule
+from server.bench.load.client import Sample, Target
+from server.bench.load.compare import compare, differences
+from server.bench.load.generator import Run
+from server.bench.load.measures import Slo
+from server.bench.load.polling import KvSample
+from server.bench.load.workload import Spread, Workload
 from server.bench.terminal import command
-from server.bench.workload import Spread, Workload
 from server.cli import app
-from tests.server.bench.stand_in import standing_in
+from tests.server.bench.stub_server import standing_in
 
 MIX = (("full", 1.0), ("look-m@0.2", 1.0))
 

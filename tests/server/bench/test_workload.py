@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from server.bench.workload import Spread, Workload, make_ask, parse_policies
+from server.bench.load.workload import Spread, Workload, make_ask, parse_policies
 
 SMALL = Workload("m", image_side_px=16)
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.server.asking import events
-from tests.server.tools.calling import CLOCK, ToolProcessor, ask, calling, joined, only, tag
+from tests.server.requests import events
+from tests.server.tools.scripted_model import CLOCK, ToolProcessor, ask, calling, joined, only, tag
 from tests.server.tools.templates import LLAMA
 
 pytestmark = pytest.mark.anyio

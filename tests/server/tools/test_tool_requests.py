@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from server.openai.tools.dialects import tool_support
-from tests.server.tools.calling import TOOLS, WEATHER, ToolProcessor, ask, calling, only, tag
+from server.openai.tools.template_support import tool_support
+from tests.server.tools.scripted_model import TOOLS, WEATHER, ToolProcessor, ask, calling, only, tag
 from tests.server.tools.templates import (
     LLAMA,
     LLAMA_TAGGED,

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.server.asking import events
-from tests.server.tools.calling import ask, calling, joined, tag
+from tests.server.requests import events
+from tests.server.tools.scripted_model import ask, calling, joined, tag
 
 pytestmark = pytest.mark.anyio
 

@@ -13,9 +13,10 @@ import pytest
 
 from lookm.config import EngineConfig
 from lookm.types import Request
-from server.worker import fake, process, wire
+from server.fake import engine
+from server.fake.engine import FakeEngine
+from server.worker import process, wire
 from server.worker.client import EngineClient
-from server.worker.fake import FakeEngine
 from tests.server.worker.conftest import Running
 
 Make = Callable[..., Request]
@@ -76,7 +77,7 @@ def test_loop_sends_ready_then_one_message_a_step(make_request: Make) -> None:
 
 
 def test_loop_answers_a_refused_request_and_goes_on(make_request: Make) -> None:
-    bad = make_request("bad", ids=(fake.REJECT_ID,))
+    bad = make_request("bad", ids=(engine.REJECT_ID,))
     _, rejected, *steps = serve(Script(wire.Add(bad), wire.Add(make_request("good"))))
     assert isinstance(rejected, wire.Rejected)
     assert (rejected.request_id, rejected.error) == ("bad", "RequestError")
@@ -117,7 +118,7 @@ def test_threads_are_set_before_torch_is_imported(monkeypatch: pytest.MonkeyPatc
 
 def test_importing_the_worker_and_the_client_imports_no_torch() -> None:
     code = (
-        "import sys, server.worker.process, server.worker.client, server.worker.fake;"
+        "import sys, server.worker.process, server.worker.client, server.fake.engine;"
         "sys.exit('torch' in sys.modules or 'lookm.engine' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,23 @@
+"""`make docs`: writes every generated document again."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from docs.generate import docker, families, fields
+from server.bench import readme_tables
+
+DASHBOARDS = Path(__file__).parents[2] / "docker" / "grafana" / "build.py"
+
+
+def main() -> None:
+    """Dashboards first: the operating page lists their panels."""
+    subprocess.run([sys.executable, str(DASHBOARDS)], check=True)
+    docker.write()
+    fields.write()
+    families.write()
+    readme_tables.main()
+
+
+if __name__ == "__main__":
+    main()

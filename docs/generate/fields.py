@@ -1,0 +1,52 @@
+"""`docs/request-fields.md`, the reference of request fields, written from the request models."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from server.openai.request import schemas, tool_schemas
+from server.openai.request.fields import markdown_table
+
+PATH = Path(__file__).parents[1] / "request-fields.md"
+
+INTRODUCTION = """\
+# Request fields
+
+Written by `make docs` from the request models; do not edit.
+
+- *honoured*: does what OpenAI's documentation says, or what the note says.
+- *accepted*: valid, and changes nothing here; the note says why that is harmless.
+- *refused*: 400 with the field in `error.param`; `null` and what the note lets pass ask for nothing
+  and are allowed.
+
+Any other field, and any value of a wrong type or out of range, is a 400 that names it.
+"""
+
+SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
+    ("`POST /v1/chat/completions`", schemas.ChatRequest),
+    ("`POST /v1/completions`", schemas.CompletionRequest),
+    ("`POST /tokenize`", schemas.TokenizeRequest),
+    ("`kv_cache` as an object", schemas.KvCache),
+    ("`stream_options`", schemas.StreamOptions),
+    ("`messages[]` of the user", schemas.UserMessage),
+    ("`messages[]` of the assistant", schemas.AssistantMessage),
+    ("`messages[]` of a tool", schemas.ToolMessage),
+    ("`tools[].function`", tool_schemas.FunctionDefinition),
+    ("`image_url` of a content part", schemas.ImageUrl),
+)
+
+
+def reference() -> str:
+    """The whole document."""
+    return INTRODUCTION + "".join(_sections())
+
+
+def _sections() -> Iterator[str]:
+    for title, model in SECTIONS:
+        yield f"\n## {title}\n\n{markdown_table(model)}\n"
+
+
+def write() -> None:
+    """Write the document."""
+    PATH.write_text(reference(), encoding="utf-8")

@@ -1,0 +1,179 @@
+"""The tables of README's Results, from committed runs.
+
+    python -m server.bench.readme_tables            # rewrites README.md between its markers
+    python -m server.bench.readme_tables --check    # only says whether it is up to date
+
+Between `<!-- results:own:begin -->` and `<!-- results:own:end -->` is what `results/own.json` says,
+and so on for every name; how a run is shown depends on its `kind`. A marker without a file shows
+nothing, so that the table of a machine that nobody had yet can have its place. Knows Markdown,
+measures nothing.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from lookm.bench.records import Json
+from server.bench.capacity.report import COLUMNS, cells, paper_lines, paper_rows
+from server.bench.tables import markdown_table, seconds
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+RUNS = Path(__file__).parent / "results"
+MAX_WORDS = 12
+MARKED = re.compile(
+    r"(<!-- results:(?P<name>[a-z0-9-]+):begin -->\n).*?(<!-- results:(?P=name):end -->)", re.DOTALL
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rewrite or check; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m server.bench.readme_tables")
+    parser.add_argument("--check", action="store_true", help="change nothing; 1 if out of date")
+    options = parser.parse_args(arguments)
+    before = README.read_text(encoding="utf-8")
+    after = rendered(before, RUNS)
+    if options.check:
+        return 0 if before == after else 1
+    README.write_text(after, encoding="utf-8")
+    return 0
+
+
+def rendered(text: str, runs: Path) -> str:
+    """`text` with the tables of `runs` between its markers."""
+
+    def block(found: re.Match[str]) -> str:
+        path = runs / f"{found['name']}.json"
+        if not path.exists():
+            return f"{found[1]}{found[3]}"
+        report = json.loads(path.read_text(encoding="utf-8"))
+        lines = [*TABLES.get(report["kind"], plain)(report), "", source(report)]
+        return f"{found[1]}" + "".join(f"{line}\n" for line in lines) + found[3]
+
+    return MARKED.sub(block, text)
+
+
+def source(report: Json) -> str:
+    """Where the numbers come from, in a line. A long command is in the file, whole."""
+    words = report["command"].split()
+    command = " ".join(words) if len(words) <= MAX_WORDS else " ".join([*words[:2], "..."])
+    seed = f", seed {report['seed']}" if "seed" in report else ""
+    return f"`{command}`{seed}, commit {report['commit']}, {report['hardware']}."
+
+
+def own(report: Json) -> Iterator[str]:
+    """This engine at full cache, compressed, and beside `generate()`."""
+    full, kept = report["rows"]
+    many, alone = f"{report['concurrent']} requests together", report["alone"]
+    speeds = [row["decode_tokens_per_s"] for row in (full, kept)]
+    held = [row["kv_bytes"] for row in (full, kept)]
+    yield from markdown_table(
+        [
+            ("", f"`{full['policy']}`", f"`{kept['policy']}`", ""),
+            (
+                f"prefill of one prompt of {report['prompt_tokens']:,} tokens",
+                f"{full['prefill_s']:.3f} s",
+                f"{kept['prefill_s']:.3f} s",
+                f"{kept['prefill_s'] / full['prefill_s']:.2f}x the time",
+            ),
+            (
+                f"decoding, {many}",
+                *(f"{speed:.0f} tokens/s" for speed in speeds),
+                f"{speeds[1] / speeds[0]:.1f}x the speed",
+            ),
+            (
+                f"KV bytes held by the {report['concurrent']}",
+                *(f"{size:,}" for size in held),
+                f"{held[1] / held[0]:.2f}x the memory",
+            ),
+            (
+                f"one request alone, {alone['tokens']} tokens",
+                f"{alone['ours_s']:.2f} s",
+                "",
+                f"{alone['ours_s'] / alone['generate_s']:.2f}x `generate()`'s "
+                f"{alone['generate_s']:.2f} s",
+            ),
+        ]
+    )
+
+
+def peers(report: Json) -> Iterator[str]:
+    """Servers beside each other; the first is the baseline."""
+    base = report["rows"][0]
+    header = (f"{report['clients']} clients, {report['answer_tokens']} tokens each", "tokens/s", "")
+    rows = [(*header, "last client's first token", "")]
+    for row in report["rows"]:
+        speed, wait_s = row["output_tokens_per_s"], row["ttft_max_s"]
+        rows.append(
+            (
+                row["server"],
+                f"{speed:.1f}",
+                f"{speed / base['output_tokens_per_s']:.1f}x",
+                seconds(wait_s),
+                f"{wait_s / base['ttft_max_s']:.2f}x",
+            )
+        )
+    yield from markdown_table(rows)
+
+
+def capacity(report: Json) -> Iterator[str]:
+    """Conversations that one pool serves together: measured, and on paper for a large model."""
+    yield from markdown_table([COLUMNS, *(_coded(cells(row)) for row in report["rows"])])
+    title, *_ = paper_lines(report["paper"])
+    yield from ("", f"{title}:", "")
+    yield from markdown_table(paper_rows(report["paper"]))
+
+
+def evaluation(report: Json) -> Iterator[str]:
+    """Answers under each policy; in brackets, 95 % intervals."""
+    asked = report["rows"][0]["asked"]
+    header = (
+        "`kv_cache`",
+        "KV bytes kept",
+        f"{report['metric']}, of {asked}",
+        "same answer as at full",
+    )
+    rows: list[tuple[str, ...]] = [header]
+    for row in report["rows"]:
+        held = row["bytes_ratio"]
+        rows.append(
+            (
+                f"`{row['policy']}`",
+                "-" if held is None else f"{held:.0%}",
+                *(
+                    f"{row[key]:.0%} ({row[f'{key}_low']:.0%} to {row[f'{key}_high']:.0%})"
+                    for key in ("right", "agrees")
+                ),
+            )
+        )
+    yield from markdown_table(rows)
+
+
+def plain(report: Json) -> Iterator[str]:
+    """A run of another kind: its `rows` as they are, a column for each of their names."""
+    names = list(report["rows"][0])
+    body = [[_said(row.get(name)) for name in names] for row in report["rows"]]
+    yield from markdown_table([[name.replace("_", " ") for name in names], *body])
+
+
+TABLES: dict[str, Callable[[Json], Iterator[str]]] = {
+    "own": own,
+    "peers": peers,
+    "capacity": capacity,
+    "eval": evaluation,
+}
+
+
+def _said(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _coded(row: tuple[str, ...]) -> tuple[str, ...]:
+    return (f"`{row[0]}`", *row[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""A processor without a model, for `--model fake`: HTTP behaviour without torch or a checkpoint.
+
+One token per word, a fixed number per image. The ids mean nothing to anyone but the fake engine,
+whose mishaps a test asks for by beginning a message with `fake:` and their name.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lookm.types import ImageInput
+from server.fake import engine
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+IMAGE_TOKENS = 64
+IMAGE_TOKEN_ID = 1
+FIRST_WORD_ID = 1000
+NUM_WORDS = 30_000
+
+MISHAPS = {
+    "fake:raise": engine.RAISE_ID,
+    "fake:exit": engine.EXIT_ID,
+    "fake:reject": engine.REJECT_ID,
+    "fake:error": engine.ERROR_ID,
+    "fake:stop": engine.STOP_ID,
+    "fake:slow": engine.SLOW_ID,
+}
+
+
+class FakeProcessor:
+    """See the module; the methods are `lookm.models.processor.Processor`'s."""
+
+    image_token_id = IMAGE_TOKEN_ID
+
+    def image(self, image: "Image.Image", digest: str) -> ImageInput:
+        """The size of the image, as if it were its pixels."""
+        size = np.asarray(image.size, dtype=np.float32)
+        return ImageInput(digest=digest, tensors={"pixel_values": size}, num_tokens=IMAGE_TOKENS)
+
+    def prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        images: Sequence[ImageInput],
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> tuple[int, ...]:
+        """One id per word, in the order of the parts."""
+        del images, tools  # each image has the same number of tokens; tools are refused
+        ids: list[int] = []
+        for message in messages:
+            for part in message["content"]:
+                if part["type"] == "image":
+                    ids += [IMAGE_TOKEN_ID] * IMAGE_TOKENS
+                else:
+                    ids += self.text(part["text"])
+        return tuple(ids)
+
+    def rendered(
+        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
+    ) -> str:
+        """A template that does not show tools."""
+        del messages, tools
+        return ""
+
+    def text(self, text: str) -> tuple[int, ...]:
+        """One id per word; a mishap's name stands for its id."""
+        return tuple(MISHAPS.get(word) or _word_id(word) for word in text.split())
+
+
+def _word_id(word: str) -> int:
+    return FIRST_WORD_ID + zlib.crc32(word.encode()) % NUM_WORDS

@@ -1,0 +1,101 @@
+"""Which cache policy a request asks for: in its body, in its model name, or the server's default.
+
+Knows how policies are written; `lookm.policy` decides what is valid.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from lookm import policy
+from lookm.errors import PolicyError
+from lookm.policy.depth import Adaptive
+from lookm.types import CachePolicy
+from server.errors import ApiError
+from server.openai.request.schemas import KvCache
+
+VARIANT_KEEP = 0.2  # what `/v1/models` lists; any other fraction may be asked for
+
+
+def read(asked: str | KvCache) -> CachePolicy:
+    """A valid policy. Raises `PolicyError`."""
+    if isinstance(asked, str):
+        return completed(policy.parse(asked))
+    return completed(
+        CachePolicy(
+            method=asked.method,
+            keep=asked.keep,
+            keep_tokens=asked.keep_tokens,
+            recent=asked.recent,
+            merge=asked.merge,
+            text=asked.text,
+        )
+    )
+
+
+def completed(asked: CachePolicy) -> CachePolicy:
+    """`asked` with its defaults filled in, if it can be done. Raises `PolicyError`."""
+    return policy.resolve(asked).policy
+
+
+def split_model(model: str, served: str) -> CachePolicy | None:
+    """The policy in `served:policy`, None for `served` alone. Raises `ApiError`."""
+    if model == served:
+        return None
+    if not model.startswith(f"{served}:"):
+        message = (
+            f"This server has one model: {served!r}, alone or with a cache policy, as in "
+            f"'{served}:look-m@{VARIANT_KEEP}'."
+        )
+        raise ApiError("model_not_found", message, param="model")
+    try:
+        return read(model[len(served) + 1 :])
+    except PolicyError as error:
+        raise ApiError("invalid_kv_cache", str(error), param="model") from None
+
+
+def choose(
+    asked: str | KvCache | None, in_model: CachePolicy | None, default: CachePolicy
+) -> CachePolicy:
+    """The policy of one request. Raises `ApiError` where body and model name disagree."""
+    in_body = None if asked is None else read(asked)
+    if in_body is not None and in_model is not None and in_body != in_model:
+        message = "'kv_cache' and the policy in 'model' differ: give one of them."
+        raise ApiError("invalid_kv_cache", message, param="kv_cache")
+    return in_body or in_model or default
+
+
+def kept_rows(
+    asked: CachePolicy, ids: Sequence[int], image_token_id: int, windows: Sequence[int | None]
+) -> list[int]:
+    """How many tokens of a prompt each layer keeps; None in `windows` is a layer that sees all.
+
+    Methods that give layers different budgets by what they show are counted as if they did not.
+    """
+    recipe, is_image = policy.resolve(asked), torch.tensor(ids) == image_token_id
+    kept, num_whole = policy.kept_bound(recipe, is_image), windows.count(None)
+    if kept == len(ids):
+        return [kept] * len(windows)
+    if isinstance(recipe.depth, Adaptive) or not num_whole:
+        bounds = iter([kept] * num_whole)
+    else:
+        bounds = iter(policy.kept_bounds(recipe, is_image, num_whole))
+    return [min(len(ids), window - 1) if window else next(bounds) for window in windows]
+
+
+def most_kept(asked: CachePolicy, ids: Sequence[int], image_token_id: int, num_layers: int) -> int:
+    """The most tokens that any layer keeps of a prompt, at most. Admission counts with them."""
+    is_image = torch.tensor(ids) == image_token_id
+    return max(policy.kept_bounds(policy.resolve(asked), is_image, num_layers))
+
+
+def preset(method: str) -> CachePolicy:
+    """The policy under which `/v1/models` lists a method."""
+    return read(method if method == "full" else f"{method}@{VARIANT_KEEP}")
+
+
+def variants(served: str) -> Iterator[str]:
+    """The model names that `/v1/models` lists."""
+    yield served
+    for method in policy.PRESETS:
+        yield f"{served}:{policy.to_string(preset(method))}"

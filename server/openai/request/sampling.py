@@ -1,0 +1,105 @@
+"""From a request's fields to the engine's `Sampling`: defaults, and what may not be combined.
+
+Knows the fields' meaning; the engine checks what depends on the model (token ids, grammars).
+"""
+
+import json
+from dataclasses import dataclass
+
+from lookm.errors import PromptTooLongError
+from lookm.types import Sampling, Structure
+from server.errors import ApiError
+from server.openai.request.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    Generation,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+)
+
+COLDEST = 1e-5
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many tokens an answer may have, and how many it gets where the request does not say."""
+
+    num_prompt: int
+    most: int
+    default: int
+
+
+def check_options(body: Generation) -> None:
+    """Refuse fields that are valid alone but not together. Raises `ApiError`."""
+    if body.stream_options is not None and not body.stream:
+        raise _clash("stream_options", "'stream_options' is only allowed with 'stream': true.")
+    if isinstance(body, ChatRequest):
+        newer = body.max_completion_tokens
+        if None not in (newer, body.max_tokens) and newer != body.max_tokens:
+            message = "'max_tokens' and 'max_completion_tokens' differ: give one of them."
+            raise _clash("max_completion_tokens", message)
+        if body.top_logprobs is not None and not body.logprobs:
+            raise _clash("top_logprobs", "'top_logprobs' is only allowed with 'logprobs': true.")
+
+
+def sampling(body: Generation, room: Room, structure: Structure | None = None) -> Sampling:
+    """OpenAI's defaults: temperature 1, top_p 1, and as many tokens as fit."""
+    stop = body.stop or ()
+    biases = (body.logit_bias or {}).items()
+    return Sampling(
+        max_tokens=max_tokens(body, room),
+        temperature=temperature(body.temperature),
+        top_p=1.0 if body.top_p is None else body.top_p,
+        top_k=max(0, body.top_k or 0),
+        seed=body.seed,
+        stop=(stop,) if isinstance(stop, str) else tuple(stop),
+        ignore_eos=bool(body.ignore_eos),
+        min_p=body.min_p or 0.0,
+        repetition_penalty=body.repetition_penalty or 1.0,
+        presence_penalty=body.presence_penalty or 0.0,
+        frequency_penalty=body.frequency_penalty or 0.0,
+        logit_bias=tuple((int(token), bias) for token, bias in biases),
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        min_tokens=body.min_tokens or 0,
+        logprobs=num_logprobs(body),
+        structure=structure or answer_structure(body),
+    )
+
+
+def max_tokens(body: Generation, room: Room) -> int:
+    """What was asked for, or all that fits. Raises `PromptTooLongError` for more than fits."""
+    newer = body.max_completion_tokens if isinstance(body, ChatRequest) else None
+    asked = body.max_tokens or newer or room.default
+    if asked > room.most:
+        raise PromptTooLongError(
+            f"The prompt has {room.num_prompt} tokens and {asked} more were asked for, but the "
+            f"model's context has room for {room.most}: ask for fewer.",
+            param="max_tokens" if body.max_tokens else "max_completion_tokens",
+        )
+    return asked
+
+
+def temperature(asked: float | None) -> float:
+    """OpenAI's default is 1. Below `COLDEST` logits overflow, and sampling is greedy anyway."""
+    if asked is None:
+        return 1.0
+    return asked if asked >= COLDEST else 0.0
+
+
+def num_logprobs(body: Generation) -> int | None:
+    """How many likely tokens to tell beside the generated one; None tells nothing."""
+    if isinstance(body, ChatRequest):
+        return (body.top_logprobs or 0) if body.logprobs else None
+    return body.logprobs if isinstance(body, CompletionRequest) else None
+
+
+def answer_structure(body: Generation) -> Structure | None:
+    """The form that `response_format` asks for."""
+    form = body.response_format if isinstance(body, ChatRequest) else None
+    if isinstance(form, JsonSchemaFormat):
+        return Structure("json_schema", json.dumps(form.json_schema.schema_))
+    return Structure("json_object") if isinstance(form, JsonObjectFormat) else None
+
+
+def _clash(param: str, message: str) -> ApiError:
+    return ApiError("invalid_value", message, param=param)

@@ -1,0 +1,5 @@
+"""From the engine's `TokenEvent`s to the bytes of an answer.
+
+Read `choices` (n answers as one), `stream` (events to bytes), `writers` (one for each endpoint),
+`schemas` (the shapes). Knows nothing about how a request was read.
+"""

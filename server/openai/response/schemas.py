@@ -1,0 +1,208 @@
+"""What a client gets back, in OpenAI's shape, and `usage.kv_cache`, which is ours.
+
+Fields that are not set are not sent, so that a chunk carries `usage` only where it was asked for.
+Knows the shapes and how events become them; nothing about HTTP.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel
+
+from lookm.types import CacheReport, TokenEvent
+from server.openai.response.logprobs import ChatLogprobs, TextLogprobs
+
+Finish = Literal["stop", "length", "tool_calls"]
+
+
+class Answer(BaseModel):
+    """Base of all answers."""
+
+    def to_json(self) -> str:
+        """The fields that were set."""
+        return self.model_dump_json(exclude_unset=True)
+
+
+class KvCacheUsage(Answer):
+    """What was really kept of the prompt; tokens are means over the layers.
+
+    With `n`, what each choice holds: the cache of one, not the sum.
+    """
+
+    method: str
+    keep: float | None
+    keep_tokens: int | None
+    prompt_tokens: int
+    image_tokens: int
+    kept_tokens: int
+    merged_tokens: int
+    bytes: int
+    full_bytes: int
+    compressed: bool
+
+
+class PromptTokensDetails(Answer):
+    """OpenAI's split of the prompt."""
+
+    cached_tokens: int
+    image_tokens: int
+
+
+class Usage(Answer):
+    """What the request took: its prompt once, the answers of all its choices."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    kv_cache: KvCacheUsage
+
+
+class AnswerFunction(Answer):
+    """Which tool is called; `arguments` is the text of a JSON object. In chunks, parts of it."""
+
+    name: str | None = None
+    arguments: str
+
+
+class AnswerCall(Answer):
+    """A call that the client is asked to make. `index` is there in chunks, the rest in the first
+    chunk of a call."""
+
+    index: int | None = None
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: AnswerFunction
+
+
+class AssistantAnswer(Answer):
+    """The message of a chat answer."""
+
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None
+    tool_calls: list[AnswerCall] | None = None
+
+
+class Choice(Answer):
+    """One choice of a chat answer."""
+
+    index: int
+    message: AssistantAnswer
+    logprobs: ChatLogprobs | None
+    finish_reason: Finish
+
+
+class ChatCompletion(Answer):
+    """The answer of `POST /v1/chat/completions`."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[Choice]
+    usage: Usage
+
+
+class Delta(Answer):
+    """What a chunk adds."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+    tool_calls: list[AnswerCall] | None = None
+
+
+class ChunkChoice(Answer):
+    """One choice of a chunk."""
+
+    index: int
+    delta: Delta
+    logprobs: ChatLogprobs | None
+    finish_reason: Finish | None
+
+
+class ChatChunk(Answer):
+    """One event of a streamed chat answer."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+
+
+class TextChoice(Answer):
+    """One choice of a text completion, whole or in a chunk."""
+
+    index: int
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: Finish | None
+
+
+class TextCompletion(Answer):
+    """The answer of `POST /v1/completions`, and each event of a streamed one."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[TextChoice]
+    usage: Usage | None = None
+
+
+class Model(Answer):
+    """The model, alone or with a cache policy."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    max_model_len: int
+
+
+class ModelList(Answer):
+    """The answer of `GET /v1/models`."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+def usage_of(ends: Sequence[TokenEvent]) -> Usage:
+    """The usage that the terminal events of a request's choices tell."""
+    report = ends[0].cache
+    assert report is not None, "an answered request has a cache report"
+    num_generated = sum(last.num_generated for last in ends)
+    return Usage(
+        prompt_tokens=report.prompt_tokens,
+        completion_tokens=num_generated,
+        total_tokens=report.prompt_tokens + num_generated,
+        prompt_tokens_details=PromptTokensDetails(
+            cached_tokens=0, image_tokens=report.image_tokens
+        ),
+        kv_cache=_kv_cache(report),
+    )
+
+
+def _kv_cache(report: CacheReport) -> KvCacheUsage:
+    return KvCacheUsage(
+        method=report.policy.method,
+        keep=report.policy.keep,
+        keep_tokens=report.policy.keep_tokens,
+        prompt_tokens=report.prompt_tokens,
+        image_tokens=report.image_tokens,
+        kept_tokens=report.kept_tokens,
+        merged_tokens=report.merged_tokens,
+        bytes=report.bytes,
+        full_bytes=report.full_bytes,
+        compressed=report.compressed,
+    )
+
+
+def kept_ratio(report: CacheReport) -> str:
+    """The value of the `x-lookm-kept-ratio` header."""
+    return f"{report.kept_tokens / max(1, report.prompt_tokens):.4f}"

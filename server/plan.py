@@ -1,0 +1,225 @@
+"""How many conversations fit on a GPU, from a model's config alone: no weights are read.
+
+The engine's own arithmetic (`lookm.memory`: what a GPU leaves for pages, how many pages are enough,
+how many conversations they hold), with two estimates in the place of what the engine measures:
+
+    weights   parameters times the size of one: within 6 %; or given with --weights
+    prefill   what a decoder layer holds at its peak (`ModelShape.prefill_bytes`): within 2 % of
+              what the modules allocate
+
+Left out is what only a GPU tells: the workspace of attention and compression; CUDA's own context,
+about half a GiB; and what encoding large images takes where that is more than the prefill (nothing
+with LLaVA, whose images are small; with Qwen2.5-VL, counted alike, 10 GiB for 16 of 4 megapixels).
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+
+from lookm.cache import page_bytes, pages_for
+from lookm.config import DType, EngineConfig
+from lookm.device import choose_dtype
+from lookm.errors import ConfigError, ModelError
+from lookm.memory import conversations, gpu_pool_bytes, longest_prefill_tokens, most_pages
+from lookm.models.families import family_of
+from lookm.models.loading import load_config, resolve_path
+from server.settings import format_size, parse_size
+
+FRACTIONS = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05)
+DEFAULTS = EngineConfig()
+PAGE_TOKENS = DEFAULTS.page_tokens
+GPU = torch.device("cuda")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What of a model decides how much memory it takes."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    max_context_tokens: int
+    num_parameters: int
+    dtype: torch.dtype
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """K and V of one token in all layers."""
+        return self.page_bytes * self.num_layers // PAGE_TOKENS
+
+    @property
+    def page_bytes(self) -> int:
+        """K and V of one page: of one layer."""
+        return page_bytes(self.num_kv_heads, PAGE_TOKENS, self.head_dim, self.dtype)
+
+    @property
+    def weight_bytes(self) -> int:
+        """An estimate: parameters times the size of one."""
+        return self.num_parameters * self.dtype.itemsize
+
+    def prefill_bytes(self, num_tokens: int) -> int:
+        """What a prefill takes at its peak, which is in a gated MLP; an estimate.
+
+        A token holds there its gate, up and their product (3 I); its embedding, the layer's input,
+        the residual and the norm's output (4 E); and cosine and sine (2 D).
+        """
+        numbers = 3 * self.intermediate_size + 4 * self.hidden_size + 2 * self.head_dim
+        return num_tokens * numbers * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """One request: its prompt, of which a fraction is kept, and its answer, which is kept."""
+
+    prompt_tokens: int
+    answer_tokens: int
+
+    def rows(self, keep: float) -> int:
+        """Rows it holds in every layer when its answer is complete."""
+        return max(1, int(self.prompt_tokens * keep)) + self.answer_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How many conversations fit where each keeps this fraction of its prompt."""
+
+    keep: float
+    bytes_each: int
+    num_conversations: int
+
+
+def read_shape(model: str, dtype: DType = "auto") -> ModelShape:
+    """A checkpoint's shape from its config. Raises `ModelError`, `ConfigError`."""
+    if dtype not in (names := get_args(DType)):
+        raise ConfigError(f"unknown dtype {dtype!r}: choose {', '.join(names)}")
+    config = load_config(resolve_path(model))
+    family_of(config)
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    return ModelShape(
+        hidden_size=text.hidden_size,
+        intermediate_size=text.intermediate_size,
+        num_layers=text.num_hidden_layers,
+        num_kv_heads=getattr(text, "num_key_value_heads", None) or heads,
+        head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
+        max_context_tokens=text.max_position_embeddings,
+        num_parameters=_text_parameters(text) + _vision_parameters(config),
+        dtype=choose_dtype(dtype, getattr(config, "dtype", None), GPU),
+    )
+
+
+def pool_bytes(
+    shape: ModelShape, gpu_bytes: int, weight_bytes: int, asked: EngineConfig = DEFAULTS
+) -> int:
+    """What the page pool gets of a GPU. Raises `ConfigError` where nothing is left for it."""
+    free = gpu_bytes - weight_bytes
+    if free <= 0:
+        raise ConfigError(
+            f"the weights take {format_size(weight_bytes)} of {format_size(gpu_bytes)}: take a "
+            "bigger GPU or a smaller model"
+        )
+    context = asked.max_context_tokens or shape.max_context_tokens
+    longest = longest_prefill_tokens(asked, context)
+    pool = gpu_pool_bytes(asked, free, shape.prefill_bytes(longest))
+    if pool < shape.num_layers * shape.page_bytes:
+        raise ConfigError(
+            f"nothing is left for the cache: of {format_size(free)} beside the weights, the "
+            f"prefill of {longest:,} tokens takes {format_size(shape.prefill_bytes(longest))} and "
+            f"images {format_size(asked.image_cache_bytes)}: take a bigger GPU, or give a smaller "
+            "--max-context-tokens, here and to lookm serve"
+        )
+    return min(pool, most_pages(asked, context, shape.num_layers) * shape.page_bytes)
+
+
+def fits(
+    shape: ModelShape,
+    pool: int,
+    conversation: Conversation,
+    fractions: Sequence[float] = FRACTIONS,
+) -> list[Fit]:
+    """One row for each fraction kept."""
+    num_pages = pool // shape.page_bytes
+    rows = []
+    for keep in fractions:
+        kept = conversation.rows(keep)
+        bytes_each = pages_for(kept, PAGE_TOKENS) * shape.num_layers * shape.page_bytes
+        together = conversations(num_pages, PAGE_TOKENS, shape.num_layers, kept)
+        rows.append(Fit(keep, bytes_each, together))
+    return rows
+
+
+def plan(
+    asked: EngineConfig,
+    gpu_memory: str,
+    weights: str | None = None,
+    tokens: tuple[int, int] = (1536, 256),
+) -> Iterator[str]:
+    """The lines that `lookm plan` prints. Raises `LookmError`, and `ValueError` for a size."""
+    shape = read_shape(asked.model, asked.dtype)
+    context = asked.max_context_tokens or shape.max_context_tokens
+    if sum(tokens) > context or context > shape.max_context_tokens:
+        raise ConfigError(
+            f"{asked.model} holds {min(context, shape.max_context_tokens):,} tokens, prompt and "
+            "answer together: give a smaller --prompt-tokens, --answer-tokens or "
+            "--max-context-tokens"
+        )
+    weight_bytes = shape.weight_bytes if weights is None else parse_size(weights)
+    pool = pool_bytes(shape, parse_size(gpu_memory), weight_bytes, asked)
+    longest = longest_prefill_tokens(asked, context)
+    yield (
+        f"{asked.model}: {shape.num_layers} layers x {shape.num_kv_heads} KV heads x "
+        f"{shape.head_dim} x 2 (K and V) x {shape.dtype.itemsize} bytes "
+        f"({str(shape.dtype).removeprefix('torch.')})"
+    )
+    yield f"KV cache    {format_size(shape.kv_bytes_per_token)} a token"
+    yield f"weights     {format_size(weight_bytes)}{' (estimated)' if weights is None else ''}"
+    prefill = format_size(shape.prefill_bytes(longest))
+    yield f"prefill     {prefill} for {longest:,} tokens (estimated)"
+    yield f"page pool   {format_size(pool)}: {pool // shape.kv_bytes_per_token:,} tokens"
+    yield ""
+    yield "Conversations that fit together, of {:,} prompt tokens and {:,} answered:".format(
+        *tokens
+    )
+    rows = fits(shape, pool, Conversation(*tokens))
+    yield from table(rows)
+    if max(row.num_conversations for row in rows) > asked.max_running:
+        yield ""
+        yield f"More than {asked.max_running} at a time: raise --max-running of lookm serve."
+
+
+def table(rows: Sequence[Fit]) -> Iterator[str]:
+    """A header and one line for each fraction; the first row is what others are compared with."""
+    yield f"{'kept':>6}  {'each':>10}  {'conversations':>13}  {'against full':>12}"
+    for row in rows:
+        times = row.num_conversations / max(1, rows[0].num_conversations)
+        yield (
+            f"{row.keep:>6.0%}  {format_size(row.bytes_each):>10}  {row.num_conversations:>13,}  "
+            f"{times:>11.1f}x"
+        )
+
+
+def _text_parameters(text: Any) -> int:
+    """Weights of a dense decoder: attention, gated MLP, embeddings. Raises `ModelError`."""
+    if getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None):
+        raise ModelError("a mixture of experts: give the size of its files with --weights")
+    hidden, heads = text.hidden_size, text.num_attention_heads
+    head_dim = getattr(text, "head_dim", None) or hidden // heads
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
+    attention = 2 * hidden * head_dim * (heads + kv_heads)
+    embeddings = text.vocab_size * hidden * (1 if getattr(text, "tie_word_embeddings", 0) else 2)
+    layers = text.num_hidden_layers * (attention + 3 * hidden * text.intermediate_size)
+    return int(layers + embeddings)
+
+
+def _vision_parameters(config: Any) -> int:
+    """Weights of a vision transformer and the projector, within some per cent."""
+    vision, text_hidden = config.vision_config, config.get_text_config().hidden_size
+    hidden: int = getattr(vision, "embed_dim", None) or vision.hidden_size
+    depth: int = getattr(vision, "depth", None) or vision.num_hidden_layers
+    wide: int = getattr(vision, "intermediate_size", None) or 4 * hidden
+    projector: int = text_hidden * (hidden + text_hidden)
+    return depth * (4 * hidden * hidden + 2 * hidden * wide) + projector

@@ -1,0 +1,63 @@
+"""The GPU bench on a CPU, at toy size: its numbers mean nothing there, its code is the same."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lookm.bench.gpu import __main__ as gpu
+
+
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory):
+    out = tmp_path_factory.mktemp("gpu")
+    return gpu.main(["--shape", "tiny", "--device", "cpu", "--out", str(out)]), out
+
+
+def test_every_section_gives_numbers_in_one_call(tried):
+    status, out = tried
+    sections = json.loads((out / "gpu.json").read_text())["sections"]
+    assert status == 0
+    assert set(sections) == set(gpu.SECTIONS)
+    assert not [name for name, section in sections.items() if "error" in section]
+    assert sections["equality"]["equal"]
+    assert sections["capacity"]["gain"] > 3
+    for batch in (1, 2, 4):
+        assert sections["decode"][f"full x{batch}"]["kv_bytes"] > 0
+
+
+def test_the_page_names_every_bar_and_where_it_comes_from(tried):
+    page = (tried[1] / "gpu.md").read_text()
+    for bar in ("share of the roofline", "over generate()", "conversations", "prefill of"):
+        assert bar in page
+    assert "python -m lookm.bench.gpu --shape tiny --device cpu" in page
+
+
+def test_a_section_that_fails_leaves_the_others(tmp_path, monkeypatch, capsys):
+    def broken(lab):
+        raise RuntimeError("out of luck\nand more")
+
+    monkeypatch.setitem(gpu.SECTIONS, "generate", broken)
+    arguments = ["--shape", "tiny", "--device", "cpu", "--out", str(tmp_path), "--sections"]
+    assert gpu.main([*arguments, "generate", "capacity"]) == 1
+    sections = json.loads((tmp_path / "gpu.json").read_text())["sections"]
+    assert sections["generate"]["error"] == "RuntimeError: out of luck"
+    assert sections["capacity"]["gain"] > 3
+    assert "out of luck" in capsys.readouterr().out
+
+
+def test_sections_past_the_budget_are_named_not_begun(tmp_path):
+    arguments = ["--shape", "tiny", "--device", "cpu", "--out", str(tmp_path), "--budget-s", "0"]
+    assert gpu.main([*arguments, "--sections", "capacity"]) == 1
+    section = json.loads((tmp_path / "gpu.json").read_text())["sections"]["capacity"]
+    assert section["error"].startswith("not begun")
+
+
+def test_the_bench_imports_nothing_of_the_http_server():
+    code = (
+        "import sys, lookm.bench.gpu; "
+        "print([m for m in ('fastapi', 'pydantic', 'httpx', 'zmq') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"

@@ -1,0 +1,84 @@
+"""Large bodies are parsed without their pictures, and to the same value."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic_core import from_json
+
+from server.errors import ApiError
+from server.openai.request import large_json
+from server.openai.request.parse import MANY_PIECES, receive
+from server.openai.request.schemas import ChatRequest
+from tests.server.requests import chat, image
+
+FRAGMENTS = st.sampled_from(
+    [b'"data:', b'"', b"data:", b"\\", b'\\"', b"\n", b"a", b"aaaaaaaaa", b",", b":", b"[", b"]",
+     b"{", b"}", b'"url":', "é".encode(), b"\xff", b"1", b" "]
+)  # fmt: skip
+PLACES = st.recursive(
+    st.text(max_size=3) | st.just("data:" + "a" * 20) | st.just('data:"' + "b" * 20),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.just("data:" + "k" * 20), inner),
+)
+
+
+def outcome(parse: Any, body: bytes) -> Any:
+    try:
+        return parse(body)
+    except ValueError:
+        return "not JSON"
+
+
+@given(PLACES)
+def test_cutting_changes_no_value(value: Any) -> None:
+    body = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(large_json, "LONG_BYTES", 8)
+        assert outcome(large_json.from_json_cut, body) == outcome(from_json, body)
+
+
+@given(st.lists(FRAGMENTS, max_size=20).map(b"".join))
+@example(b'["x"data:aaaaaaaaa"]')
+@example(b'["\\\\"data:aaaaaaaaa"]')
+@example(b'["data:aaaaaaaaa\xff"]')
+@example(b'"data:aaaaaaaaa')
+def test_cutting_makes_no_json_of_what_is_none(body: bytes) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(large_json, "LONG_BYTES", 8)
+        assert outcome(large_json.from_json_cut, body) == outcome(from_json, body)
+
+
+async def _pieces(body: bytes) -> Any:
+    size = len(body) // (2 * MANY_PIECES)
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
+
+
+@pytest.mark.anyio
+async def test_the_parser_never_sees_the_pictures_of_a_large_body(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(
+        large_json, "from_json", lambda text: (seen.append(len(text)), from_json(text))[1]
+    )
+    urls = ["data:image/jpeg;base64," + letter * 10**6 for letter in "abc"]
+    body = json.dumps(chat(*[image(url) for url in urls], "hm")).encode()
+    parsed = await receive(ChatRequest, _pieces(body))
+    assert seen == [seen[0]]
+    assert seen[0] < 2000
+    assert [part.image_url.url for part in parsed.messages[0].content[:3]] == urls  # type: ignore
+
+
+@pytest.mark.anyio
+async def test_a_large_body_that_is_wrong_is_told_where() -> None:
+    url = "data:image/jpeg;base64," + "a" * 10**6
+    body = json.dumps(chat(image(url), stop=url)).encode()
+    with pytest.raises(ApiError) as refused:
+        await receive(ChatRequest, _pieces(body))
+    assert refused.value.param == "stop"
+    with pytest.raises(ApiError) as refused:
+        await receive(ChatRequest, _pieces(body[:-1]))
+    assert refused.value.code == "invalid_json"
