@@ -35,7 +35,7 @@ from lookm.types import (
 )
 
 if TYPE_CHECKING:
-    from lookm.compressing import compressing
+    from lookm.compressed_generate import compressing
     from lookm.engine import Engine
     from lookm.look import compress
     from lookm.models.processor import Processor
@@ -66,7 +66,7 @@ _LAZY = {
     "Engine": "lookm.engine",
     "Processor": "lookm.models.processor",
     "compress": "lookm.look",
-    "compressing": "lookm.compressing",
+    "compressing": "lookm.compressed_generate",
 }
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lookm.types import ImageInput
-from server.fake import engine
+from server.fake import engine as fake
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,12 +22,12 @@ FIRST_WORD_ID = 1000
 NUM_WORDS = 30_000
 
 MISHAPS = {
-    "fake:raise": engine.RAISE_ID,
-    "fake:exit": engine.EXIT_ID,
-    "fake:reject": engine.REJECT_ID,
-    "fake:error": engine.ERROR_ID,
-    "fake:stop": engine.STOP_ID,
-    "fake:slow": engine.SLOW_ID,
+    "fake:raise": fake.RAISE_ID,
+    "fake:exit": fake.EXIT_ID,
+    "fake:reject": fake.REJECT_ID,
+    "fake:error": fake.ERROR_ID,
+    "fake:stop": fake.STOP_ID,
+    "fake:slow": fake.SLOW_ID,
 }
 
 

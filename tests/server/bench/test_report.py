@@ -8,6 +8,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from lookm.bench import records
 from lookm.bench.provenance import provenance
 from server.bench.capacity.report import capacity_report
 from server.bench.capacity.search import Experiment, Point, Trial
@@ -82,15 +83,15 @@ def test_the_schema_in_the_module_is_the_schema_of_the_file():
 
 def test_a_saved_run_is_read_back_and_another_file_is_refused(tmp_path):
     path = tmp_path / "deep" / "run.json"
-    report.save(load_run(), path)
-    assert report.read(path, "load")["total"]["requests"] == 11
+    records.save(load_run(), path)
+    assert records.read(path, "load")["total"]["requests"] == 11
     with pytest.raises(ValueError, match="kind 'capacity'"):
-        report.read(path, "capacity")
+        records.read(path, "capacity")
     path.write_text("no")
     with pytest.raises(ValueError, match="not JSON"):
-        report.read(path, "load")
+        records.read(path, "load")
     with pytest.raises(ValueError, match="cannot read"):
-        report.read(tmp_path / "none.json", "load")
+        records.read(tmp_path / "none.json", "load")
 
 
 def test_two_runs_of_one_workload_are_compared_with_ratios():
@@ -164,7 +165,7 @@ def test_the_command_writes_what_it_prints_and_compares_with_a_saved_run(tmp_pat
         first = CliRunner().invoke(app, [*asked, "--json", str(saved), "--html", str(html)])
         second = CliRunner().invoke(app, [*asked, "--compare", str(saved)])
     assert first.exit_code == second.exit_code == 0, first.output + second.output
-    made = report.read(saved, "load")
+    made = records.read(saved, "load")
     assert (made["total"]["completed"], made["total"]["output_tokens"]) == (6, 18)
     assert made["model"] == "stand-in"
     assert made["mix"] == {"full": 0.5, "look-m@0.2": 0.5}

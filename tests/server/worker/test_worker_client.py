@@ -15,7 +15,7 @@ import pytest
 from lookm.config import EngineConfig
 from lookm.errors import ModelError, PromptTooLongError, RequestError
 from lookm.types import EngineStats, ImageInput, Request, TokenEvent
-from server.fake import engine
+from server.fake import engine as fake
 from server.worker import totals
 from server.worker.client import EngineClient
 from server.worker.errors import WorkerDiedError, WorkerUnavailableError
@@ -81,7 +81,7 @@ async def test_refused_request_raises_the_engine_error(
             await collect(client, make_request(max_tokens=10**6))
         assert too_long.value.param == "messages"
         with pytest.raises(RequestError):
-            await collect(client, make_request(ids=(engine.REJECT_ID,)))
+            await collect(client, make_request(ids=(fake.REJECT_ID,)))
         assert len(await collect(client, make_request())) == 4
         assert client.num_open == 0
 
@@ -152,7 +152,7 @@ async def test_killed_worker_ends_every_request_and_is_replaced(
         assert client.totals.generated_tokens_total >= before.generated_tokens_total + 4
 
 
-@pytest.mark.parametrize("mishap", [engine.RAISE_ID, engine.EXIT_ID])
+@pytest.mark.parametrize("mishap", [fake.RAISE_ID, fake.EXIT_ID])
 async def test_step_that_breaks_ends_its_requests_and_the_next_one_works(
     running: Running, make_request: Make, mishap: int
 ) -> None:
@@ -169,7 +169,7 @@ async def test_worker_that_keeps_dying_is_given_up(running: Running, make_reques
         for n in range(2):
             await client.wait_ready(30)
             with pytest.raises(WorkerDiedError):
-                await collect(client, make_request(f"r{n}", ids=(engine.RAISE_ID,)))
+                await collect(client, make_request(f"r{n}", ids=(fake.RAISE_ID,)))
         with pytest.raises(WorkerUnavailableError, match=r"2 times in a row.*asked to fail"):
             await client.wait_ready(30)
         assert (client.state, client.ready, client.restarts) == ("failed", False, 1)

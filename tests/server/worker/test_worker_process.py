@@ -13,7 +13,7 @@ import pytest
 
 from lookm.config import EngineConfig
 from lookm.types import Request
-from server.fake import engine
+from server.fake import engine as fake
 from server.fake.engine import FakeEngine
 from server.worker import process, wire
 from server.worker.client import EngineClient
@@ -77,7 +77,7 @@ def test_loop_sends_ready_then_one_message_a_step(make_request: Make) -> None:
 
 
 def test_loop_answers_a_refused_request_and_goes_on(make_request: Make) -> None:
-    bad = make_request("bad", ids=(engine.REJECT_ID,))
+    bad = make_request("bad", ids=(fake.REJECT_ID,))
     _, rejected, *steps = serve(Script(wire.Add(bad), wire.Add(make_request("good"))))
     assert isinstance(rejected, wire.Rejected)
     assert (rejected.request_id, rejected.error) == ("bad", "RequestError")

@@ -6,7 +6,7 @@ import pytest
 from lookm.config import EngineConfig
 from lookm.errors import ConfigError, ModelError, PromptTooLongError, QueueFullError, RequestError
 from lookm.types import CachePolicy, ImageInput, Request, Sampling, TokenEvent
-from server.fake import engine
+from server.fake import engine as fake
 from server.fake.engine import FakeEngine
 
 Make = Callable[..., Request]
@@ -40,8 +40,8 @@ def test_stop_strings_end_the_text_before_them(make_request: Make) -> None:
 
 
 def test_end_of_sequence_can_be_ignored(make_request: Make) -> None:
-    assert answer(make_request(ids=(engine.STOP_ID,), max_tokens=9))[1].finish == "stop"
-    last = answer(make_request(ids=(engine.STOP_ID,), max_tokens=9, ignore_eos=True))[1]
+    assert answer(make_request(ids=(fake.STOP_ID,), max_tokens=9))[1].finish == "stop"
+    last = answer(make_request(ids=(fake.STOP_ID,), max_tokens=9, ignore_eos=True))[1]
     assert last.finish == "length"
 
 
@@ -79,7 +79,7 @@ def test_requests_it_cannot_serve_are_refused(make_request: Make) -> None:
     with pytest.raises(PromptTooLongError, match="Shorten"):
         engine.add(make_request(max_tokens=10_000))
     with pytest.raises(RequestError):
-        engine.add(make_request(ids=(engine.REJECT_ID,)))
+        engine.add(make_request(ids=(fake.REJECT_ID,)))
     for name in "abc":  # as many as run at once, and one that waits
         engine.add(make_request(name))
     with pytest.raises(QueueFullError):
@@ -89,17 +89,17 @@ def test_requests_it_cannot_serve_are_refused(make_request: Make) -> None:
 
 
 def test_one_request_can_fail_alone(make_request: Make) -> None:
-    text, last = answer(make_request(ids=(engine.ERROR_ID,)))
+    text, last = answer(make_request(ids=(fake.ERROR_ID,)))
     assert (text, last.finish) == ("word0 word1", "error")
     assert last.error
 
 
 def test_options_are_read_from_the_model_name() -> None:
-    assert engine.FakeOptions.parse("fake") == engine.FakeOptions()
-    assert engine.FakeOptions.parse("fake:step_s=0.5,fail=load").step_s == 0.5
+    assert fake.FakeOptions.parse("fake") == fake.FakeOptions()
+    assert fake.FakeOptions.parse("fake:step_s=0.5,fail=load").step_s == 0.5
     with pytest.raises(ConfigError, match="'stp'"):
-        engine.FakeOptions.parse("fake:stp=1")
+        fake.FakeOptions.parse("fake:stp=1")
     with pytest.raises(ConfigError, match="number"):
-        engine.FakeOptions.parse("fake:step_s=fast")
+        fake.FakeOptions.parse("fake:step_s=fast")
     with pytest.raises(ModelError):
         FakeEngine.from_config(EngineConfig(model="fake:fail=load"))
