@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lookm import policy as policies
 from lookm.attention import choose
 from lookm.errors import RequestError
-from lookm.look import look
+from lookm.look import PromptLook
 from lookm.models.families import FAMILIES
+from lookm.policy import PromptPolicy, resolve
 from lookm.types import CachePolicy
 
 if TYPE_CHECKING:
@@ -37,13 +37,17 @@ def compressing(
     """
     from lookm.models.transformers_cache import LookedAtCache, looking
 
-    recipe = policies.resolve(policy)
+    recipe = resolve(policy)
     family = FAMILIES.get(model.config.model_type)
-    if family is not None and family.whole_prompt(has_images=bool(is_image.any())):
+    if family is not None and not family.causal(has_images=bool(is_image.any())):
         raise RequestError(f"tokens of {family.title} see later ones: use lookm.Engine")
     num_layers = model.config.get_text_config().num_hidden_layers
-    attention = choose("reference", model.device)
-    ledger = policies.open_ledger(recipe, is_image, num_layers)
+    look = PromptLook(
+        PromptPolicy(recipe, is_image.cpu(), num_layers, device=model.device),
+        is_image.to(model.device),
+        num_layers=num_layers,
+        attention=choose("reference", model.device),
+    )
 
     @torch.no_grad()
     def look_at(
@@ -53,19 +57,10 @@ def compressing(
             raise RequestError(
                 f"the prompt has {k_KTD.shape[1]} tokens, is_image describes {is_image.shape[0]}"
             )
-        seen = look(
-            q_HTD,
-            k_KTD,
-            v_KTD,
-            is_image_T=is_image.to(k_KTD.device),
-            recipe=recipe,
-            ledger=ledger,
-            scale=scale,
-            attention=attention,
-            layer=layer,
-            num_layers=num_layers,
-        )
-        return seen.out_THD, seen.compressed.key, seen.compressed.value
+        one = look.layer(layer, scale)
+        out_THD = one.attend(q_HTD, k_KTD, v_KTD)
+        kept = one.compress(q_HTD, k_KTD, v_KTD)
+        return out_THD, kept.key, kept.value
 
     with looking(model):
         yield LookedAtCache(look_at, num_layers)

@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 
 from lookm.attention import choose, page_writer
-from lookm.batch import Batch, Sequence
+from lookm.batch import Batch, Encode, Prefill
 from lookm.cache import PagePool, SequenceCache, pages_for
 from lookm.cache.table import Int64
 from lookm.config import EngineConfig
@@ -34,6 +34,7 @@ from lookm.postprocess import Postprocessor
 from lookm.runner import Runner
 from lookm.sampling import Choice
 from lookm.scheduler import Scheduler
+from lookm.sequence import SequenceState
 from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
 
 logger = logging.getLogger(__name__)
@@ -77,8 +78,8 @@ class Engine:
         num_logits = adapter.logits(adapter.embed_tokens([0])).shape[-1]
         self._postprocessor = Postprocessor(processor, adapter.eos_ids, num_logits)
         self.presets = PRESETS  # what requests may ask for; a study may add to it
-        self._sequences: dict[str, Sequence] = {}
-        self._aborted: list[Sequence] = []
+        self._sequences: dict[str, SequenceState] = {}
+        self._aborted: list[SequenceState] = []
         self._totals = _Totals()
 
     @classmethod
@@ -126,11 +127,11 @@ class Engine:
         ids_T = torch.tensor(request.prompt_ids, dtype=torch.int64)
         is_image_T = ids_T == self._adapter.image_token_id
         self._check(request, ids_T[~is_image_T])
-        one_go = self._adapter.family.whole_prompt(has_images=bool(request.images))
+        causal = self._adapter.family.causal(has_images=bool(request.images))
         windows_L = self._adapter.dimensions.windows_L
-        bound_L = kept_rows(recipe, is_image_T, windows_L, causal=not one_go)
+        bound_L = kept_rows(recipe, is_image_T, windows_L, causal=causal)
         self._check_fits(request, bound_L)
-        sequence = Sequence(
+        sequence = SequenceState(
             request=request,
             recipe=recipe,
             bound_L=bound_L,
@@ -138,7 +139,7 @@ class Engine:
             sampler=self._postprocessor.sampler(request.sampling, request.prompt_ids),
             detokenizer=self._postprocessor.detokenizer(request.sampling),
             tokens=list(request.prompt_ids),
-            one_go=one_go,
+            causal=causal,
         )
         self._scheduler.add(sequence)
         self._sequences[request.id] = sequence
@@ -216,25 +217,30 @@ class Engine:
         self._scheduler.check()
 
     def _prepare(self, batch: Batch) -> tuple[Batch, list[TokenEvent]]:
-        """Encode the images of what starts now. A request that fails here ends alone."""
-        ready, events = [], []
-        for segment in batch.segments:
-            sequence = segment.sequence
+        """Encode images and embed prompts. A request that fails here ends alone.
+
+        A prefill that is not ready then is left out, and handed out again.
+        """
+        events, failed = [], set()
+        units: list[Encode | Prefill] = [*batch.encodes, *batch.prefills]
+        for unit in units:
+            sequence = unit.sequence
+            if sequence in failed:
+                continue
             try:
-                if segment.start < sequence.num_prompt:
-                    self._runner.prepare(sequence)
+                self._runner.prepare(unit)
             except LookmError as error:
+                failed.add(sequence)
                 self._forget(sequence)
                 events.append(self._postprocessor.end(sequence, "error", error=str(error)))
-            else:
-                ready.append(segment)
-        return Batch(batch.decodes, ready), events
+        ready = [each for each in batch.prefills if each.ready and each.sequence not in failed]
+        return Batch(batch.decodes, prefills=ready), events
 
-    def _forget(self, sequence: Sequence) -> None:
+    def _forget(self, sequence: SequenceState) -> None:
         self._scheduler.remove(sequence)
         del self._sequences[sequence.request.id]
 
-    def _accept(self, sequence: Sequence, choice: Choice) -> TokenEvent:
+    def _accept(self, sequence: SequenceState, choice: Choice) -> TokenEvent:
         """Add a chosen token to its sequence, and forget the sequence where it ends."""
         event = self._postprocessor.accept(sequence, choice)
         if event.token_id is not None:
@@ -278,8 +284,8 @@ class Engine:
             )
 
     def _account(self, batch: Batch, spent_s: float) -> None:
-        for segment in batch.segments:
-            segment.sequence.clock.prefill_s += spent_s
+        for prefill in batch.prefills:
+            prefill.sequence.clock.prefill_s += spent_s
         for sequence in batch.decodes:
             sequence.clock.decode_s += spent_s
         if batch.decodes:

@@ -26,13 +26,13 @@ import numpy as np
 import torch
 
 from lookm.attention import Attention
-from lookm.batch import Sequence
 from lookm.cache import PagePool, SequenceCache, pages_for, upload
 from lookm.config import EngineConfig, EnginePlan
 from lookm.errors import ConfigError
 from lookm.models.adapter import Adapter
 from lookm.models.attention_interface import LayerRows
 from lookm.models.inputs import PackedRows
+from lookm.sequence import SequenceState
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class DecodeGraphs:
             time.monotonic() - started_s,
         )
 
-    def run(self, sequences: list[Sequence]) -> torch.Tensor:
+    def run(self, sequences: list[SequenceState]) -> torch.Tensor:
         """Float32 logits `[B, V]` of the next tokens. Valid until the next call."""
         size = next(size for size in self.sizes if size >= len(sequences))
         rows = self._rows.update(sequences, size)
@@ -111,7 +111,7 @@ class _Rows:
         self._row_of: dict[SequenceCache, int] = {}
         self._generation_B = [-1] * num_rows
 
-    def update(self, sequences: list[Sequence], size: int) -> list[int]:
+    def update(self, sequences: list[SequenceState], size: int) -> list[int]:
         """Seat the sequences in the first `size` rows; returns each one's row."""
         rows = self._seat([sequence.cache for sequence in sequences], size)
         self._block[:] = 0

@@ -1,22 +1,36 @@
 """Look once: where attention and policy meet, one layer of one prompt at a time.
 
-`look` is the engine's: the prefill pass gives the output and the sums, the policy decides, and what
-is kept comes back. `compress` is the library's: plain tensors in, what is kept out, no engine.
-Knows nothing about pages, batches or models.
+`PromptLook` is the engine's: opened once for a prompt, it gives each layer's attention output, adds
+up the sums that the policy scores by, and decides what is kept. `compress` is the library's: plain
+tensors in, what is kept out, no engine. Knows nothing about pages, batches or models.
+
+    look = PromptLook(PromptPolicy(recipe, is_image_T, ...), ...)   once
+    layer = look.layer(l, scale)                                    for each layer, in order
+    out_THD = layer.attend(q_HTD, k_KSD, v_KSD)                     its rows, in parts or at once
+    kept = layer.compress(q_HTD, k_KTD, v_KTD)                      when all rows have been seen
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from lookm import policy as policies
-from lookm.attention import Attention, masked, spread, statistics
+from lookm.attention import (
+    Attention,
+    ReferenceAttention,
+    Statistics,
+    masked,
+    spread,
+    statistics,
+)
+from lookm.attention.spread import Spread
 from lookm.errors import PolicyError, RequestError
-from lookm.policy import Compressed, Ledger, Recipe, View, scores
+from lookm.policy import Compressed, PromptPolicy, Recipe, View, scores
+from lookm.policy.depth import Ledger
 from lookm.types import CachePolicy, Needs
 
 # They divide by T - j, the number of queries that see key j in a causal prompt.
@@ -25,16 +39,127 @@ CAUSAL_SCORES = frozenset({scores.column_mean, scores.roco})
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Look:
-    """What one layer's prefill gives: attention `out_THD` over the whole prompt, and what is kept.
+class PromptLook:
+    """One prompt under one policy. Its life is the prompt's: it may be spread over many steps.
 
-    `compress_s` is the time the policy took, without the attention pass.
+    `is_image_T` is where the layers' tensors are. The totals count what the layers have kept so
+    far; on CUDA `compress_s` is the time to enqueue.
     """
 
-    out_THD: torch.Tensor
-    compressed: Compressed
-    compress_s: float
+    def __init__(
+        self,
+        policy: PromptPolicy,
+        is_image_T: torch.Tensor,
+        *,
+        num_layers: int,
+        attention: Attention,
+    ) -> None:
+        self.policy = policy
+        self.is_image_T = is_image_T
+        self.num_layers = num_layers
+        self.attention = attention
+        self.num_evicted = self.num_merged = 0
+        self.compress_s = 0.0
+
+    def layer(self, index: int, scale: float) -> "LayerLook":
+        """The next layer to be seen; layers are compressed in order, each once."""
+        return LayerLook(self, index, scale)
+
+
+class LayerLook:
+    """One layer of the prompt: all its rows are seen, then it is decided what is kept of them.
+
+    Sums over the attention matrix add up over rows, so the rows may come part after part.
+    """
+
+    def __init__(self, prompt: PromptLook, index: int, scale: float) -> None:
+        self._prompt = prompt
+        self._index = index
+        self._scale = scale
+        self._statistics = Statistics()
+        self._spread = Spread()
+
+    def attend(
+        self,
+        q_HTD: torch.Tensor,
+        k_KSD: torch.Tensor,
+        v_KSD: torch.Tensor,
+        *,
+        mask_TT: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """`out_THD` of the next T rows, which are the last of the S rows so far.
+
+        Each sees the uncompressed prompt up to itself, or where `mask_TT` allows.
+        """
+        needs, attention = self._needs(q_HTD, k_KSD), self._prompt.attention
+        if mask_TT is None:
+            out_THD, found = attention.prefill(q_HTD, k_KSD, v_KSD, scale=self._scale, needs=needs)
+        else:
+            out_THD, found = masked.prefill(
+                q_HTD, k_KSD, v_KSD, scale=self._scale, mask_TT=mask_TT, needs=needs
+            )
+        started_s = time.monotonic()
+        self._add(found, q_HTD, k_KSD, needs, mask_TT)
+        self._prompt.compress_s += time.monotonic() - started_s
+        return out_THD
+
+    def observe(self, q_HTD: torch.Tensor, k_KSD: torch.Tensor) -> None:
+        """`attend` for callers that have no use for its output."""
+        needs = self._needs(q_HTD, k_KSD)
+        found = statistics(q_HTD, k_KSD, scale=self._scale, needs=needs)
+        self._add(found, q_HTD, k_KSD, needs, None)
+
+    def compress(self, q_HTD: torch.Tensor, k_KTD: torch.Tensor, v_KTD: torch.Tensor) -> Compressed:
+        """What the layer keeps, of the whole prompt's queries, keys and values."""
+        prompt, started_s = self._prompt, time.monotonic()
+        view = View(
+            key_KTD=k_KTD,
+            value_KTD=v_KTD,
+            is_image_T=prompt.is_image_T,
+            query_HTD=q_HTD,
+            scale=self._scale,
+            sums_KT=self._statistics.sums_KT,
+            squares_KT=self._statistics.squares_KT,
+            window_KT=self._statistics.window_KT,
+            density_K=self._spread.density_K,
+            entropy_K=self._spread.entropy_K,
+            layer=self._index,
+            num_layers=prompt.num_layers,
+        )
+        kept = policies.compress(view, prompt.policy, prompt.attention)
+        prompt.num_evicted += kept.num_evicted
+        prompt.num_merged += kept.num_merged
+        prompt.compress_s += time.monotonic() - started_s
+        return kept
+
+    def _needs(self, q_HTD: torch.Tensor, k_KSD: torch.Tensor) -> Needs:
+        """What is needed of these rows: of the window, those that are among them.
+
+        Example: a window of 32 in a prompt of 100 begins at row 68. Of rows 40 to 79 it has the
+        last 12; of rows 80 to 99 all 20.
+        """
+        needs = self._prompt.policy.needs
+        if not needs.window:
+            return needs
+        num_rows, num_tokens = k_KSD.shape[1], self._prompt.is_image_T.shape[0]
+        first = max(num_rows - q_HTD.shape[1], num_tokens - needs.window)
+        in_window = max(0, num_rows - first)
+        return replace(needs, window=in_window, density=needs.density and in_window > 0)
+
+    def _add(
+        self,
+        found: Statistics,
+        q_HTD: torch.Tensor,
+        k_KSD: torch.Tensor,
+        needs: Needs,
+        mask_TT: torch.Tensor | None,
+    ) -> None:
+        self._statistics = self._statistics.plus(found)
+        is_image_S = self._prompt.is_image_T[: k_KSD.shape[1]]
+        more = spread.measure(
+            q_HTD, k_KSD, scale=self._scale, is_image_T=is_image_S, needs=needs, mask_TT=mask_TT
+        )
+        self._spread = self._spread.plus(more)
 
 
 def kept_rows(
@@ -54,7 +179,7 @@ def kept_rows(
     num_tokens = is_image_T.shape[0]
     kept = policies.kept_bound(recipe, is_image_T)
     method = recipe.policy.method
-    if kept < num_tokens and not causal and recipe.score in CAUSAL_SCORES:
+    if kept < num_tokens and not causal and recipe.preset.score in CAUSAL_SCORES:
         raise PolicyError(
             f"{method!r} counts how many queries see a key, as if each token saw only those before "
             "it; on this model tokens of this prompt also see later ones: use 'h2o' or 'look-m'."
@@ -69,66 +194,6 @@ def kept_rows(
     bounds = iter(policies.kept_bounds(recipe, is_image_T, windows_L.count(None)))
     rows = [min(num_tokens, window - 1) if window else next(bounds) for window in windows_L]
     return np.array(rows, dtype=np.int64)
-
-
-def needs_of(recipe: Recipe, is_image_T: torch.Tensor) -> Needs:
-    """What `recipe` needs of this prompt: `after_images` as a number of rows."""
-    needs = recipe.needs
-    if not needs.after_images:  # on CUDA the next line waits for the device
-        return needs
-    images_I = is_image_T.nonzero()
-    if not len(images_I):
-        return needs
-    return replace(needs, window=max(1, len(is_image_T) - 1 - int(images_I[-1])))
-
-
-def look(
-    q_HTD: torch.Tensor,
-    k_KTD: torch.Tensor,
-    v_KTD: torch.Tensor,
-    *,
-    is_image_T: torch.Tensor,
-    recipe: Recipe,
-    scale: float,
-    attention: Attention,
-    mask_TT: torch.Tensor | None = None,
-    layer: int = 0,
-    num_layers: int = 1,
-    ledger: Ledger | None = None,
-) -> Look:
-    """Prefill one layer of a whole prompt and compress what it would cache.
-
-    The output attends to the uncompressed prompt, causally or where `mask_TT` allows. `ledger` is
-    the prompt's, the same for all its layers; see `compress`. On CUDA `compress_s` is the time to
-    enqueue.
-    """
-    needs = needs_of(recipe, is_image_T)
-    if mask_TT is None:
-        out_THD, found = attention.prefill(q_HTD, k_KTD, v_KTD, scale=scale, needs=needs)
-    else:
-        out_THD, found = masked.prefill(
-            q_HTD, k_KTD, v_KTD, scale=scale, mask_TT=mask_TT, needs=needs
-        )
-    started_s = time.monotonic()
-    spread_K = spread.measure(
-        q_HTD, k_KTD, scale=scale, is_image_T=is_image_T, needs=needs, mask_TT=mask_TT
-    )
-    view = View(
-        key_KTD=k_KTD,
-        value_KTD=v_KTD,
-        is_image_T=is_image_T,
-        query_HTD=q_HTD,
-        scale=scale,
-        sums_KT=found.sums_KT,
-        squares_KT=found.squares_KT,
-        window_KT=found.window_KT,
-        density_K=spread_K.density_K,
-        entropy_K=spread_K.entropy_K,
-        layer=layer,
-        num_layers=num_layers,
-    )
-    compressed = policies.compress(view, recipe, ledger or _one_layer(recipe, view), attention)
-    return Look(out_THD, compressed, time.monotonic() - started_s)
 
 
 @torch.no_grad()
@@ -161,27 +226,13 @@ def compress(
     """
     recipe = policies.resolve(policy)
     _check(query, key, value, is_image)
+    num_layers = max(num_layers, layer + 1)
+    opened = PromptPolicy(recipe, is_image, num_layers, ledger=ledger, layer=layer)
+    prompt = PromptLook(opened, is_image, num_layers=num_layers, attention=ReferenceAttention())
+    one = prompt.layer(layer, query.shape[2] ** -0.5 if scale is None else scale)
     wide_query, wide_key, wide_value = query.double(), key.double(), value.double()
-    keeps_all = policies.kept_bound(recipe, is_image) == key.shape[1]
-    needs = Needs() if keeps_all else needs_of(recipe, is_image)
-    scale = query.shape[2] ** -0.5 if scale is None else scale
-    found = statistics(wide_query, wide_key, scale=scale, needs=needs)
-    spread_K = spread.measure(wide_query, wide_key, scale=scale, is_image_T=is_image, needs=needs)
-    view = View(
-        key_KTD=wide_key,
-        value_KTD=wide_value,
-        is_image_T=is_image,
-        query_HTD=wide_query,
-        scale=scale,
-        sums_KT=found.sums_KT,
-        squares_KT=found.squares_KT,
-        window_KT=found.window_KT,
-        density_K=spread_K.density_K,
-        entropy_K=spread_K.entropy_K,
-        layer=layer,
-        num_layers=num_layers,
-    )
-    kept = policies.compress(view, recipe, ledger or _one_layer(recipe, view))
+    one.observe(wide_query, wide_key)
+    kept = one.compress(wide_query, wide_key, wide_value)
     return Compressed(
         key=kept.key.to(key.dtype, copy=True),
         value=kept.value.to(value.dtype, copy=True),
@@ -190,12 +241,6 @@ def compress(
         num_merged=kept.num_merged,
         compressed=kept.compressed,
     )
-
-
-def _one_layer(recipe: Recipe, view: View) -> Ledger:
-    """A ledger opened at `view`'s layer."""
-    num_layers = max(view.num_layers, view.layer + 1)
-    return policies.open_ledger(recipe, view.is_image_T, num_layers, layer=view.layer)
 
 
 def _check(

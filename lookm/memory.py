@@ -18,11 +18,11 @@ from lookm.attention import Attention
 from lookm.cache import page_bytes, pages_for
 from lookm.config import EngineConfig, EnginePlan
 from lookm.errors import ConfigError
-from lookm.look import look
+from lookm.look import PromptLook
 from lookm.models.adapter import MAX_IMAGES_TOGETHER, Adapter
 from lookm.models.attention_interface import LayerRows
 from lookm.models.inputs import PackedRows
-from lookm.policy import resolve
+from lookm.policy import PromptPolicy, resolve
 from lookm.types import ImageInput
 
 CPU_SHARE = 0.25  # of free memory: pixels, activations and the other processes live there too
@@ -167,7 +167,7 @@ def prefill_bytes(adapter: Adapter, attention: Attention, num_tokens: int) -> fl
     with _peak_bytes(adapter.device) as peak, torch.inference_mode():
         pos_RT = torch.arange(measured, device=adapter.device).expand(adapter.position_rows, -1)
         rows = PackedRows(adapter.embed_tokens([0] * measured), pos_RT)
-        looking = _Looking(attention, measured, adapter.device)
+        looking = _Looking(attention, measured, adapter.dimensions.num_layers, adapter.device)
         adapter.logits(adapter.forward(rows, looking)[-1:])
     return peak[0] * num_tokens / measured
 
@@ -196,22 +196,23 @@ class _Looking:
     On a GPU it is the first: what kernels it needs are compiled here, not in the first request.
     """
 
-    def __init__(self, attention: Attention, num_tokens: int, device: torch.device) -> None:
-        self._attention = attention
-        self._recipe = resolve(PROFILE_POLICY)
-        self._is_image_T = torch.ones(num_tokens, dtype=torch.bool, device=device)
+    def __init__(
+        self, attention: Attention, num_tokens: int, num_layers: int, device: torch.device
+    ) -> None:
+        is_image_T = torch.ones(num_tokens, dtype=torch.bool)
+        self._look = PromptLook(
+            PromptPolicy(resolve(PROFILE_POLICY), is_image_T, num_layers, device=device),
+            is_image_T.to(device),
+            num_layers=num_layers,
+            attention=attention,
+        )
 
     def attend(self, rows: LayerRows) -> torch.Tensor:
         """Attention and compression; a window, which needs less, is not looked at differently."""
-        return look(
-            rows.q_HTD,
-            rows.k_KTD,
-            rows.v_KTD,
-            is_image_T=self._is_image_T,
-            recipe=self._recipe,
-            scale=rows.scale,
-            attention=self._attention,
-        ).out_THD
+        layer = self._look.layer(rows.layer, rows.scale)
+        out_THD = layer.attend(rows.q_HTD, rows.k_KTD, rows.v_KTD)
+        layer.compress(rows.q_HTD, rows.k_KTD, rows.v_KTD)
+        return out_THD
 
 
 def free_host_bytes() -> int:

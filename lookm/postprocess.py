@@ -6,10 +6,10 @@ grammar). Knows nothing about pages or who runs.
 
 import functools
 
-from lookm.batch import Sequence
 from lookm.detokenize import Detokenizer
 from lookm.models.processor import Processor
 from lookm.sampling import Choice, Sampler, check, describe
+from lookm.sequence import SequenceState
 from lookm.structure import Vocabulary
 from lookm.types import FinishReason, Sampling, TokenEvent, TokenLogprob
 
@@ -38,7 +38,7 @@ class Postprocessor:
         """A new request's detokenizer."""
         return Detokenizer(self._processor.decode, sampling.stop, sampling.min_tokens)
 
-    def accept(self, sequence: Sequence, choice: Choice) -> TokenEvent:
+    def accept(self, sequence: SequenceState, choice: Choice) -> TokenEvent:
         """Add a chosen token to its sequence. The event has a `finish` where the answer ends."""
         sampler, detokenizer = sequence.sampler, sequence.detokenizer
         if sampler.failure is not None:
@@ -67,7 +67,7 @@ class Postprocessor:
         )
 
     def end(
-        self, sequence: Sequence, finish: FinishReason, *, error: str | None = None
+        self, sequence: SequenceState, finish: FinishReason, *, error: str | None = None
     ) -> TokenEvent:
         """The last event of an answer that ends without a new token."""
         return TokenEvent(

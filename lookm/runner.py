@@ -7,22 +7,24 @@ Knows nothing about queues, text or finish reasons.
 """
 
 import time
-from collections import defaultdict
 
 import torch
 
 from lookm.attention import Attention, masked
-from lookm.batch import Batch, Segment, Sequence
+from lookm.batch import Batch, Encode, Prefill
 from lookm.cache import DecodeTables, PagePool
 from lookm.graphs import DecodeGraphs
-from lookm.look import look
+from lookm.look import PromptLook
 from lookm.models.adapter import Adapter
 from lookm.models.attention_interface import LayerRows
 from lookm.models.features import FeatureCache
-from lookm.models.inputs import EmbeddedPrompt, PackedRows
-from lookm.policy import Ledger, open_ledger
+from lookm.models.inputs import PackedRows
+from lookm.policy import PromptPolicy
 from lookm.sampling import Choice, sample
+from lookm.sequence import SequenceState
 from lookm.types import CacheReport, Needs
+
+NOTHING = Needs()
 
 
 class Runner:
@@ -43,10 +45,45 @@ class Runner:
         self.features = features
         self.encode_s = 0.0
 
+    def prepare(self, unit: Encode | Prefill) -> None:
+        """What a prompt needs before it is in a forward pass: features, then embeddings.
+
+        Raises `LookmError` where the request's images are not what its prompt says.
+        """
+        sequence = unit.sequence
+        if isinstance(unit, Encode):
+            started_s = time.monotonic()
+            images = sequence.request.images[unit.start : unit.end]
+            sequence.features += self.features.get(images)
+            spent_s = time.monotonic() - started_s
+            self.encode_s += spent_s
+            sequence.clock.encode_s += spent_s
+        elif not (unit.ready or sequence.num_unencoded):
+            self._embed_prompt(sequence)
+
+    def _embed_prompt(self, sequence: SequenceState) -> None:
+        """Merge the features in and, where the prompt is compressed, open the look at it."""
+        request, adapter = sequence.request, self._adapter
+        embedded = adapter.embed_prompt(request.prompt_ids, request.images, sequence.features)
+        sequence.embedded = embedded
+        sequence.next_pos = embedded.next_pos
+        sequence.features.clear()
+        if not sequence.compresses:
+            return
+        # Opened from a tensor on the host: on the device every count would wait for it.
+        is_image_T = torch.tensor(request.prompt_ids) == adapter.image_token_id
+        windows_L = adapter.dimensions.windows_L
+        sequence.look = PromptLook(
+            PromptPolicy(sequence.recipe, is_image_T, windows_L.count(None), device=adapter.device),
+            embedded.is_image_T,
+            num_layers=len(windows_L),
+            attention=self._attention,
+        )
+
     @torch.inference_mode()
     def run(self, batch: Batch) -> list[Choice]:
         """Compute one step; returns a new token for each of `batch.sampled`."""
-        if self._graphs is None or batch.segments:
+        if self._graphs is None or batch.prefills:
             return self._run(batch)
         logits_BV = self._graphs.run(batch.decodes)
         _advance_decodes(batch)
@@ -54,10 +91,9 @@ class Runner:
 
     def _run(self, batch: Batch) -> list[Choice]:
         """A step with prompts in it, or any step where decode steps are not recorded."""
-        num_looked = self._adapter.dimensions.windows_L.count(None)
-        step = _Step(batch, self._pool, self._attention, num_looked)
+        step = _Step(batch, self._pool, self._attention)
         hidden_TE = self._adapter.forward(self._embed(batch), step)
-        self._advance(batch, step)
+        self._advance(batch)
         if not batch.sampled:
             return []
         rows = batch.sampled_rows().to(hidden_TE.device)
@@ -65,18 +101,19 @@ class Runner:
         return sample(logits_BV, [sequence.sampler for sequence in batch.sampled])
 
     def _embed(self, batch: Batch) -> PackedRows:
-        """The rows of the step: one per decoding sequence, then each segment's."""
+        """The rows of the step: one per decoding sequence, then each prefill's."""
         parts = []
         if batch.decodes:
             tokens = [sequence.tokens[-1] for sequence in batch.decodes]
             parts.append(self._rows(tokens, [seq.pos_of(seq.seen) for seq in batch.decodes]))
-        for segment in batch.segments:
-            sequence, end_of_prompt = segment.sequence, segment.sequence.num_prompt
-            if segment.start < end_of_prompt:
-                end = min(segment.end, end_of_prompt)
-                parts.append(self.prepare(sequence).part(segment.start, end))
-            if segment.end > end_of_prompt:  # after a preemption: tokens generated before it
-                replayed = range(max(segment.start, end_of_prompt), segment.end)
+        for prefill in batch.prefills:
+            sequence, end_of_prompt = prefill.sequence, prefill.sequence.num_prompt
+            if prefill.start < end_of_prompt:
+                assert sequence.embedded is not None, "a prefill is run when it is ready"
+                end = min(prefill.end, end_of_prompt)
+                parts.append(sequence.embedded.part(prefill.start, end))
+            if prefill.end > end_of_prompt:  # after a preemption: tokens generated before it
+                replayed = range(max(prefill.start, end_of_prompt), prefill.end)
                 tokens = [sequence.tokens[i] for i in replayed]
                 parts.append(self._rows(tokens, [sequence.pos_of(i) for i in replayed]))
         return PackedRows.cat(parts)
@@ -87,52 +124,35 @@ class Runner:
         pos_RT = pos_T.expand(self._adapter.position_rows, -1)
         return PackedRows(self._adapter.embed_tokens(tokens), pos_RT)
 
-    def prepare(self, sequence: Sequence) -> EmbeddedPrompt:
-        """The prompt with image features merged in; made when the sequence first runs.
-
-        Raises `LookmError` where the request's images are not what its prompt says.
-        """
-        if sequence.embedded is None:
-            started_s = time.monotonic()
-            features = self.features.get(sequence.request.images)
-            spent_s = time.monotonic() - started_s
-            self.encode_s += spent_s
-            sequence.clock.encode_s += spent_s
-            sequence.embedded = self._adapter.embed_prompt(
-                sequence.request.prompt_ids, sequence.request.images, features
-            )
-            sequence.next_pos = sequence.embedded.next_pos
-        return sequence.embedded
-
-    def _advance(self, batch: Batch, step: "_Step") -> None:
+    def _advance(self, batch: Batch) -> None:
         """Move every sequence past the tokens it ran, and report what its prompt kept."""
         _advance_decodes(batch)
-        for segment in batch.segments:
-            sequence = segment.sequence
-            sequence.seen = segment.end
-            if segment.looks:
+        for prefill in batch.prefills:
+            sequence = prefill.sequence
+            sequence.seen = prefill.end
+            if prefill.compresses:
                 sequence.cache.trim(sequence.cache.kept_L + sequence.todo)
-            sequence.clock.compress_s += step.compress_s[sequence]
-            if segment.end >= sequence.num_prompt:
-                sequence.embedded = None
+            if prefill.end >= sequence.num_prompt:
                 if sequence.report is None:
-                    sequence.report = self._report(segment, step)
+                    sequence.report = self._report(sequence)
+                if sequence.look is not None:
+                    sequence.clock.compress_s += sequence.look.compress_s
+                sequence.end_prefill()
 
-    def _report(self, segment: Segment, step: "_Step") -> CacheReport:
-        sequence = segment.sequence
+    def _report(self, sequence: SequenceState) -> CacheReport:
         num_layers = len(sequence.cache.pages)
-        num_prompt = sequence.num_prompt
-        evicted = step.evicted[sequence] / num_layers
+        num_prompt, look = sequence.num_prompt, sequence.look
+        evicted = look.num_evicted / num_layers if look else 0
         return CacheReport(
             policy=sequence.recipe.policy,
             prompt_tokens=num_prompt,
             image_tokens=sequence.request.prompt_ids.count(self._adapter.image_token_id),
             kept_tokens=num_prompt - round(evicted),
             evicted_tokens=round(evicted),
-            merged_tokens=round(step.merged[sequence] / num_layers),
+            merged_tokens=round(look.num_merged / num_layers) if look else 0,
             bytes=sequence.cache.bytes,
             full_bytes=sequence.cache.full_bytes(num_prompt),
-            compressed=segment.looks,
+            compressed=look is not None,
         )
 
 
@@ -143,31 +163,26 @@ def _advance_decodes(batch: Batch) -> None:
 
 
 class _Step:
-    """One forward pass as its layers see it (`interface.StepContext`)."""
+    """One forward pass as its layers see it (`attention_interface.StepContext`)."""
 
-    def __init__(self, batch: Batch, pool: PagePool, attention: Attention, num_looked: int) -> None:
+    def __init__(self, batch: Batch, pool: PagePool, attention: Attention) -> None:
         self._batch = batch
         self._pool = pool
         self._attention = attention
-        self._num_looked = num_looked  # layers that policies compress
-        self._ledgers: dict[Sequence, Ledger] = {}
         self._tables = (
             DecodeTables([seq.cache for seq in batch.decodes], pool.page_tokens, pool.device)
             if batch.decodes
             else None
         )
-        self.compress_s: dict[Sequence, float] = defaultdict(float)
-        self.evicted: dict[Sequence, int] = defaultdict(int)
-        self.merged: dict[Sequence, int] = defaultdict(int)
 
     def attend(self, rows: LayerRows) -> torch.Tensor:
-        """Decode rows against their pages, then each segment; `[T, H, D]`."""
+        """Decode rows against their pages, then each prefill; `[T, H, D]`."""
         num_decodes = len(self._batch.decodes)
         outs = [self._decode(rows.part(0, num_decodes))] if num_decodes else []
         start = num_decodes
-        for segment in self._batch.segments:
-            end = start + segment.end - segment.start
-            outs.append(self._segment(segment, rows.part(start, end)))
+        for prefill in self._batch.prefills:
+            end = start + prefill.end - prefill.start
+            outs.append(self._prefill(prefill, rows.part(start, end)))
             start = end
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
@@ -191,67 +206,39 @@ class _Step:
             return self._attention.decode(*where, scale=rows.scale)
         return masked.decode(*where, scale=rows.scale, window=rows.window)
 
-    def _segment(self, segment: Segment, rows: LayerRows) -> torch.Tensor:
+    def _prefill(self, prefill: Prefill, rows: LayerRows) -> torch.Tensor:
         """Prefill rows. Layers with a window are not compressed: their rows are the last tokens."""
-        cache = segment.sequence.cache
-        first = 0
-        if segment.looks:
+        sequence, first = prefill.sequence, 0
+        look = sequence.look if prefill.compresses else None
+        if look is not None:
             if rows.window is None:
-                return self._look(segment, rows)
-            first = max(0, segment.end - rows.window + 1)  # no later token sees those before it
-            self.evicted[segment.sequence] += first
-        cache.append(rows.layer, rows.k_KTD[:, first:], rows.v_KTD[:, first:])
-        if segment.start > 0:
-            k_KSD, v_KSD = cache.gather(rows.layer)
-            return self._extend(rows, k_KSD, v_KSD)
-        mask_TT = self._mask(segment.sequence, rows)
-        if mask_TT is None and rows.window is None:
-            return self._attention.prefill(
-                rows.q_HTD, rows.k_KTD, rows.v_KTD, scale=rows.scale, needs=Needs()
-            )[0]
-        if mask_TT is None:
-            return self._extend(rows, rows.k_KTD, rows.v_KTD)
-        return masked.prefill(
-            rows.q_HTD,
-            rows.k_KTD,
-            rows.v_KTD,
-            scale=rows.scale,
-            mask_TT=mask_TT,
-            needs=Needs(),
-        )[0]
+                return self._look(sequence, look, rows)
+            first = max(0, prefill.end - rows.window + 1)  # no later token sees those before it
+            look.num_evicted += first
+        sequence.cache.append(rows.layer, rows.k_KTD[:, first:], rows.v_KTD[:, first:])
+        mask_TT = self._mask(sequence, rows) if prefill.start == 0 else None
+        if mask_TT is not None:
+            out_THD, _ = masked.prefill(
+                rows.q_HTD, rows.k_KTD, rows.v_KTD, scale=rows.scale, mask_TT=mask_TT, needs=NOTHING
+            )
+            return out_THD
+        k_KSD, v_KSD = rows.k_KTD, rows.v_KTD
+        if prefill.start > 0:
+            k_KSD, v_KSD = sequence.cache.gather(rows.layer)
+        if rows.window is not None:
+            return masked.extend(rows.q_HTD, k_KSD, v_KSD, scale=rows.scale, window=rows.window)
+        return self._attention.prefill(rows.q_HTD, k_KSD, v_KSD, scale=rows.scale, needs=NOTHING)[0]
 
-    def _extend(self, rows: LayerRows, k_KSD: torch.Tensor, v_KSD: torch.Tensor) -> torch.Tensor:
-        if rows.window is None:
-            return self._attention.extend(rows.q_HTD, k_KSD, v_KSD, scale=rows.scale)
-        return masked.extend(rows.q_HTD, k_KSD, v_KSD, scale=rows.scale, window=rows.window)
-
-    def _look(self, segment: Segment, rows: LayerRows) -> torch.Tensor:
+    def _look(self, sequence: SequenceState, look: PromptLook, rows: LayerRows) -> torch.Tensor:
         """Prefill a whole prompt, and store only what its policy keeps of it."""
-        sequence = segment.sequence
-        assert sequence.embedded is not None
-        is_image_T = sequence.embedded.is_image_T
-        if sequence not in self._ledgers:
-            self._ledgers[sequence] = open_ledger(sequence.recipe, is_image_T, self._num_looked)
-        seen = look(
-            rows.q_HTD,
-            rows.k_KTD,
-            rows.v_KTD,
-            is_image_T=is_image_T,
-            mask_TT=self._mask(sequence, rows),
-            recipe=sequence.recipe,
-            ledger=self._ledgers[sequence],
-            scale=rows.scale,
-            attention=self._attention,
-            layer=rows.layer,
-            num_layers=len(sequence.cache.pages),
-        )
-        sequence.cache.append(rows.layer, seen.compressed.key, seen.compressed.value)
-        self.compress_s[sequence] += seen.compress_s
-        self.evicted[sequence] += seen.compressed.num_evicted
-        self.merged[sequence] += seen.compressed.num_merged
-        return seen.out_THD
+        layer = look.layer(rows.layer, rows.scale)
+        mask_TT = self._mask(sequence, rows)
+        out_THD = layer.attend(rows.q_HTD, rows.k_KTD, rows.v_KTD, mask_TT=mask_TT)
+        kept = layer.compress(rows.q_HTD, rows.k_KTD, rows.v_KTD)
+        sequence.cache.append(rows.layer, kept.key, kept.value)
+        return out_THD
 
-    def _mask(self, sequence: Sequence, rows: LayerRows) -> torch.Tensor | None:
+    def _mask(self, sequence: SequenceState, rows: LayerRows) -> torch.Tensor | None:
         """Who sees whom in this layer, where the prompt is not causal."""
         mask = sequence.embedded.mask if sequence.embedded else None
         return mask.of(rows.window) if mask else None

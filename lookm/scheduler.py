@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Iterable
 from itertools import chain
 
-from lookm.batch import Batch, Segment, Sequence
+from lookm.batch import Batch, Encode, Prefill
 from lookm.cache import PagePool
 from lookm.cache.table import Int64
 from lookm.config import EngineConfig
 from lookm.errors import QueueFullError
+from lookm.sequence import SequenceState
 
 
 class Scheduler:
@@ -26,11 +27,11 @@ class Scheduler:
         self._max_running = config.max_running
         self._max_waiting = config.max_waiting
         self._max_step_tokens = config.max_step_tokens
-        self.waiting: deque[Sequence] = deque()
-        self.running: list[Sequence] = []
+        self.waiting: deque[SequenceState] = deque()
+        self.running: list[SequenceState] = []
         self.num_preemptions = 0
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: SequenceState) -> None:
         """Queue a sequence. Raises `QueueFullError` where too many would have to wait.
 
         The queue is first come, first served: those at its front that could run at once, by
@@ -46,7 +47,7 @@ class Scheduler:
             )
         self.waiting.append(sequence)
 
-    def remove(self, sequence: Sequence) -> None:
+    def remove(self, sequence: SequenceState) -> None:
         """Forget a sequence, finished or aborted, and free its pages."""
         if sequence in self.running:
             self.running.remove(sequence)
@@ -56,21 +57,20 @@ class Scheduler:
 
     def schedule(self) -> Batch:
         """The next step's work. Every page it writes to is reserved on return."""
-        decodes = self._grow_decodes()
-        segments: list[Segment] = []
-        budget = self._max_step_tokens - len(decodes)
+        batch = Batch(self._grow_decodes())
+        budget = self._max_step_tokens - len(batch.decodes)
         for sequence in self.running:
             if not sequence.decoding:
-                budget = self._prefill(sequence, budget, segments)
+                budget = self._prefill(sequence, budget, batch)
         while self.waiting and len(self.running) < self._max_running and budget > 0:
             sequence = self.waiting[0]
-            if not self._fits(sequence) or self._too_long_for_now(sequence, budget, segments):
+            if not self._fits(sequence) or self._too_long_for_now(sequence, budget, batch):
                 break
             self.running.append(self.waiting.popleft())
             sequence.cache.reserve(sequence.rows_when_caught_up())
             sequence.clock.start()
-            budget = self._prefill(sequence, budget, segments)
-        return Batch(decodes, segments)
+            budget = self._prefill(sequence, budget, batch)
+        return batch
 
     def check(self) -> None:
         """Assert the invariants between steps: pages owned once, waiting requests hold none."""
@@ -84,7 +84,7 @@ class Scheduler:
                 assert kept <= bound, "more rows than the bound"
         assert not any(sequence.cache.num_pages for sequence in self.waiting)
 
-    def _grow_decodes(self) -> list[Sequence]:
+    def _grow_decodes(self) -> list[SequenceState]:
         """Reserve each decoding sequence's next row, oldest first, preempting the newest."""
         decodes = []
         for sequence in list(self.running):
@@ -98,22 +98,22 @@ class Scheduler:
                 decodes.append(sequence)
         return decodes
 
-    def _short_of(self, sequence: Sequence, rows_L: Int64) -> bool:
+    def _short_of(self, sequence: SequenceState, rows_L: Int64) -> bool:
         return self._pool.num_free < sequence.cache.missing_pages(rows_L)
 
-    def _preempt(self, sequence: Sequence) -> None:
+    def _preempt(self, sequence: SequenceState) -> None:
         self.running.remove(sequence)
         sequence.rewind()
         self.waiting.appendleft(sequence)
         self.num_preemptions += 1
 
-    def _fits(self, sequence: Sequence) -> bool:
+    def _fits(self, sequence: SequenceState) -> bool:
         """Whether the pool holds the sequence, and a next page per layer for everyone running."""
         need = sequence.cache.missing_pages(sequence.rows_when_caught_up())
         layers = len(sequence.cache.pages)
         return self._pool.num_free >= need + layers * _count_decoding(self.running)
 
-    def _num_startable(self, newest: Sequence) -> int:
+    def _num_startable(self, newest: SequenceState) -> int:
         """How many at the front of the queue, `newest` at its end, have a place and pages now.
 
         As `schedule` counts: after the next rows of those that decode, each by `_fits`. A step's
@@ -131,23 +131,27 @@ class Scheduler:
                 return started
         return len(self.waiting) + 1
 
-    def _too_long_for_now(self, sequence: Sequence, budget: int, segments: list[Segment]) -> bool:
+    def _too_long_for_now(self, sequence: SequenceState, budget: int, batch: Batch) -> bool:
         """A prompt longer than what is left of the budget waits to be a step's first prefill.
 
-        Then it is cut only where it is longer than a step, and past the budget only where it runs
-        whole.
+        Then it is cut only where it is longer than a step, and past the budget only where it is
+        indivisible.
         """
-        return len(sequence.tokens) > budget and bool(segments)
+        return len(sequence.tokens) > budget and bool(batch.prefills)
 
-    def _prefill(self, sequence: Sequence, budget: int, segments: list[Segment]) -> int:
-        """Add the sequence's next segment; return what is left of the token budget."""
+    def _prefill(self, sequence: SequenceState, budget: int, batch: Batch) -> int:
+        """Hand out the sequence's next units of work; return what is left of the token budget."""
         start, total = sequence.seen, len(sequence.tokens)
-        end = sequence.num_prompt if sequence.whole and start == 0 else min(total, start + budget)
+        first = sequence.indivisible and start == 0
+        end = sequence.num_prompt if first else min(total, start + budget)
         if end <= start:
             return budget
-        segments.append(Segment(sequence, start, end))
+        if start < sequence.num_prompt and sequence.num_unencoded:
+            num_encoded = len(sequence.features)
+            batch.encodes.append(Encode(sequence, num_encoded, len(sequence.request.images)))
+        batch.prefills.append(Prefill(sequence, start, end))
         return budget - (end - start)
 
 
-def _count_decoding(sequences: Iterable[Sequence]) -> int:
+def _count_decoding(sequences: Iterable[SequenceState]) -> int:
     return sum(sequence.decoding for sequence in sequences)

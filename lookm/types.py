@@ -46,7 +46,7 @@ class Needs:
 
     `sums`: `sum_i A_ij`; `squares`: `sum_i A_ij^2`; `window` > 0: `sum_i A_ij` over the last
     `window` query rows only (query heads of a group summed), float32. With `after_images` the
-    window is every row after the last image token, where there is one (`look.needs_of`).
+    window is every row after the last image token, where there is one (`policy.PromptPolicy`).
     `density` and `entropy` say how widely A is spread (`lookm.attention.spread`).
     """
 

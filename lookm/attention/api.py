@@ -1,8 +1,8 @@
 """The seam: what the runner asks of attention, whatever computes it.
 
-Shapes: B sequences, T query tokens, S cached rows, H query heads, K KV heads, D head size,
-P pages, N tokens a page, M pages of the longest sequence. H is a multiple of K, and query heads
-`g * H/K .. (g+1) * H/K` read KV head g.
+Shapes: B sequences, T query tokens, S rows of keys and values, H query heads, K KV heads, D head
+size, P pages, N tokens a page, M pages of the longest sequence. H is a multiple of K, and query
+heads `g * H/K .. (g+1) * H/K` read KV head g.
 """
 
 from collections.abc import Sequence
@@ -16,17 +16,35 @@ from lookm.types import Needs
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Statistics:
-    """Sums over the prompt's causal attention matrix A, those that `Needs` asked for.
+    """Sums over query rows of a prompt's attention matrix A, those that `Needs` asked for.
 
     `sums_KT = sum_i A_ij`, `squares_KT = sum_i A_ij^2`, `window_KT = sum_i A_ij` over the last
-    `Needs.window` queries only. Per KV head (query heads of a group summed), float32 (float64 for
-    float64 inputs). Each row of `sums_KT` adds up to T times the group size. An `Attention` gives
-    these three; what else `Needs` can ask for is `spread.measure`'s.
+    `Needs.window` of the rows only. Per KV head (query heads of a group summed), float32 (float64
+    for float64 inputs). A column for every key that the rows see; over a whole prompt each row of
+    `sums_KT` adds up to T times the group size. An `Attention` gives these three; what else `Needs`
+    can ask for is `spread.measure`'s.
     """
 
     sums_KT: torch.Tensor | None = None
     squares_KT: torch.Tensor | None = None
     window_KT: torch.Tensor | None = None
+
+    def plus(self, later: "Statistics") -> "Statistics":
+        """The sums over these rows and over `later` ones, which see at least as many keys."""
+        return Statistics(
+            sums_KT=added(self.sums_KT, later.sums_KT),
+            squares_KT=added(self.squares_KT, later.squares_KT),
+            window_KT=added(self.window_KT, later.window_KT),
+        )
+
+
+def added(first_KS: torch.Tensor | None, later_KS: torch.Tensor | None) -> torch.Tensor | None:
+    """The sum of two rows of columns; the first may be shorter, or either not there."""
+    if first_KS is None or later_KS is None:
+        return later_KS if first_KS is None else first_KS
+    sum_KS = later_KS.clone()
+    sum_KS[:, : first_KS.shape[1]] += first_KS
+    return sum_KS
 
 
 class Attention(Protocol):
@@ -39,13 +57,17 @@ class Attention(Protocol):
     def prefill(
         self,
         q_HTD: torch.Tensor,
-        k_KTD: torch.Tensor,
-        v_KTD: torch.Tensor,
+        k_KSD: torch.Tensor,
+        v_KSD: torch.Tensor,
         *,
         scale: float,
         needs: Needs,
     ) -> tuple[torch.Tensor, Statistics]:
-        """Causal attention of a whole prompt, `out_THD`, and the sums a policy needs of it."""
+        """Causal attention of T rows, `out_THD`, and the sums that a policy needs of them.
+
+        The T queries are the last of the S rows: query t sees rows `0 .. S - T + t`. A whole prompt
+        has S = T; statistics of its parts are added by `Statistics.plus`.
+        """
 
     def nearest(
         self, kept_KSD: torch.Tensor, evicted_KED: torch.Tensor
@@ -62,14 +84,6 @@ class Attention(Protocol):
         """A faster twin of the policy's `combine` (`lookm.policy.merges`), or None.
 
         For several pairs of kept and evicted rows that go the same ways: keys and values.
-        """
-
-    def extend(
-        self, q_HTD: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor, *, scale: float
-    ) -> torch.Tensor:
-        """T new queries against S rows of which the last T are their own; `out_THD`.
-
-        Query t sees rows `0 .. S - T + t`.
         """
 
     def decode(

@@ -26,20 +26,17 @@ class ReferenceAttention:
     def prefill(
         self,
         q_HTD: torch.Tensor,
-        k_KTD: torch.Tensor,
-        v_KTD: torch.Tensor,
+        k_KSD: torch.Tensor,
+        v_KSD: torch.Tensor,
         *,
         scale: float,
         needs: Needs,
     ) -> tuple[torch.Tensor, Statistics]:
         """SDPA, or one fused chunked pass where sums are needed. See `Attention.prefill`."""
         if needs.sums or needs.squares:
-            return _fused(q_HTD, k_KTD, v_KTD, scale, needs)
-        out_HTD = F.scaled_dot_product_attention(
-            q_HTD[None], k_KTD[None], v_KTD[None], is_causal=True, scale=scale, enable_gqa=True
-        )[0]
-        statistics = Statistics(window_KT=window_sums(q_HTD, k_KTD, scale, needs.window))
-        return out_HTD.transpose(0, 1), statistics
+            return _fused(q_HTD, k_KSD, v_KSD, scale, needs)
+        statistics = Statistics(window_KT=window_sums(q_HTD, k_KSD, scale, needs.window))
+        return _causal(q_HTD, k_KSD, v_KSD, scale), statistics
 
     def nearest(
         self, kept_KSD: torch.Tensor, evicted_KED: torch.Tensor
@@ -58,32 +55,6 @@ class ReferenceAttention:
         """None, for the same reason."""
         del rows, target_KE, weight_KE, centre_KS
         return None
-
-    def extend(
-        self, q_HTD: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor, *, scale: float
-    ) -> torch.Tensor:
-        """SDPA, 256 queries at a time, so that the mask stays small. See `Attention.extend`."""
-        num_queries = q_HTD.shape[1]
-        num_before = k_KSD.shape[1] - num_queries
-        assert num_before >= 0, "the queries' own rows are the last rows"
-        outs = []
-        for start in range(0, num_queries, EXTEND_ROWS):
-            end = min(start + EXTEND_ROWS, num_queries)
-            mask_TS = None
-            if end - start > 1:
-                mask_TS = q_HTD.new_ones(end - start, num_before + end, dtype=torch.bool)
-                mask_TS = mask_TS.tril_(diagonal=num_before + start)
-            outs.append(
-                F.scaled_dot_product_attention(
-                    q_HTD[None, :, start:end],
-                    k_KSD[None, :, : num_before + end],
-                    v_KSD[None, :, : num_before + end],
-                    attn_mask=mask_TS,
-                    scale=scale,
-                    enable_gqa=True,
-                )[0]
-            )
-        return torch.cat(outs, dim=1).transpose(0, 1)
 
     def decode(
         self,
@@ -125,18 +96,51 @@ class ReferenceAttention:
 
 
 def statistics(
-    q_HTD: torch.Tensor, k_KTD: torch.Tensor, *, scale: float, needs: Needs
+    q_HTD: torch.Tensor, k_KSD: torch.Tensor, *, scale: float, needs: Needs
 ) -> Statistics:
     """The sums alone, without the attention output: for callers that have no use for it."""
     if needs.sums or needs.squares:
-        return _fused(q_HTD, k_KTD, None, scale, needs)[1]
-    return Statistics(window_KT=window_sums(q_HTD, k_KTD, scale, needs.window))
+        return _fused(q_HTD, k_KSD, None, scale, needs)[1]
+    return Statistics(window_KT=window_sums(q_HTD, k_KSD, scale, needs.window))
+
+
+def _causal(
+    q_HTD: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """`out_THD` by SDPA; behind earlier rows 256 queries at a time: the mask stays small."""
+    num_queries = q_HTD.shape[1]
+    num_before = k_KSD.shape[1] - num_queries
+    assert num_before >= 0, "the queries' own rows are the last rows"
+    if num_before == 0:
+        out_HTD = F.scaled_dot_product_attention(
+            q_HTD[None], k_KSD[None], v_KSD[None], is_causal=True, scale=scale, enable_gqa=True
+        )[0]
+        return out_HTD.transpose(0, 1)
+    outs = []
+    for start in range(0, num_queries, EXTEND_ROWS):
+        end = min(start + EXTEND_ROWS, num_queries)
+        mask_TS = None
+        if end - start > 1:
+            # SDPA's own causal mask is aligned to the first row, ours to the last one.
+            mask_TS = q_HTD.new_ones(end - start, num_before + end, dtype=torch.bool)
+            mask_TS = mask_TS.tril_(diagonal=num_before + start)
+        outs.append(
+            F.scaled_dot_product_attention(
+                q_HTD[None, :, start:end],
+                k_KSD[None, :, : num_before + end],
+                v_KSD[None, :, : num_before + end],
+                attn_mask=mask_TS,
+                scale=scale,
+                enable_gqa=True,
+            )[0]
+        )
+    return torch.cat(outs, dim=1).transpose(0, 1)
 
 
 def _fused(
     q_HTD: torch.Tensor,
-    k_KTD: torch.Tensor,
-    v_KTD: torch.Tensor | None,
+    k_KSD: torch.Tensor,
+    v_KSD: torch.Tensor | None,
     scale: float,
     needs: Needs,
 ) -> tuple[torch.Tensor, Statistics]:
@@ -145,27 +149,29 @@ def _fused(
     A chunk's softmax is complete, since it sees all its keys, so no running maximum is kept.
     Without values the output is left undefined.
     """
-    num_tokens, head_size = q_HTD.shape[1:]
-    num_heads = k_KTD.shape[0]
-    weigh = _Weigher(k_KTD, scale, rows=min(CHUNK_ROWS, num_tokens) * q_HTD.shape[0] // num_heads)
-    q_KGTD = q_HTD.reshape(num_heads, -1, num_tokens, head_size)
+    num_queries, head_size = q_HTD.shape[1:]
+    num_heads, num_rows = k_KSD.shape[:2]
+    num_before = num_rows - num_queries
+    weigh = _Weigher(k_KSD, scale, rows=min(CHUNK_ROWS, num_queries) * q_HTD.shape[0] // num_heads)
+    q_KGTD = q_HTD.reshape(num_heads, -1, num_queries, head_size)
     out_KGTD = torch.empty_like(q_KGTD)
-    sums_KT = torch.zeros(num_heads, num_tokens, dtype=weigh.softmax_dtype, device=q_HTD.device)
-    squares_KT = torch.zeros_like(sums_KT) if needs.squares else None
-    v_KTD = None if v_KTD is None else v_KTD.to(weigh.matmul_dtype)
-    for start in range(0, num_tokens, CHUNK_ROWS):
-        end = min(start + CHUNK_ROWS, num_tokens)
-        weights_KRT = weigh(q_KGTD[:, :, start:end], end)
-        sums_KT[:, :end] += weights_KRT.sum(dim=1)
-        if v_KTD is not None:
-            out_KRD = weigh.narrowed(weights_KRT) @ v_KTD[:, :end]
+    sums_KS = torch.zeros(num_heads, num_rows, dtype=weigh.softmax_dtype, device=q_HTD.device)
+    squares_KS = torch.zeros_like(sums_KS) if needs.squares else None
+    v_KSD = None if v_KSD is None else v_KSD.to(weigh.matmul_dtype)
+    for start in range(0, num_queries, CHUNK_ROWS):
+        end = min(start + CHUNK_ROWS, num_queries)
+        seen = num_before + end
+        weights_KRS = weigh(q_KGTD[:, :, start:end], seen)
+        sums_KS[:, :seen] += weights_KRS.sum(dim=1)
+        if v_KSD is not None:
+            out_KRD = weigh.narrowed(weights_KRS) @ v_KSD[:, :seen]
             out_KGTD[:, :, start:end] = out_KRD.view(num_heads, -1, end - start, head_size)
-        if squares_KT is not None:
-            squares_KT[:, :end] += weights_KRT.square_().sum(dim=1)
+        if squares_KS is not None:
+            squares_KS[:, :seen] += weights_KRS.square_().sum(dim=1)
     found = Statistics(
-        sums_KT=sums_KT,
-        squares_KT=squares_KT,
-        window_KT=window_sums(q_HTD, k_KTD, scale, needs.window),
+        sums_KT=sums_KS,
+        squares_KT=squares_KS,
+        window_KT=window_sums(q_HTD, k_KSD, scale, needs.window),
     )
     return out_KGTD.flatten(0, 1).transpose(0, 1), found
 
@@ -222,20 +228,22 @@ def _part(buffer: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
 
 def window_sums(
-    q_HTD: torch.Tensor, k_KTD: torch.Tensor, scale: float, window: int
+    q_HTD: torch.Tensor, k_KSD: torch.Tensor, scale: float, window: int
 ) -> torch.Tensor | None:
-    """`sum_i A_ij` over the last `window` queries (all, where the prompt is shorter)."""
+    """`sum_i A_ij` over the last `window` queries (all, where there are fewer)."""
     if not window:
         return None
-    num_heads, num_tokens, head_size = k_KTD.shape
-    q_KGTD = q_HTD.reshape(num_heads, -1, num_tokens, head_size)
-    rows = min(window, CHUNK_ROWS, num_tokens) * q_KGTD.shape[1]
-    weigh = _Weigher(k_KTD, scale, rows=rows)
-    sums_KT = torch.zeros(num_heads, num_tokens, dtype=weigh.softmax_dtype, device=k_KTD.device)
-    for start in range(max(0, num_tokens - window), num_tokens, CHUNK_ROWS):
-        end = min(start + CHUNK_ROWS, num_tokens)
-        sums_KT[:, :end] += weigh(q_KGTD[:, :, start:end], end).sum(dim=1)
-    return sums_KT
+    num_heads, num_rows, head_size = k_KSD.shape
+    num_queries = q_HTD.shape[1]
+    q_KGTD = q_HTD.reshape(num_heads, -1, num_queries, head_size)
+    rows = min(window, CHUNK_ROWS, num_queries) * q_KGTD.shape[1]
+    weigh = _Weigher(k_KSD, scale, rows=rows)
+    sums_KS = torch.zeros(num_heads, num_rows, dtype=weigh.softmax_dtype, device=k_KSD.device)
+    for start in range(max(0, num_queries - window), num_queries, CHUNK_ROWS):
+        end = min(start + CHUNK_ROWS, num_queries)
+        seen = num_rows - num_queries + end
+        sums_KS[:, :seen] += weigh(q_KGTD[:, :, start:end], seen).sum(dim=1)
+    return sums_KS
 
 
 def _decode_padded(

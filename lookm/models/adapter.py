@@ -144,8 +144,8 @@ class Adapter:
         """Merge image features into the token embeddings, as the model itself would."""
         ids_1T = torch.tensor([prompt_ids], device=self.device)
         is_image_1T = ids_1T == self.image_token_id
-        whole = self.family.whole_prompt(has_images=bool(images))
-        with self._own_masks() if whole else contextlib.nullcontext():
+        causal = self.family.causal(has_images=bool(images))
+        with contextlib.nullcontext() if causal else self._own_masks():
             captured = self._capture(ids_1T, self._arguments(is_image_1T, images, features))
         num_tokens = ids_1T.shape[1]
         pos = captured.get("position_ids")
@@ -161,7 +161,7 @@ class Adapter:
             is_image_T=is_image_1T[0],
             next_pos=int(pos_RT.max()) + 1,
             deepstack_FVE=torch.stack(list(deepstack)) if deepstack else None,
-            mask=_prompt_mask(captured["attention_mask"]) if whole else None,
+            mask=None if causal else _prompt_mask(captured["attention_mask"]),
         )
 
     @torch.inference_mode()

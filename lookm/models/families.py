@@ -58,9 +58,9 @@ class Family:
     packages: tuple[str, ...] = ()
     template: str | None = None
 
-    def whole_prompt(self, *, has_images: bool) -> bool:
-        """Whether such a prompt has tokens that see later ones, and so is prefilled in one go."""
-        return self.prefill == "prefix" or (self.prefill == "image blocks" and has_images)
+    def causal(self, *, has_images: bool) -> bool:
+        """Whether the tokens of such a prompt see only those before them."""
+        return self.prefill == "causal" or (self.prefill == "image blocks" and not has_images)
 
 
 # PaliGemma was trained on images, then <bos>, then one line of text; it knows no turns.

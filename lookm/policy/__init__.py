@@ -2,24 +2,19 @@
 
 A policy is parts. Reading order: `view` (what a policy may look at), `scores` and `coverage` (what
 matters), `budgets` (how many), `depth` (in which layer), `pins` (what outranks a score), `merges`
-(what becomes of the rest), `compose` (select and gather, written once) and `presets` (the named
-lists of parts, parsing, validation). `docs/look-m-plus.md` is the study behind `look-m-plus`.
+(what becomes of the rest), `recipe` (the parts together), `prompt` (a recipe opened for one
+prompt), `compose` (select and gather, written once) and `presets` (the named lists of parts,
+parsing, validation). `docs/look-m-plus.md` is the study behind `look-m-plus`.
 
 Shapes: K KV heads, T prompt tokens, C candidates, S kept rows, E evicted rows, D head size.
 """
 
 from lookm.policy.budgets import Budget
-from lookm.policy.compose import (
-    Compressed,
-    Recipe,
-    compress,
-    kept_bound,
-    kept_bounds,
-    open_ledger,
-)
-from lookm.policy.depth import Ledger
+from lookm.policy.compose import Compressed, compress
 from lookm.policy.pins import Pins
-from lookm.policy.presets import DEFAULT_KEEP, PRESETS, Preset, parse, resolve, to_string
+from lookm.policy.presets import DEFAULT_KEEP, PRESETS, parse, resolve, to_string
+from lookm.policy.prompt import PromptPolicy, kept_bound, kept_bounds, open_ledger
+from lookm.policy.recipe import Preset, Recipe
 from lookm.policy.view import View
 
 __all__ = [
@@ -27,9 +22,9 @@ __all__ = [
     "PRESETS",
     "Budget",
     "Compressed",
-    "Ledger",
     "Pins",
     "Preset",
+    "PromptPolicy",
     "Recipe",
     "View",
     "compress",

@@ -154,10 +154,6 @@ class Ledger:
         self._left = limits.nominal * len(self._left_L)
         self._measures: list[torch.Tensor] = []
 
-    def keeps_all(self, num_tokens: int) -> bool:
-        """Whether nothing of the prompt is dropped in any layer. Asks no tensor."""
-        return self._budget.total >= num_tokens
-
     def next(self, view: View) -> Budget:
         """The next layer's budget. Called once for each layer, in order."""
         assert self._left_L, "every layer has had its budget"

@@ -5,19 +5,18 @@ A preset is a list of parts; adding one is one entry in `PRESETS`. Knows nothing
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import get_args
 
 from lookm.errors import PolicyError
 from lookm.policy import depth, scores
-from lookm.policy.budgets import NUM_SINKS, BudgetRule, sinks_then_recent, split
-from lookm.policy.compose import Recipe
+from lookm.policy.budgets import NUM_SINKS, sinks_then_recent
 from lookm.policy.coverage import covering
-from lookm.policy.depth import Adaptive, DepthRule
-from lookm.policy.merges import MERGES, MergeRule
+from lookm.policy.depth import Adaptive
+from lookm.policy.merges import MERGES
 from lookm.policy.pins import Pins
-from lookm.policy.scores import Score
+from lookm.policy.recipe import Preset, Recipe
 from lookm.types import CachePolicy, Merge, Needs, TextMode
 
 DEFAULT_KEEP = 0.2
@@ -27,26 +26,6 @@ _SHORT = (
     f"write METHOD@FRACTION with a fraction kept in (0, 1], such as 'look-m@0.2', or METHOD@TOKENS "
     f"with a whole number of tokens of at least {MIN_SHORT_TOKENS}, such as 'look-m@512'"
 )
-
-
-_NO_NEEDS, _NO_PINS = Needs(), Pins()
-
-
-@dataclass(frozen=True, slots=True)
-class Preset:
-    """The parts of a named policy; `CachePolicy.recent`, `.merge` and `.text` replace its own.
-
-    `about_images` presets leave prompts without images alone, as those whose pins prefer text do.
-    """
-
-    score: Score | None
-    needs: Needs = _NO_NEEDS
-    budget: BudgetRule = split
-    pins: Pins = _NO_PINS
-    merge: MergeRule | None = None
-    depth: DepthRule | None = None
-    recent: float = 0.5
-    about_images: bool = False
 
 
 _SUMS = Needs(sums=True)
@@ -132,17 +111,11 @@ def resolve(policy: CachePolicy | str, presets: Mapping[str, Preset] = PRESETS) 
         policy = replace(policy, keep=DEFAULT_KEEP)
     if policy.recent is None:
         policy = replace(policy, recent=preset.recent)
-    pins = preset.pins if policy.text is None else replace(preset.pins, text=policy.text)
-    return Recipe(
-        policy=policy,
-        score=preset.score,
-        budget=preset.budget,
-        pins=pins,
-        merge=MERGES[policy.merge] if policy.merge else preset.merge,
-        needs=preset.needs,
-        depth=preset.depth,
-        about_images=preset.about_images,
-    )
+    if policy.text is not None:
+        preset = replace(preset, pins=replace(preset.pins, text=policy.text))
+    if policy.merge is not None:
+        preset = replace(preset, merge=MERGES[policy.merge])
+    return Recipe(policy, preset)
 
 
 def parse(text: str) -> CachePolicy:

@@ -37,7 +37,7 @@ def test_generate_over_the_cache_equals_the_engine(method, num_images):
     policy = CachePolicy(method) if method == "full" else CachePolicy(method, keep=0.3)
     got, cache = plain_answer(tiny_llava(), prompt, policy)
     assert got == answers(tiny_engine(), [prompt.request("a", policy)])["a"]
-    whole = method == "full" or (num_images == 0 and resolve(policy).modality_aware)
+    whole = method == "full" or (num_images == 0 and resolve(policy).preset.modality_aware)
     assert len(cache.kept_tokens) == 3
     assert all((kept == len(prompt.ids)) == whole for kept in cache.kept_tokens)
 
@@ -74,7 +74,7 @@ def test_each_family_answers_as_without_it_or_is_refused(name):
     toy = TOYS[name]
     model, asked = toy.model(), prompt(toy, 2, seed=7)
     is_image = torch.tensor(asked.ids) == IMAGE
-    if toy.row.whole_prompt(has_images=True):
+    if not toy.row.causal(has_images=True):
         with pytest.raises(RequestError, match="see later ones"):
             compressing(model, "full", is_image).__enter__()
         return

@@ -4,24 +4,27 @@ import pytest
 import torch
 
 from lookm.attention import ReferenceAttention
-from lookm.look import look
-from lookm.policy import open_ledger, parse, resolve
+from lookm.look import PromptLook
+from lookm.policy import PromptPolicy, parse, resolve
 from tests.lookm.host_syncs import questions
 
 IS_IMAGE = torch.tensor([False] + [True] * 40 + [False] * 9)
 
 
-def layer(policy, ledger_layers=2):
-    """One layer of a prompt under `policy`, its ledger opened before, as a step does."""
+def layer(policy, num_layers=2):
+    """One layer of a prompt under `policy`, opened before, as the runner does."""
     recipe = resolve(parse(policy))
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(4, len(IS_IMAGE), 16, generator=generator) for _ in range(3))
-    ledger = open_ledger(recipe, IS_IMAGE, ledger_layers)
-    return lambda: look(
-        q, k, v,
-        is_image_T=IS_IMAGE, recipe=recipe, ledger=ledger, scale=0.25,
-        attention=ReferenceAttention(), layer=0, num_layers=ledger_layers,
-    )  # fmt: skip
+    opened = PromptPolicy(recipe, IS_IMAGE, num_layers)
+    look = PromptLook(opened, IS_IMAGE, num_layers=num_layers, attention=ReferenceAttention())
+
+    def run():
+        one = look.layer(0, 0.25)
+        one.attend(q, k, v)
+        one.compress(q, k, v)
+
+    return run
 
 
 @pytest.mark.parametrize("policy", ["look-m@0.5", "h2o@0.2", "snapkv@0.2", "streaming@0.2"])

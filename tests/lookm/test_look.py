@@ -1,5 +1,6 @@
 """Golden vectors of the authors' code, the library call's contract, and `look` against it."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from safetensors import safe_open
 import lookm
 from lookm import CachePolicy, PolicyError, RequestError, compress
 from lookm.attention import ReferenceAttention
-from lookm.look import look
-from lookm.policy import PRESETS, resolve
+from lookm.look import PromptLook
+from lookm.policy import PRESETS, PromptPolicy, resolve
+from lookm.types import Needs
 from tests.lookm.policy.layers import layer
 
 GOLDEN = Path(__file__).parent.parent / "data"
@@ -32,6 +34,12 @@ def golden(name):
 def call(tensors, policy, dtype):
     rows = (tensors[name].to(dtype) for name in ("query", "key", "value"))
     return compress(*rows, tensors["is_image"], policy)
+
+
+def opened(policy, is_image_T, attention):
+    """A look at a prompt of one layer."""
+    policy = PromptPolicy(resolve(policy), is_image_T, 1)
+    return PromptLook(policy, is_image_T, num_layers=1, attention=attention)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,20 +74,43 @@ def test_the_short_form_is_the_papers_twenty_percent(name, text):
 def test_look_gives_the_attention_output_and_what_compress_gives(method):
     rows, attention = layer(num_tokens=200, images=((20, 180),)), ReferenceAttention()
     policy = CachePolicy(method, keep=0.3)
-    got = look(
-        *rows[:3],
-        is_image_T=rows.is_image_T,
-        recipe=resolve(policy),
-        scale=16**-0.5,
-        attention=attention,
-    )
+    look = opened(policy, rows.is_image_T, attention)
+    one = look.layer(0, 16**-0.5)
+    out_THD = one.attend(*rows[:3])
+    got = one.compress(*rows[:3])
     expected = compress(*rows, policy)
-    assert torch.equal(got.compressed.positions, expected.positions)
-    torch.testing.assert_close(got.compressed.key, expected.key)
-    torch.testing.assert_close(got.compressed.value, expected.value)
-    whole_THD = attention.extend(*rows[:3], scale=16**-0.5)
-    torch.testing.assert_close(got.out_THD, whole_THD, rtol=1e-5, atol=1e-5)
-    assert got.compress_s > 0
+    assert torch.equal(got.positions, expected.positions)
+    torch.testing.assert_close(got.key, expected.key)
+    torch.testing.assert_close(got.value, expected.value)
+    whole_THD, _ = attention.prefill(*rows[:3], scale=16**-0.5, needs=Needs())
+    torch.testing.assert_close(out_THD, whole_THD, rtol=1e-5, atol=1e-5)
+    assert look.compress_s > 0
+    assert (look.num_evicted, look.num_merged) == (expected.num_evicted, expected.num_merged)
+
+
+@pytest.mark.parametrize("cuts", [(1,), (64, 150), (150, 195), (190, 199)])
+@pytest.mark.parametrize("method", sorted(set(PRESETS) - {"full"}))
+def test_a_prompt_seen_in_parts_is_kept_as_one_seen_at_once(method, cuts):
+    q, k, v, is_image = layer(num_tokens=200, images=((20, 180),))
+    policy, parts = CachePolicy(method, keep=0.3), [*pairwise((0, *cuts, 200))]
+    look, attention = opened(policy, is_image, ReferenceAttention()), ReferenceAttention()
+    one = look.layer(0, 16**-0.5)
+    outs = [one.attend(q[:, start:end], k[:, :end], v[:, :end]) for start, end in parts]
+    got, expected = one.compress(q, k, v), compress(q, k, v, is_image, policy)
+    whole_THD, _ = attention.prefill(q, k, v, scale=16**-0.5, needs=Needs())
+    torch.testing.assert_close(torch.cat(outs), whole_THD, rtol=1e-5, atol=1e-5)
+    assert torch.equal(got.positions, expected.positions)
+    torch.testing.assert_close(got.key, expected.key)
+    torch.testing.assert_close(got.value, expected.value)
+
+
+def test_the_sums_of_a_part_that_is_left_out_are_missed():
+    """The control of the test above: without its first rows a prompt is kept differently."""
+    q, k, v, is_image = layer(num_tokens=200, images=((20, 180),))
+    one = opened("h2o@0.3", is_image, ReferenceAttention()).layer(0, 16**-0.5)
+    one.attend(q[:, 150:], k, v)
+    got = one.compress(q, k, v)
+    assert not torch.equal(got.positions, compress(q, k, v, is_image, "h2o@0.3").positions)
 
 
 def test_inputs_are_never_changed_and_never_shared_with_the_result():

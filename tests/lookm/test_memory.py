@@ -44,7 +44,7 @@ def test_the_prefill_that_is_measured_is_a_real_one(tokens):
     ours = Adapter(model, family_of(model.config))
     pos_RT = torch.arange(tokens)[None]
     rows = PackedRows(ours.embed_tokens([0] * tokens), pos_RT)
-    found = ours.forward(rows, _Looking(ReferenceAttention(), tokens, torch.device("cpu")))
+    found = ours.forward(rows, _Looking(ReferenceAttention(), tokens, 3, torch.device("cpu")))
     expected = tiny_llava().model(input_ids=torch.zeros(1, tokens, dtype=torch.long))
     torch.testing.assert_close(found, expected.last_hidden_state[0], rtol=1e-4, atol=1e-4)
 

@@ -50,7 +50,7 @@ def test_each_layer_is_counted_as_the_engine_reserves_it(
     reserved = kept_rows(recipe, torch.tensor(ids) == 7, windows, causal=True).tolist()
     rows = policies.kept_rows(asked, ids, 7, windows)
     for counted, bound, window in zip(rows, reserved, windows, strict=True):
-        if window is None and isinstance(recipe.depth, Adaptive):
+        if window is None and isinstance(recipe.preset.depth, Adaptive):
             assert counted <= bound, "these know only when they have seen the layers"
         else:
             assert counted == bound

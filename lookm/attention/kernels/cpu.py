@@ -35,24 +35,24 @@ class CpuAttention:
     def prefill(
         self,
         q_HTD: torch.Tensor,
-        k_KTD: torch.Tensor,
-        v_KTD: torch.Tensor,
+        k_KSD: torch.Tensor,
+        v_KSD: torch.Tensor,
         *,
         scale: float,
         needs: Needs,
     ) -> tuple[torch.Tensor, Statistics]:
         """Output and column sums in one pass over the logits. See `Attention.prefill`."""
         wants_sums = needs.sums or needs.squares
-        if not (wants_sums and self._multiplies(k_KTD)):
-            return self._reference.prefill(q_HTD, k_KTD, v_KTD, scale=scale, needs=needs)
-        _check_prompt(q_HTD, k_KTD, v_KTD)
-        out_THD, sums_2KT = self._extension.prefill(
-            _dense(q_HTD), _dense(k_KTD), _dense(v_KTD), scale, needs.squares
+        if not (wants_sums and self._multiplies(k_KSD)):
+            return self._reference.prefill(q_HTD, k_KSD, v_KSD, scale=scale, needs=needs)
+        _check_prompt(q_HTD, k_KSD, v_KSD)
+        out_THD, sums_2KS = self._extension.prefill(
+            _dense(q_HTD), _dense(k_KSD), _dense(v_KSD), scale, needs.squares
         )
         statistics = Statistics(
-            sums_KT=sums_2KT[0],
-            squares_KT=sums_2KT[1] if needs.squares else None,
-            window_KT=window_sums(q_HTD, k_KTD, scale, needs.window),
+            sums_KT=sums_2KS[0],
+            squares_KT=sums_2KS[1] if needs.squares else None,
+            window_KT=window_sums(q_HTD, k_KSD, scale, needs.window),
         )
         return out_THD, statistics
 
@@ -91,12 +91,6 @@ class CpuAttention:
         even = key_KTD.shape[2] % 2 == 0
         return self._products and even and key_KTD.dtype == torch.bfloat16
 
-    def extend(
-        self, q_HTD: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor, *, scale: float
-    ) -> torch.Tensor:
-        """As the reference. See `Attention.extend`."""
-        return self._reference.extend(q_HTD, k_KSD, v_KSD, scale=scale)
-
     def decode(
         self,
         q_BHD: torch.Tensor,
@@ -120,12 +114,13 @@ def _dense(row_HTD: torch.Tensor) -> torch.Tensor:
     return row_HTD if row_HTD.stride(2) == 1 else row_HTD.contiguous()
 
 
-def _check_prompt(q_HTD: torch.Tensor, k_KTD: torch.Tensor, v_KTD: torch.Tensor) -> None:
-    heads, num_tokens, size = q_HTD.shape
-    assert k_KTD.shape == v_KTD.shape, (k_KTD.shape, v_KTD.shape)
-    assert k_KTD.shape[1:] == (num_tokens, size), (k_KTD.shape, q_HTD.shape)
-    assert heads % k_KTD.shape[0] == 0, (heads, k_KTD.shape)
-    assert q_HTD.dtype == k_KTD.dtype == v_KTD.dtype == torch.bfloat16, q_HTD.dtype
+def _check_prompt(q_HTD: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor) -> None:
+    heads, num_queries, size = q_HTD.shape
+    assert k_KSD.shape == v_KSD.shape, (k_KSD.shape, v_KSD.shape)
+    assert k_KSD.shape[2] == size, (k_KSD.shape, q_HTD.shape)
+    assert 1 <= num_queries <= k_KSD.shape[1], "the queries' own rows are the last rows"
+    assert heads % k_KSD.shape[0] == 0, (heads, k_KSD.shape)
+    assert q_HTD.dtype == k_KSD.dtype == v_KSD.dtype == torch.bfloat16, q_HTD.dtype
 
 
 def _check(

@@ -25,30 +25,31 @@ class TritonAttention:
     def prefill(
         self,
         q_HTD: torch.Tensor,
-        k_KTD: torch.Tensor,
-        v_KTD: torch.Tensor,
+        k_KSD: torch.Tensor,
+        v_KSD: torch.Tensor,
         *,
         scale: float,
         needs: Needs,
     ) -> tuple[torch.Tensor, Statistics]:
         """Flash attention, then the column sums from its log-sum-exp. See `Attention.prefill`."""
-        if not (needs.sums or needs.squares or needs.window):
+        wants_sums, num_queries = needs.sums or needs.squares, q_HTD.shape[1]
+        if not (wants_sums or needs.window) and num_queries == k_KSD.shape[1]:
             out_HTD = F.scaled_dot_product_attention(
-                q_HTD[None], k_KTD[None], v_KTD[None], is_causal=True, scale=scale, enable_gqa=True
+                q_HTD[None], k_KSD[None], v_KSD[None], is_causal=True, scale=scale, enable_gqa=True
             )[0]
             return out_HTD.transpose(0, 1), Statistics()
-        out_THD, lse_HT = flash(q_HTD, k_KTD, v_KTD, scale=scale)
-        sums_KT = squares_KT = window_KT = None
-        if needs.sums or needs.squares:
-            sums_KT, squares_KT = triton_sums.column_sums(
-                q_HTD, k_KTD, lse_HT, scale=scale, squares=needs.squares
+        out_THD, lse_HT = flash(q_HTD, k_KSD, v_KSD, scale=scale)
+        sums_KS = squares_KS = window_KS = None
+        if wants_sums:
+            sums_KS, squares_KS = triton_sums.column_sums(
+                q_HTD, k_KSD, lse_HT, scale=scale, squares=needs.squares
             )
         if needs.window:
-            first_row = max(0, q_HTD.shape[1] - needs.window)
-            window_KT, _ = triton_sums.column_sums(
-                q_HTD, k_KTD, lse_HT, scale=scale, first_row=first_row
+            first_row = max(0, num_queries - needs.window)
+            window_KS, _ = triton_sums.column_sums(
+                q_HTD, k_KSD, lse_HT, scale=scale, first_row=first_row
             )
-        return out_THD, Statistics(sums_KT=sums_KT, squares_KT=squares_KT, window_KT=window_KT)
+        return out_THD, Statistics(sums_KT=sums_KS, squares_KT=squares_KS, window_KT=window_KS)
 
     def nearest(
         self, kept_KSD: torch.Tensor, evicted_KED: torch.Tensor
@@ -65,12 +66,6 @@ class TritonAttention:
     ) -> list[torch.Tensor] | None:
         """`merges.combine` of each."""
         return triton_merge.combine(rows, target_KE, weight_KE, centre_KS)
-
-    def extend(
-        self, q_HTD: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor, *, scale: float
-    ) -> torch.Tensor:
-        """Flash attention whose last query sees every row. See `Attention.extend`."""
-        return flash(q_HTD, k_KSD, v_KSD, scale=scale)[0]
 
     def decode(
         self,

@@ -1,9 +1,9 @@
-// Causal attention of a whole prompt on the CPU, with the column sums of its attention matrix.
+// Causal attention of many rows on the CPU, with the column sums of their attention matrix.
 //
-// Contract (twin: lookm.attention.reference, prefill): q [H, T, D], k, v [K, T, D] bfloat16, any strides
-// but 1 in the last dimension, D even, scale > 0. out [T, H, D] bfloat16. sums [2, K, T] float32:
-// sum_i A_ij and sum_i A_ij^2 over the rows i >= j and the query heads of the group; the squares are zero
-// where they are not asked for. Logits and sums are float32; only the weights that multiply the values are
+// Contract (twin: lookm.attention.reference, prefill): q [H, T, D], k, v [K, S, D] bfloat16, any strides
+// but 1 in the last dimension, D even, scale > 0, S >= T: the queries are the last of the S rows (all of
+// them for a whole prompt). out [T, H, D] bfloat16. sums [2, K, S] float32: sum_i A_ij and sum_i A_ij^2
+// over the queries and the query heads of the group; the squares are zero where they are not asked for. Logits and sums are float32; only the weights that multiply the values are
 // rounded.
 //
 //              keys     j0 .. + 128
@@ -119,11 +119,12 @@ inline void add_row(const float* weights, int64_t last, float inverse, float* su
     }
 }
 
-// Rows first .. first + rows of one query head. `out` [T, H, D] points at this head.
-inline void attend_block(const Head& q, int64_t first, int64_t rows, int64_t dim, float scale,
+// Queries first .. first + rows of one query head, behind `before` earlier rows. `out` [T, H, D] points at
+// this head.
+inline void attend_block(const Head& q, int64_t first, int64_t before, int64_t rows, int64_t dim, float scale,
                          const BFloat16* keys, const BFloat16* values, Scratch& scratch, BFloat16* out,
                          int64_t out_stride, float* sums, float* squares) {
-  const int64_t tiles = (first + rows + kKeys - 1) / kKeys, tile = kRows * kKeys;
+  const int64_t tiles = (before + first + rows + kKeys - 1) / kKeys, tile = kRows * kKeys;
   const BFloat16* query = q.rows + first * q.stride;
   int64_t query_stride = q.stride;
   if (rows < kRows) {
@@ -138,7 +139,7 @@ inline void attend_block(const Head& q, int64_t first, int64_t rows, int64_t dim
   for (int64_t r = 0; r < rows; ++r) {
     float* logits = scratch.logits.data() + r * kKeys;
     BFloat16* weights = scratch.weights.data() + r * kKeys;
-    const int64_t last = first + r, seen_tiles = last / kKeys + 1;
+    const int64_t last = before + first + r, seen_tiles = last / kKeys + 1;
     scratch.inverse[r] = 1.f / exponentiate(logits, weights, last, scale);
     for (int64_t t = seen_tiles; t < tiles; ++t)
       std::fill(weights + t * tile, weights + t * tile + kKeys, BFloat16(0.f));
@@ -156,9 +157,10 @@ inline void attend_block(const Head& q, int64_t first, int64_t rows, int64_t dim
 inline std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& q, const at::Tensor& k,
                                               const at::Tensor& v, double scale,
                                               bool with_squares) {
-  const int64_t heads = q.size(0), kv_heads = k.size(0), tokens = k.size(1), dim = k.size(2);
+  const int64_t heads = q.size(0), queries = q.size(1), kv_heads = k.size(0), tokens = k.size(1),
+                dim = k.size(2), before = tokens - queries;
   const int64_t group = heads / kv_heads, tiles = (tokens + kKeys - 1) / kKeys, width = tiles * kKeys;
-  at::Tensor out = at::empty({tokens, heads, dim}, q.options());
+  at::Tensor out = at::empty({queries, heads, dim}, q.options());
   at::Tensor keys = at::empty({kv_heads, width, dim}, q.options());
   at::Tensor values = at::empty({kv_heads, width, dim}, q.options());
   // Each task has sums of its own, [2, H, kSpans, width]; they are added up in order.
@@ -180,8 +182,8 @@ inline std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& q, const at::Ten
       const int64_t head = task / kSpans, kv = head / group * width * dim;
       float* sums = part_data + task * width;
       float* squares = with_squares ? sums + heads * kSpans * width : nullptr;
-      for (int64_t first = task % kSpans * kRows; first < tokens; first += kSpans * kRows)
-        attend_block(Head(q, head), first, std::min(kRows, tokens - first), dim,
+      for (int64_t first = task % kSpans * kRows; first < queries; first += kSpans * kRows)
+        attend_block(Head(q, head), first, before, std::min(kRows, queries - first), dim,
                      static_cast<float>(scale), key_data + kv, value_data + kv, scratch,
                      out_data + head * dim, heads * dim, sums, squares);
     }

@@ -76,7 +76,7 @@ def kept_rows(
     kept, num_whole = policy.kept_bound(recipe, is_image), windows.count(None)
     if kept == len(ids):
         return [kept] * len(windows)
-    if isinstance(recipe.depth, Adaptive) or not num_whole:
+    if isinstance(recipe.preset.depth, Adaptive) or not num_whole:
         bounds = iter([kept] * num_whole)
     else:
         bounds = iter(policy.kept_bounds(recipe, is_image, num_whole))

@@ -173,6 +173,23 @@ def test_prefill_with_sums_is_as_close_to_float64_as_bfloat16_allows(kernel, sha
 
 
 @needs_compiler
+@pytest.mark.parametrize(("queries", "tokens"), [(1, 40), (70, 333), (64, 128), (300, 301)])
+def test_the_last_rows_of_a_prompt_give_their_part_of_the_output_and_of_the_sums(
+    kernel, queries, tokens
+):
+    q, k, v = prompt(4, 2, tokens, 16)
+    needs = Needs(sums=True, squares=True, window=5)
+    out, found = kernel.prefill(q[:, -queries:], k, v, scale=0.25, needs=needs)
+    exact_out, exact = ReferenceAttention().prefill(
+        q[:, -queries:].double(), k.double(), v.double(), scale=0.25, needs=needs
+    )
+    assert (out - exact_out).abs().max() < 0.02
+    assert torch.allclose(found.sums_KT.double(), exact.sums_KT, rtol=0.01, atol=2e-3)
+    assert torch.allclose(found.squares_KT.double(), exact.squares_KT, rtol=0.02, atol=2e-3)
+    assert torch.allclose(found.window_KT.double(), exact.window_KT, rtol=0.01, atol=2e-3)
+
+
+@needs_compiler
 def test_prefill_reads_rows_as_a_model_hands_them_over(kernel):
     q, k, v = prompt(4, 2, 200, 64)
     strided = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (q, k, v)]

@@ -99,7 +99,7 @@ def test_the_window_alone_needs_no_fused_pass_and_may_exceed_the_prompt():
 def test_extend_equals_the_rows_of_a_prefill_from_the_cut_on(shape, cut):
     q, k, v = layer(300, *shape)
     whole, _ = attention.prefill(q, k, v, scale=0.3, needs=Needs())
-    part = attention.extend(q[:, cut:], k, v, scale=0.3)
+    part = attention.prefill(q[:, cut:], k, v, scale=0.3, needs=Needs())[0]
     torch.testing.assert_close(part, whole[cut:], rtol=1e-5, atol=1e-5)
 
 
@@ -134,7 +134,9 @@ def test_decode_equals_extend_over_each_sequences_own_rows(shape, lengths, max_p
         if lengths[b] == 0:
             assert torch.equal(out_BHD[b], torch.zeros_like(out_BHD[b]))
             continue
-        expected_1HD = attention.extend(arguments[0][b, :, None], k_KSD, v_KSD, scale=0.3)
+        expected_1HD = attention.prefill(
+            arguments[0][b, :, None], k_KSD, v_KSD, scale=0.3, needs=Needs()
+        )[0]
         torch.testing.assert_close(out_BHD[b], expected_1HD[0], rtol=1e-5, atol=1e-5)
     assert all(torch.equal(new, old) for new, old in zip(arguments, before, strict=True))
 

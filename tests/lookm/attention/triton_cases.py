@@ -122,9 +122,17 @@ def check_prefill(heads, kv_heads, tokens, size, window, *, dtype=torch.float32,
 def check_extend(heads, kv_heads, queries, rows, size, *, dtype=torch.float32, device="cpu"):
     q, k, v = prompt(heads, kv_heads, rows, size, queries=queries, dtype=dtype, device=device)
     wide = [part.double() for part in (q, k, v)]
-    exact = ReferenceAttention().extend(*wide, scale=size**-0.5)
-    found = TritonAttention().extend(q, k, v, scale=size**-0.5)
+    exact = ReferenceAttention().prefill(*wide, scale=size**-0.5, needs=Needs())[0]
+    found = TritonAttention().prefill(q, k, v, scale=size**-0.5, needs=Needs())[0]
     assert (found - exact).abs().max() < ATOL[dtype]
+    needs = Needs(sums=True, squares=True, window=5)
+    out, sums = TritonAttention().prefill(q, k, v, scale=size**-0.5, needs=needs)
+    _, exact_sums = ReferenceAttention().prefill(*wide, scale=size**-0.5, needs=needs)
+    assert (out - exact).abs().max() < ATOL[dtype]
+    close = {"rtol": 2e-5, "atol": 2e-5} if dtype == torch.float32 else {"rtol": 0.01, "atol": 2e-3}
+    for name in ("sums_KT", "squares_KT", "window_KT"):
+        got, expected = getattr(sums, name), getattr(exact_sums, name)
+        torch.testing.assert_close(got.double(), expected, **close)
 
 
 def check_sums_from(first_row, heads, kv_heads, tokens, size, *, dtype=torch.float32, device="cpu"):

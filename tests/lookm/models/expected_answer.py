@@ -14,8 +14,8 @@ from transformers.masking_utils import sdpa_mask
 
 from lookm import CachePolicy
 from lookm.attention import spread
-from lookm.look import needs_of
-from lookm.policy import Recipe, View, compress, open_ledger, resolve
+from lookm.policy import PromptPolicy, View, compress, resolve
+from lookm.types import Needs
 from tests.lookm.models.toys import ToyPrompt
 from tests.lookm.tiny import IMAGE
 
@@ -27,12 +27,12 @@ def compressed_answer(
     """Greedy tokens of `model` over a cache compressed once after the prefill."""
     logits, layers = _prefill(model, prompt)
     cache = DynamicCache(config=model.config.get_text_config())
-    recipe, num_looked = resolve(policy), sum(window is None for *_, window, _ in layers)
-    ledger = open_ledger(recipe, torch.tensor(prompt.ids) == IMAGE, num_looked)
+    num_looked = sum(window is None for *_, window, _ in layers)
+    opened = PromptPolicy(resolve(policy), torch.tensor(prompt.ids) == IMAGE, num_looked)
     for layer, (q, k, v, mask, window, scale) in enumerate(layers):
         if window is None:
-            view = _view(q, k, v, mask, scale, prompt, recipe, (layer, len(layers)))
-            kept = compress(view, recipe, ledger)
+            view = _view(q, k, v, mask, scale, prompt, opened.needs, (layer, len(layers)))
+            kept = compress(view, opened)
             k, v = kept.key.to(k.dtype), kept.value.to(v.dtype)
         cache.update(k[None], v[None], layer)
     model.set_attn_implementation({"text_config": "without_masks"})
@@ -75,7 +75,7 @@ def _view(
     mask: torch.Tensor | None,
     scale: float,
     prompt: ToyPrompt,
-    recipe: Recipe,
+    needs: Needs,
     place: tuple[int, int],
 ) -> View:
     """All the sums a policy may ask for, from the whole attention matrix."""
@@ -86,7 +86,6 @@ def _view(
     matrix = (q @ repeated.transpose(1, 2) * scale).masked_fill(~allowed, -torch.inf).softmax(-1)
     matrix = matrix.view(num_heads, -1, num_tokens, num_tokens)
     is_image_T = torch.tensor(prompt.ids) == IMAGE
-    needs = needs_of(recipe, is_image_T)
     spread_K = spread.measure(
         q, k, scale=scale, is_image_T=is_image_T, needs=needs, mask_TT=allowed
     )

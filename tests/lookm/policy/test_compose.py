@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lookm import CachePolicy, compress
 from lookm.policy import PRESETS, Budget, kept_bound, resolve
 from lookm.policy.compose import select
-from lookm.policy.scores import best, lexicographic
+from lookm.policy.scores import best, column_sum, lexicographic
 from lookm.policy.view import View
 from tests.lookm.policy import oracle
 from tests.lookm.policy.layers import layer
@@ -124,7 +124,8 @@ def test_random_keeps_each_candidate_about_equally_often():
 def test_equal_scores_keep_the_earlier_token():
     zeros = torch.zeros(1, 40, 4)
     view = View(zeros, zeros, torch.zeros(40, dtype=torch.bool), sums_KT=torch.ones(1, 40))
-    kept_KS, evicted_KE = select(view, resolve(CachePolicy("h2o", keep_tokens=10)), Budget(5, 5))
+    tier_T = torch.zeros(40, dtype=torch.int8)
+    kept_KS, evicted_KE = select(view, column_sum, tier_T, Budget(5, 5))
     assert kept_KS.tolist() == [[*range(5), *range(35, 40)]]
     assert evicted_KE.tolist() == [[*range(5, 35)]]
 

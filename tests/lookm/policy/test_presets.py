@@ -95,13 +95,13 @@ def test_a_method_without_a_budget_keeps_the_papers_fifth():
 )  # fmt: skip
 def test_a_fraction_is_the_papers_two_integers(keep, recent, tokens, expected):
     recipe = resolve(CachePolicy("h2o", keep=keep, recent=recent))
-    budget = recipe.budget(recipe.policy, tokens)
+    budget = recipe.preset.budget(recipe.policy, tokens)
     assert (budget.important, budget.recent) == expected
 
 
 def test_only_presets_about_images_and_text_modes_make_a_recipe_modality_aware():
-    aware = {method for method in PRESETS if resolve(CachePolicy(method)).modality_aware}
+    aware = {method for method in PRESETS if resolve(CachePolicy(method)).preset.modality_aware}
     about_images = {"look-m", "look-m-average", "look-m-weighted", "look-m-evict", "look-m-plus"}
     assert aware == about_images | {"meda"}
-    assert resolve(CachePolicy("h2o", text="prior")).modality_aware
-    assert not resolve(CachePolicy("look-m", text="none")).modality_aware
+    assert resolve(CachePolicy("h2o", text="prior")).preset.modality_aware
+    assert not resolve(CachePolicy("look-m", text="none")).preset.modality_aware

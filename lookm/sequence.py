@@ -1,0 +1,133 @@
+"""One request's state on its way through the engine.
+
+    tokens   [ prompt ............ | generated ... ]
+                                     ^ num_prompt
+             [ seen ...................... | todo ]     seen tokens have been through the model
+    kept_L   rows in the cache, per layer: equal to `seen` at full cache, fewer after a look
+
+Knows nothing about who runs when (`scheduler`) or how a step is computed (`runner`).
+"""
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from lookm.cache import SequenceCache
+from lookm.cache.table import Int64
+from lookm.detokenize import Detokenizer
+from lookm.look import PromptLook
+from lookm.models.inputs import EmbeddedPrompt
+from lookm.policy import Recipe
+from lookm.sampling import Sampler
+from lookm.types import CacheReport, Request, Timing
+
+
+@dataclass(slots=True)
+class Clock:
+    """When a request arrived, started and spent its time; monotonic seconds."""
+
+    arrived_s: float = field(default_factory=time.monotonic)
+    started_s: float | None = None
+    encode_s: float = 0.0
+    prefill_s: float = 0.0
+    compress_s: float = 0.0
+    decode_s: float = 0.0
+
+    def start(self) -> None:
+        """Note the first time the request runs."""
+        if self.started_s is None:
+            self.started_s = time.monotonic()
+
+    def timing(self) -> Timing:
+        started_s = time.monotonic() if self.started_s is None else self.started_s
+        return Timing(
+            queue_s=started_s - self.arrived_s,
+            encode_s=self.encode_s,
+            prefill_s=self.prefill_s,
+            compress_s=self.compress_s,
+            decode_s=self.decode_s,
+        )
+
+
+@dataclass(slots=True, eq=False)
+class SequenceState:
+    """A request on its way through the engine.
+
+    `bound_L` is the rows its prompt keeps in each layer at most; `causal` says that its tokens see
+    only those before them. `features` are those of its first images, as they are encoded;
+    `embedded` lives from then to the last prefill step, and so does the `look` of a prompt that is
+    compressed. Generated token i has RoPE position `next_pos + i`.
+    """
+
+    request: Request
+    recipe: Recipe
+    bound_L: Int64
+    cache: SequenceCache
+    sampler: Sampler
+    detokenizer: Detokenizer
+    tokens: list[int]
+    causal: bool = True
+    seen: int = 0
+    features: list[torch.Tensor] = field(default_factory=list)
+    embedded: EmbeddedPrompt | None = None
+    look: PromptLook | None = None
+    next_pos: int = 0
+    report: CacheReport | None = None
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def num_prompt(self) -> int:
+        return len(self.request.prompt_ids)
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.tokens) - self.num_prompt
+
+    @property
+    def todo(self) -> int:
+        """Tokens that have not been through the model."""
+        return len(self.tokens) - self.seen
+
+    @property
+    def compresses(self) -> bool:
+        """Whether its policy will drop anything of the prompt."""
+        return bool((self.bound_L < self.num_prompt).any())
+
+    @property
+    def indivisible(self) -> bool:
+        """Whether its prompt is one unit of work, never prefilled in chunks."""
+        return self.compresses or not self.causal
+
+    @property
+    def num_unencoded(self) -> int:
+        """Images that must be encoded before its prompt can be prefilled."""
+        embedded = self.embedded is not None
+        return 0 if embedded else len(self.request.images) - len(self.features)
+
+    @property
+    def decoding(self) -> bool:
+        """Whether the next step runs just this sequence's newest generated token."""
+        return self.todo == 1 and self.seen >= self.num_prompt
+
+    def pos_of(self, index: int) -> int:
+        """RoPE position of the generated token `tokens[index]`."""
+        return self.next_pos + index - self.num_prompt
+
+    def rows_when_caught_up(self) -> Int64:
+        """Rows per layer once every present token is in the cache: what admission reserves."""
+        replayed = len(self.tokens) - self.num_prompt
+        rows_L: Int64 = self.bound_L + replayed
+        return rows_L
+
+    def end_prefill(self) -> None:
+        """Forget what only the prompt's prefill needed."""
+        self.features.clear()
+        self.embedded = None
+        self.look = None
+
+    def rewind(self) -> None:
+        """Forget everything computed; the tokens stay and will be computed again."""
+        self.cache.release()
+        self.end_prefill()
+        self.seen = 0
