@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lookm.attention import choose
+from lookm.attention import REFERENCE
 from lookm.errors import RequestError
 from lookm.look import PromptLook
 from lookm.models.families import FAMILIES
@@ -46,7 +46,7 @@ def compressing(
         PromptPolicy(recipe, is_image.cpu(), num_layers, device=model.device),
         is_image.to(model.device),
         num_layers=num_layers,
-        attention=choose("reference", model.device),
+        backend=REFERENCE,
     )
 
     @torch.no_grad()

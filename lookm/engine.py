@@ -14,9 +14,9 @@ from dataclasses import replace
 
 import torch
 
-from lookm.attention import choose, page_writer
+from lookm.attention import choose
 from lookm.batch import Batch, Encode, Prefill
-from lookm.cache import PagePool, SequenceCache, pages_for
+from lookm.cache import PagePool, SequenceCache
 from lookm.cache.table import Int64
 from lookm.config import EngineConfig
 from lookm.device import choose_device, choose_dtype
@@ -29,6 +29,7 @@ from lookm.models.features import FeatureCache
 from lookm.models.image_layouts import arranged
 from lookm.models.loading import load_config, load_model, resolve_path
 from lookm.models.processor import Processor
+from lookm.pages import PageLayout, pages_for
 from lookm.policy import PRESETS, resolve
 from lookm.postprocess import Postprocessor
 from lookm.runner import Runner
@@ -53,27 +54,26 @@ class Engine:
         image: ImageInput | None = None,
     ) -> None:
         """Decide the plan, on a GPU by trying a long prefill and encoding such an `image`."""
-        attention = choose(config.attention, adapter.device, adapter.dtype)
-        if attention.name in ("cpu", "triton"):
-            adapter.pack()
-        plan = make_plan(config, adapter, attention, model_path=model_path, image=image)
+        backend = choose(config.attention, adapter.device, adapter.dtype)
+        adapter.accelerate(backend.model)
+        plan = make_plan(config, adapter, backend, model_path=model_path, image=image)
         self.plan = plan
         self.processor = processor
         self._adapter = adapter
         self._pool = PagePool(
-            (plan.num_pages, plan.num_kv_heads, plan.page_tokens, plan.head_dim),
-            dtype=adapter.dtype,
+            plan.num_pages,
+            PageLayout(plan.num_kv_heads, plan.page_tokens, plan.head_dim, adapter.dtype),
             device=adapter.device,
-            write=page_writer(attention),
+            write_rows=backend.write_rows,
         )
         self._scheduler = Scheduler(self._pool, config)
         self._max_waiting = max(1, config.max_waiting)
         self._runner = Runner(
             adapter,
             self._pool,
-            attention,
+            backend,
             FeatureCache(adapter.encode_images, config.image_cache_bytes),
-            make_graphs(config, plan, adapter, self._pool, attention),
+            make_graphs(config, plan, adapter, self._pool, backend),
         )
         num_logits = adapter.logits(adapter.embed_tokens([0])).shape[-1]
         self._postprocessor = Postprocessor(processor, adapter.eos_ids, num_logits)

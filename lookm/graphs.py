@@ -25,13 +25,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from lookm.attention import Attention
-from lookm.cache import PagePool, SequenceCache, pages_for, upload
+from lookm.attention import Backend
+from lookm.cache import PagePool, SequenceCache, upload
 from lookm.config import EngineConfig, EnginePlan
 from lookm.errors import ConfigError
 from lookm.models.adapter import Adapter
 from lookm.models.attention_interface import LayerRows
 from lookm.models.inputs import PackedRows
+from lookm.pages import pages_for
 from lookm.sequence import SequenceState
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class DecodeGraphs:
         self,
         adapter: Adapter,
         pool: PagePool,
-        attention: Attention,
+        backend: Backend,
         sizes: list[int],
         width: int,
         *,
@@ -55,7 +56,7 @@ class DecodeGraphs:
     ) -> None:
         self._replay = replay
         self._rows = _Rows(adapter.dimensions.num_layers, sizes[-1], width, pool)
-        self._static = _Static(adapter, pool, attention, self._rows)
+        self._static = _Static(adapter, pool, backend, self._rows)
         self._replays: dict[int, Replay] = {}
         self.sizes = sizes
 
@@ -168,8 +169,9 @@ class _Rows:
 class _Static:
     """The step itself, a function of the buffers in `_Rows` and of nothing else."""
 
-    def __init__(self, adapter: Adapter, pool: PagePool, attention: Attention, rows: _Rows) -> None:
-        self._adapter, self._pool, self._attention, self._rows = adapter, pool, attention, rows
+    def __init__(self, adapter: Adapter, pool: PagePool, backend: Backend, rows: _Rows) -> None:
+        self._adapter, self._pool, self._rows = adapter, pool, rows
+        self._attention = backend.attention
         num_logits = adapter.logits(adapter.embed_tokens([0])).shape[-1]
         shape = (rows.ids_B.shape[0], num_logits)
         self.logits_BV = torch.zeros(shape, dtype=torch.float32, device=rows.device)
@@ -200,8 +202,7 @@ class _Static:
         )
         return self._attention.decode(
             rows.q_HTD.transpose(0, 1),
-            pool.k_PKND,
-            pool.v_PKND,
+            pool.pages,
             self._table_LBM[layer],
             self._length_LB[layer],
             scale=rows.scale,
@@ -209,7 +210,7 @@ class _Static:
 
 
 def make_graphs(
-    config: EngineConfig, plan: EnginePlan, adapter: Adapter, pool: PagePool, attention: Attention
+    config: EngineConfig, plan: EnginePlan, adapter: Adapter, pool: PagePool, backend: Backend
 ) -> DecodeGraphs | None:
     """Decode steps on static buffers, recorded on CUDA unless "off"; None where they cannot run.
 
@@ -219,7 +220,7 @@ def make_graphs(
     cuda = pool.device.type == "cuda"
     if not cuda and config.graphs != "on":
         return None
-    problem = _problem(adapter, pool, attention)
+    problem = _problem(adapter, pool, backend)
     if problem is not None and config.graphs == "on":
         raise ConfigError(f"graphs 'on' cannot be used: {problem}.")
     if problem is not None:
@@ -227,7 +228,7 @@ def make_graphs(
         return None
     width = pages_for(plan.max_context_tokens, plan.page_tokens)
     sizes, replay = batch_sizes(config.max_running), cuda and config.graphs != "off"
-    graphs = DecodeGraphs(adapter, pool, attention, sizes, width, replay=replay)
+    graphs = DecodeGraphs(adapter, pool, backend, sizes, width, replay=replay)
     graphs.record()
     return graphs
 
@@ -238,11 +239,11 @@ def batch_sizes(most: int) -> list[int]:
     return [*(size for size in sizes if size < most), most]
 
 
-def _problem(adapter: Adapter, pool: PagePool, attention: Attention) -> str | None:
+def _problem(adapter: Adapter, pool: PagePool, backend: Backend) -> str | None:
     if any(adapter.dimensions.windows_L):
         return "some layers of this model have a sliding window"
-    if pool.device.type == "cuda" and attention.name != "triton":
-        return f"attention {attention.name!r} reads lengths on the host"
+    if pool.device.type == "cuda" and backend.reads_on_host:
+        return f"attention {backend.name!r} reads lengths on the host"
     return None
 
 

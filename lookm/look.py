@@ -20,8 +20,8 @@ import torch
 
 from lookm import policy as policies
 from lookm.attention import (
-    Attention,
-    ReferenceAttention,
+    REFERENCE,
+    Backend,
     Statistics,
     masked,
     spread,
@@ -52,12 +52,12 @@ class PromptLook:
         is_image_T: torch.Tensor,
         *,
         num_layers: int,
-        attention: Attention,
+        backend: Backend,
     ) -> None:
         self.policy = policy
         self.is_image_T = is_image_T
         self.num_layers = num_layers
-        self.attention = attention
+        self.backend = backend
         self.num_evicted = self.num_merged = 0
         self.compress_s = 0.0
 
@@ -91,7 +91,7 @@ class LayerLook:
 
         Each sees the uncompressed prompt up to itself, or where `mask_TT` allows.
         """
-        needs, attention = self._needs(q_HTD, k_KSD), self._prompt.attention
+        needs, attention = self._needs(q_HTD, k_KSD), self._prompt.backend.attention
         if mask_TT is None:
             out_THD, found = attention.prefill(q_HTD, k_KSD, v_KSD, scale=self._scale, needs=needs)
         else:
@@ -126,7 +126,7 @@ class LayerLook:
             layer=self._index,
             num_layers=prompt.num_layers,
         )
-        kept = policies.compress(view, prompt.policy, prompt.attention)
+        kept = policies.compress(view, prompt.policy, prompt.backend.merges)
         prompt.num_evicted += kept.num_evicted
         prompt.num_merged += kept.num_merged
         prompt.compress_s += time.monotonic() - started_s
@@ -228,7 +228,7 @@ def compress(
     _check(query, key, value, is_image)
     num_layers = max(num_layers, layer + 1)
     opened = PromptPolicy(recipe, is_image, num_layers, ledger=ledger, layer=layer)
-    prompt = PromptLook(opened, is_image, num_layers=num_layers, attention=ReferenceAttention())
+    prompt = PromptLook(opened, is_image, num_layers=num_layers, backend=REFERENCE)
     one = prompt.layer(layer, query.shape[2] ** -0.5 if scale is None else scale)
     wide_query, wide_key, wide_value = query.double(), key.double(), value.double()
     one.observe(wide_query, wide_key)

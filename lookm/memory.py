@@ -14,14 +14,14 @@ from pathlib import Path
 
 import torch
 
-from lookm.attention import Attention
-from lookm.cache import page_bytes, pages_for
+from lookm.attention import Backend
 from lookm.config import EngineConfig, EnginePlan
 from lookm.errors import ConfigError
 from lookm.look import PromptLook
 from lookm.models.adapter import MAX_IMAGES_TOGETHER, Adapter
 from lookm.models.attention_interface import LayerRows
 from lookm.models.inputs import PackedRows
+from lookm.pages import PageLayout, pages_for
 from lookm.policy import PromptPolicy, resolve
 from lookm.types import ImageInput
 
@@ -44,7 +44,7 @@ _CGROUP_LIMITS = (
 def make_plan(
     config: EngineConfig,
     adapter: Adapter,
-    attention: Attention,
+    backend: Backend,
     *,
     model_path: str,
     image: ImageInput | None = None,
@@ -54,14 +54,15 @@ def make_plan(
     `image` is a large one, to measure on a GPU what encoding images takes.
     """
     dims = adapter.dimensions
-    size = page_bytes(dims.num_kv_heads, config.page_tokens, dims.head_dim, adapter.dtype)
+    layout = PageLayout(dims.num_kv_heads, config.page_tokens, dims.head_dim, adapter.dtype)
+    size = layout.page_bytes
     context = config.max_context_tokens or dims.max_context_tokens
     if context > dims.max_context_tokens:
         raise ConfigError(
             f"max_context_tokens {context} is more than the model's {dims.max_context_tokens}"
         )
     if config.kv_cache_bytes is None:
-        free = _free_bytes(config, adapter, attention, context, image)
+        free = _free_bytes(config, adapter, backend, context, image)
         num_pages = min(most_pages(config, context, dims.num_layers), free // size)
     else:
         _check_possible(config.kv_cache_bytes, adapter.device)
@@ -87,7 +88,7 @@ def make_plan(
         kv_bytes_per_token=size // config.page_tokens * dims.num_layers,
         max_context_tokens=context,
         threads=torch.get_num_threads(),
-        attention=attention.name,
+        attention=backend.name,
     )
 
 
@@ -147,13 +148,13 @@ def _check_possible(asked_bytes: int, device: torch.device) -> None:
 def _free_bytes(
     config: EngineConfig,
     adapter: Adapter,
-    attention: Attention,
+    backend: Backend,
     context: int,
     image: ImageInput | None,
 ) -> int:
     if adapter.device.type != "cuda":
         return int(CPU_SHARE * free_host_bytes())
-    needed = prefill_bytes(adapter, attention, longest_prefill_tokens(config, context))
+    needed = prefill_bytes(adapter, backend, longest_prefill_tokens(config, context))
     if image is not None:
         needed = max(needed, encode_bytes(adapter, image))
     torch.cuda.empty_cache()
@@ -161,13 +162,13 @@ def _free_bytes(
     return gpu_pool_bytes(config, free, needed)
 
 
-def prefill_bytes(adapter: Adapter, attention: Attention, num_tokens: int) -> float:
+def prefill_bytes(adapter: Adapter, backend: Backend, num_tokens: int) -> float:
     """Memory that a prefill of `num_tokens` takes at its peak, besides pages; measured, on CUDA."""
     measured = min(num_tokens, PROFILE_TOKENS)
     with _peak_bytes(adapter.device) as peak, torch.inference_mode():
         pos_RT = torch.arange(measured, device=adapter.device).expand(adapter.position_rows, -1)
         rows = PackedRows(adapter.embed_tokens([0] * measured), pos_RT)
-        looking = _Looking(attention, measured, adapter.dimensions.num_layers, adapter.device)
+        looking = _Looking(backend, measured, adapter.dimensions.num_layers, adapter.device)
         adapter.logits(adapter.forward(rows, looking)[-1:])
     return peak[0] * num_tokens / measured
 
@@ -197,14 +198,14 @@ class _Looking:
     """
 
     def __init__(
-        self, attention: Attention, num_tokens: int, num_layers: int, device: torch.device
+        self, backend: Backend, num_tokens: int, num_layers: int, device: torch.device
     ) -> None:
         is_image_T = torch.ones(num_tokens, dtype=torch.bool)
         self._look = PromptLook(
             PromptPolicy(resolve(PROFILE_POLICY), is_image_T, num_layers, device=device),
             is_image_T.to(device),
             num_layers=num_layers,
-            attention=attention,
+            backend=backend,
         )
 
     def attend(self, rows: LayerRows) -> torch.Tensor:

@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from lookm.attention import Attention, masked
+from lookm.attention import Backend, masked
 from lookm.batch import Batch, Encode, Prefill
 from lookm.cache import DecodeTables, PagePool
 from lookm.graphs import DecodeGraphs
@@ -34,13 +34,13 @@ class Runner:
         self,
         adapter: Adapter,
         pool: PagePool,
-        attention: Attention,
+        backend: Backend,
         features: FeatureCache,
         graphs: DecodeGraphs | None = None,
     ) -> None:
         self._adapter = adapter
         self._pool = pool
-        self._attention = attention
+        self._backend = backend
         self._graphs = graphs
         self.features = features
         self.encode_s = 0.0
@@ -77,7 +77,7 @@ class Runner:
             PromptPolicy(sequence.recipe, is_image_T, windows_L.count(None), device=adapter.device),
             embedded.is_image_T,
             num_layers=len(windows_L),
-            attention=self._attention,
+            backend=self._backend,
         )
 
     @torch.inference_mode()
@@ -91,7 +91,7 @@ class Runner:
 
     def _run(self, batch: Batch) -> list[Choice]:
         """A step with prompts in it, or any step where decode steps are not recorded."""
-        step = _Step(batch, self._pool, self._attention)
+        step = _Step(batch, self._pool, self._backend)
         hidden_TE = self._adapter.forward(self._embed(batch), step)
         self._advance(batch)
         if not batch.sampled:
@@ -165,10 +165,10 @@ def _advance_decodes(batch: Batch) -> None:
 class _Step:
     """One forward pass as its layers see it (`attention_interface.StepContext`)."""
 
-    def __init__(self, batch: Batch, pool: PagePool, attention: Attention) -> None:
+    def __init__(self, batch: Batch, pool: PagePool, backend: Backend) -> None:
         self._batch = batch
         self._pool = pool
-        self._attention = attention
+        self._attention = backend.attention
         self._tables = (
             DecodeTables([seq.cache for seq in batch.decodes], pool.page_tokens, pool.device)
             if batch.decodes
@@ -197,8 +197,7 @@ class _Step:
         )
         where = (
             rows.q_HTD.transpose(0, 1),
-            self._pool.k_PKND,
-            self._pool.v_PKND,
+            self._pool.pages,
             tables.table_LBM[layer],
             tables.kept_LB[layer] + 1,
         )

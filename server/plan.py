@@ -18,13 +18,13 @@ from typing import Any, get_args
 
 import torch
 
-from lookm.cache import page_bytes, pages_for
 from lookm.config import DType, EngineConfig
 from lookm.device import choose_dtype
 from lookm.errors import ConfigError, ModelError
 from lookm.memory import conversations, gpu_pool_bytes, longest_prefill_tokens, most_pages
 from lookm.models.families import family_of
 from lookm.models.loading import load_config, resolve_path
+from lookm.pages import PageLayout, pages_for
 from server.settings import format_size, parse_size
 
 FRACTIONS = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05)
@@ -54,7 +54,8 @@ class ModelShape:
     @property
     def page_bytes(self) -> int:
         """K and V of one page: of one layer."""
-        return page_bytes(self.num_kv_heads, PAGE_TOKENS, self.head_dim, self.dtype)
+        layout = PageLayout(self.num_kv_heads, PAGE_TOKENS, self.head_dim, self.dtype)
+        return layout.page_bytes
 
     @property
     def weight_bytes(self) -> int:

@@ -1,16 +1,17 @@
-"""The seam: what the runner asks of attention, whatever computes it.
+"""The seam: what is asked of attention and its kernels, whatever computes them.
 
 Shapes: B sequences, T query tokens, S rows of keys and values, H query heads, K KV heads, D head
 size, P pages, N tokens a page, M pages of the longest sequence. H is a multiple of K, and query
 heads `g * H/K .. (g+1) * H/K` read KV head g.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
+from lookm.pages import Pages, WriteRows
 from lookm.types import Needs
 
 
@@ -50,10 +51,6 @@ def added(first_KS: torch.Tensor | None, later_KS: torch.Tensor | None) -> torch
 class Attention(Protocol):
     """How the cache is read. Inputs are never changed; outputs have the queries' dtype."""
 
-    @property
-    def name(self) -> str:
-        """What was chosen, for the log."""
-
     def prefill(
         self,
         q_HTD: torch.Tensor,
@@ -69,28 +66,10 @@ class Attention(Protocol):
         has S = T; statistics of its parts are added by `Statistics.plus`.
         """
 
-    def nearest(
-        self, kept_KSD: torch.Tensor, evicted_KED: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """A faster twin of the policy's `nearest_by_cosine` (`lookm.policy.merges`), or None."""
-
-    def combine(
-        self,
-        rows: Sequence[tuple[torch.Tensor, torch.Tensor]],
-        target_KE: torch.Tensor,
-        weight_KE: torch.Tensor,
-        centre_KS: torch.Tensor,
-    ) -> list[torch.Tensor] | None:
-        """A faster twin of the policy's `combine` (`lookm.policy.merges`), or None.
-
-        For several pairs of kept and evicted rows that go the same ways: keys and values.
-        """
-
     def decode(
         self,
         q_BHD: torch.Tensor,
-        k_pages_PKND: torch.Tensor,
-        v_pages_PKND: torch.Tensor,
+        pages: Pages,
         table_BM: torch.Tensor,
         lengths_B: torch.Tensor,
         *,
@@ -101,3 +80,54 @@ class Attention(Protocol):
         Row r of sequence b is at `pages[table_BM[b, r // N], :, r % N]`. Table entries past a
         sequence's last page are any valid page. A sequence of length 0 gives 0.
         """
+
+
+class MergeKernels(Protocol):
+    """Faster twins of `lookm.policy.merges`; they give None where they cannot run."""
+
+    def nearest(
+        self, kept_KSD: torch.Tensor, evicted_KED: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """`merges.nearest_by_cosine`."""
+
+    def combine(
+        self,
+        rows: Sequence[tuple[torch.Tensor, torch.Tensor]],
+        target_KE: torch.Tensor,
+        weight_KE: torch.Tensor,
+        centre_KS: torch.Tensor,
+    ) -> list[torch.Tensor] | None:
+        """`merges.combine`, for several pairs of kept and evicted rows that go the same ways."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelKernels:
+    """What a device does between and inside a model's matrix products (`lookm.models.fast`).
+
+    `rms_norm(x, weight, epsilon)` for rows of up to `max_row`, `rotate(x_TC, cos_TD, sin_TD,
+    heads)` in place. With `silu_mul`, `linear` and its `tiles` a whole decoding layer is a few
+    launches; without, linear layers are torch's own, packed for this processor.
+    """
+
+    rms_norm: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+    rotate: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], None]
+    max_row: int = 1 << 15
+    silu_mul: Callable[[torch.Tensor], torch.Tensor] | None = None
+    linear: Callable[..., torch.Tensor] | None = None
+    tiles: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Everything that a device may do faster, chosen once, at start, by `select.choose`.
+
+    `merges` and `model` are None where there is nothing faster than torch. `reads_on_host`: a
+    decode step asks the device for lengths, and so cannot be recorded as a CUDA graph.
+    """
+
+    name: str
+    attention: Attention
+    write_rows: WriteRows
+    merges: MergeKernels | None = None
+    model: ModelKernels | None = None
+    reads_on_host: bool = False

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from lookm.attention.api import Statistics
+from lookm.pages import Pages
 from lookm.types import Needs
 
 CHUNK_ROWS = 64
@@ -95,8 +96,7 @@ def extend(
 
 def decode(
     q_BHD: torch.Tensor,
-    k_pages_PKND: torch.Tensor,
-    v_pages_PKND: torch.Tensor,
+    pages: Pages,
     table_BM: torch.Tensor,
     lengths_B: torch.Tensor,
     *,
@@ -107,7 +107,7 @@ def decode(
 
     Example: pages of 4 rows, length 10, window 3: rows 7, 8 and 9, in the second and third page.
     """
-    page_tokens = k_pages_PKND.shape[2]
+    page_tokens = pages.page_tokens
     width = min(window, int(lengths_B.max()))
     row_BS = (lengths_B - width).clamp(min=0)[:, None] + torch.arange(
         width, device=lengths_B.device
@@ -116,13 +116,13 @@ def decode(
     row_BS = torch.where(real_BS, row_BS, 0)  # any row that exists: it is masked
     page_BS = table_BM.long().gather(1, row_BS // page_tokens)
 
-    def rows(pages_PKND: torch.Tensor) -> torch.Tensor:
-        return pages_PKND[page_BS, :, row_BS % page_tokens].transpose(1, 2)
+    def rows(part_PKND: torch.Tensor) -> torch.Tensor:
+        return part_PKND[page_BS, :, row_BS % page_tokens].transpose(1, 2)
 
     out_BH1D = F.scaled_dot_product_attention(
         q_BHD[:, :, None],
-        rows(k_pages_PKND),
-        rows(v_pages_PKND),
+        rows(pages.k_PKND),
+        rows(pages.v_PKND),
         attn_mask=real_BS[:, None, None],
         scale=scale,
         enable_gqa=True,

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from lookm.attention.api import Statistics
+from lookm.pages import Pages, pages_for
 from lookm.types import Needs
 
 CHUNK_ROWS = 64  # query rows of the fused pass: their scores against one KV head stay in cache
@@ -20,8 +21,6 @@ MAX_PADDED_ELEMENTS = 1 << 19  # decode in one call while its gathered keys stay
 
 class ReferenceAttention:
     """`lookm.attention.Attention` in torch."""
-
-    name = "reference"
 
     def prefill(
         self,
@@ -38,29 +37,10 @@ class ReferenceAttention:
         statistics = Statistics(window_KT=window_sums(q_HTD, k_KSD, scale, needs.window))
         return _causal(q_HTD, k_KSD, v_KSD, scale), statistics
 
-    def nearest(
-        self, kept_KSD: torch.Tensor, evicted_KED: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """None: the policy's own function is the readable one."""
-        del kept_KSD, evicted_KED
-        return None
-
-    def combine(
-        self,
-        rows: Sequence[tuple[torch.Tensor, torch.Tensor]],
-        target_KE: torch.Tensor,
-        weight_KE: torch.Tensor,
-        centre_KS: torch.Tensor,
-    ) -> list[torch.Tensor] | None:
-        """None, for the same reason."""
-        del rows, target_KE, weight_KE, centre_KS
-        return None
-
     def decode(
         self,
         q_BHD: torch.Tensor,
-        k_pages_PKND: torch.Tensor,
-        v_pages_PKND: torch.Tensor,
+        pages: Pages,
         table_BM: torch.Tensor,
         lengths_B: torch.Tensor,
         *,
@@ -74,23 +54,15 @@ class ReferenceAttention:
         longest = max(lengths, default=0)
         if longest == 0:
             return torch.zeros_like(q_BHD)
-        row_elements = k_pages_PKND.shape[1] * k_pages_PKND.shape[3]
+        row_elements = pages.layout.num_kv_heads * pages.layout.head_dim
         if longest * len(lengths) * row_elements <= MAX_PADDED_ELEMENTS:
-            return _decode_padded(
-                q_BHD, k_pages_PKND, v_pages_PKND, table_BM, lengths_B, longest, scale
-            )
+            return _decode_padded(q_BHD, pages, table_BM, lengths_B, longest, scale)
         out_BHD = torch.zeros_like(q_BHD)
         for b, length in enumerate(lengths):
             if length:
                 one = slice(b, b + 1)
                 out_BHD[one] = _decode_padded(
-                    q_BHD[one],
-                    k_pages_PKND,
-                    v_pages_PKND,
-                    table_BM[one],
-                    lengths_B[one],
-                    length,
-                    scale,
+                    q_BHD[one], pages, table_BM[one], lengths_B[one], length, scale
                 )
         return out_BHD
 
@@ -248,26 +220,24 @@ def window_sums(
 
 def _decode_padded(
     q_BHD: torch.Tensor,
-    k_pages_PKND: torch.Tensor,
-    v_pages_PKND: torch.Tensor,
+    pages: Pages,
     table_BM: torch.Tensor,
     lengths_B: torch.Tensor,
     longest: int,
     scale: float,
 ) -> torch.Tensor:
     """One SDPA over the first `longest` rows of every sequence, with a mask where they differ."""
-    page_tokens = k_pages_PKND.shape[2]
-    table_BM = table_BM[:, : -(-longest // page_tokens)]
+    table_BM = table_BM[:, : pages_for(longest, pages.page_tokens)]
 
-    def rows(pages_PKND: torch.Tensor) -> torch.Tensor:
-        pages_BMKND = pages_PKND[table_BM]
+    def rows(part_PKND: torch.Tensor) -> torch.Tensor:
+        pages_BMKND = part_PKND[table_BM]
         return pages_BMKND.transpose(1, 2).flatten(2, 3)[:, :, :longest]
 
     real_BS = torch.arange(longest, device=q_BHD.device) < lengths_B[:, None]
     out_BH1D = F.scaled_dot_product_attention(
         q_BHD[:, :, None],
-        rows(k_pages_PKND),
-        rows(v_pages_PKND),
+        rows(pages.k_PKND),
+        rows(pages.v_PKND),
         attn_mask=real_BS[:, None, None],
         scale=scale,
         enable_gqa=True,

@@ -1,4 +1,4 @@
-"""Which implementation of attention this process uses: decided once, at start.
+"""Which kernels this process uses, for attention and all beside it: decided once, at start.
 
 Knows the names. Never falls back in silence: what was chosen, and why, is logged here.
 """
@@ -8,18 +8,14 @@ import logging
 import os
 import shutil
 import sysconfig
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from lookm.attention.api import Attention
+from lookm.attention.api import Backend, ModelKernels
 from lookm.attention.reference import ReferenceAttention
 from lookm.errors import ConfigError
-
-WriteRows = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None
-]
+from lookm.pages import write_rows
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +23,12 @@ NAMES = ("auto", "reference", "cpu", "triton")
 OLDEST = (8, 0)  # compute capability that the Triton kernels are compiled for
 
 
-def choose(name: str, device: torch.device | str, dtype: torch.dtype | None = None) -> Attention:
-    """The implementation called `name`; `"auto"` is the fastest that can run here.
+#: Torch alone, on any device; the model is left as transformers has it.
+REFERENCE = Backend("reference", ReferenceAttention(), write_rows, reads_on_host=True)
+
+
+def choose(name: str, device: torch.device | str, dtype: torch.dtype | None = None) -> Backend:
+    """The backend called `name`; `"auto"` is the fastest that can run here.
 
     `"triton"` are the CUDA kernels (float32, bfloat16, float16), `"cpu"` the C++ ones (float32,
     bfloat16), both compiled at their first use. Raises `ConfigError` for a name that does not exist
@@ -37,7 +37,7 @@ def choose(name: str, device: torch.device | str, dtype: torch.dtype | None = No
     if name not in NAMES:
         raise ConfigError(f"unknown attention {name!r}: choose one of {', '.join(NAMES)}.")
     if name == "reference":
-        return ReferenceAttention()
+        return REFERENCE
     device = torch.device(device)
     if name == "triton" or (name == "auto" and device.type == "cuda"):
         problem, make = _triton_problem(device, dtype), _triton
@@ -45,26 +45,13 @@ def choose(name: str, device: torch.device | str, dtype: torch.dtype | None = No
         problem, make = _cpu_problem(device, dtype), _cpu
     if problem is None:
         try:
-            return make()
+            return make(device)
         except (RuntimeError, OSError) as error:
             problem = f"the C++ kernels cannot be built: {str(error).strip().splitlines()[0]}"
     if name != "auto":
         raise ConfigError(f"attention {name!r} cannot be used: {problem}.")
     logger.warning("attention: reference (torch), because %s", problem)
-    return ReferenceAttention()
-
-
-def page_writer(attention: Attention) -> WriteRows | None:
-    """The kernel that writes rows into pages beside `attention`; None: the pool's own."""
-    if attention.name == "triton":
-        from lookm.attention.kernels.triton_write import write_rows
-
-        return write_rows
-    if attention.name == "cpu":
-        from lookm.attention.kernels import cpu_write
-
-        return cpu_write.write_rows
-    return None
+    return REFERENCE
 
 
 def _triton_problem(device: torch.device, dtype: torch.dtype | None) -> str | None:
@@ -94,11 +81,29 @@ def _missing_for_triton() -> list[str]:
     return missing
 
 
-def _triton() -> Attention:
+def _triton(device: torch.device, /) -> Backend:
+    from lookm.attention.kernels import triton_write
     from lookm.attention.kernels.gpu import TritonAttention
 
     logger.info("attention: triton (CUDA kernels)")
-    return TritonAttention()
+    kernels = TritonAttention()
+    # In Triton's interpreter there is no clock to choose tiles by: the model stays as it is.
+    model = triton_model_kernels() if device.type == "cuda" else None
+    return Backend("triton", kernels, triton_write.write_rows, merges=kernels, model=model)
+
+
+def triton_model_kernels() -> ModelKernels:
+    """What a decoding layer takes in Triton."""
+    from lookm.attention.kernels import triton_linear, triton_rows
+
+    return ModelKernels(
+        rms_norm=triton_rows.rms_norm,
+        rotate=triton_rows.rotate,
+        max_row=triton_rows.MAX_ROW,
+        silu_mul=triton_rows.silu_mul,
+        linear=triton_linear.linear,
+        tiles=triton_linear.TILES,
+    )
 
 
 def _cpu_problem(device: torch.device, dtype: torch.dtype | None) -> str | None:
@@ -113,12 +118,14 @@ def _cpu_problem(device: torch.device, dtype: torch.dtype | None) -> str | None:
     return f"{' and '.join(missing)} is missing" if missing else None
 
 
-def _cpu() -> Attention:
+def _cpu(_: torch.device, /) -> Backend:
+    from lookm.attention.kernels import cpu_rows, cpu_write
     from lookm.attention.kernels.build import cached_library, load_kernel
     from lookm.attention.kernels.cpu import CpuAttention
 
     if not cached_library().exists():
         logger.info("attention: compiling the C++ kernels, once; this takes half a minute")
-    kernel = load_kernel()
+    kernels = CpuAttention(load_kernel())
     logger.info("attention: cpu (C++ kernels)")
-    return CpuAttention(kernel)
+    model = ModelKernels(cpu_rows.rms_norm, cpu_rows.rotate)
+    return Backend("cpu", kernels, cpu_write.write_rows, kernels, model, reads_on_host=True)

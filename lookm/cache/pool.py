@@ -1,52 +1,43 @@
-"""Pages of keys and values: one page space for every layer of every sequence.
+"""A pool of pages: one page space for every layer of every sequence.
 
-Knows bytes, pages and who may take one. Knows nothing about policies, positions or attention.
+Knows pages and who may take one. Knows nothing about policies, positions or attention.
 """
-
-from collections.abc import Callable
 
 import torch
 
 from lookm.errors import ConfigError
-
-WriteRows = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None
-]
+from lookm.pages import PageLayout, WriteRows, write_rows
 
 
 class PagePool:
     """`num_pages` pages of `page_tokens` rows; a row is one token's K and V in one layer.
 
-    `k_PKND` and `v_PKND` are `[pages + 1, kv_heads, page_tokens, head_dim]`. A page belongs to at
-    most one owner at a time; `check()` proves it against the owners' own lists. The last page,
-    `scratch_page`, is nobody's: rows that stand for no sequence write there. `write` is a faster
-    twin of `write_rows`.
+    A page belongs to at most one owner at a time; `check()` proves it against the owners' own
+    lists. `pages` has one page more: the last, `scratch_page`, is nobody's: rows that stand for no
+    sequence write there. `write_rows` may be a faster twin of `pages.write_rows`.
     """
 
     def __init__(
         self,
-        shape: tuple[int, int, int, int],
+        num_pages: int,
+        layout: PageLayout,
         *,
-        dtype: torch.dtype,
         device: torch.device | str = "cpu",
-        write: WriteRows | None = None,
+        write_rows: WriteRows = write_rows,
     ) -> None:
-        num_pages, num_kv_heads, page_tokens, head_dim = shape
         if num_pages < 1:
             raise ConfigError("the KV cache memory does not hold a single page; give it more")
         self.num_pages = num_pages
-        self.page_tokens = page_tokens
+        self.page_tokens = layout.page_tokens
+        self.page_bytes = layout.page_bytes
         self.scratch_page = num_pages
-        self.k_PKND, self.v_PKND = (
-            torch.zeros((num_pages + 1, *shape[1:]), dtype=dtype, device=device) for _ in range(2)
-        )
-        self._write = write or write_rows
-        self.page_bytes = page_bytes(num_kv_heads, page_tokens, head_dim, dtype)
+        self.pages = layout.empty(num_pages + 1, device)
+        self._write_rows = write_rows
         self._free = list(range(num_pages - 1, -1, -1))
 
     @property
     def device(self) -> torch.device:
-        return self.k_PKND.device
+        return self.pages.device
 
     @property
     def num_free(self) -> int:
@@ -77,12 +68,8 @@ class PagePool:
         k_RKD: torch.Tensor,
         v_RKD: torch.Tensor,
     ) -> None:
-        """Store R rows, each at its own (page, slot). Index tensors are int64 `[R]`.
-
-        Two rows of one call never share a place. Example with `page_tokens` 4: rows 5 and 6 of a
-        sequence whose pages are `[7, 2]` go to pages `[2, 2]`, slots `[1, 2]`.
-        """
-        self._write(self.k_PKND, self.v_PKND, page_R, slot_R, k_RKD, v_RKD)
+        """Store R rows, each at its own (page, slot). See `lookm.pages.write_rows`."""
+        self._write_rows(self.pages, page_R, slot_R, k_RKD, v_RKD)
 
     def check(self, owned: list[list[int]]) -> None:
         """Assert that every page is either free or owned exactly once."""
@@ -90,26 +77,3 @@ class PagePool:
         assert len(set(pages)) == len(pages), "a page has two owners"
         assert not set(pages) & set(self._free), "an owned page is also free"
         assert len(pages) + len(self._free) == self.num_pages, "a page leaked"
-
-
-def write_rows(
-    k_PKND: torch.Tensor,
-    v_PKND: torch.Tensor,
-    page_R: torch.Tensor,
-    slot_R: torch.Tensor,
-    k_RKD: torch.Tensor,
-    v_RKD: torch.Tensor,
-) -> None:
-    """`PagePool.write` in torch."""
-    k_PKND[page_R, :, slot_R] = k_RKD.to(k_PKND.dtype)
-    v_PKND[page_R, :, slot_R] = v_RKD.to(v_PKND.dtype)
-
-
-def page_bytes(num_kv_heads: int, page_tokens: int, head_dim: int, dtype: torch.dtype) -> int:
-    """Bytes of K and V in one page."""
-    return 2 * num_kv_heads * page_tokens * head_dim * dtype.itemsize
-
-
-def pages_for(rows: int, page_tokens: int) -> int:
-    """Pages that hold `rows` rows."""
-    return -(-rows // page_tokens)

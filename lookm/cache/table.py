@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from lookm.cache.pool import PagePool, pages_for
+from lookm.cache.pool import PagePool
+from lookm.pages import pages_for
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -96,13 +97,8 @@ class SequenceCache:
 
     def gather(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Copies of this layer's rows in order, K and V, each `[K, kept, D]`."""
-        pages = upload(np.array(self.pages[layer]), self._pool.device)
-        kept = int(self.kept_L[layer])
-        k, v = (
-            store[pages].transpose(0, 1).flatten(1, 2)[:, :kept]
-            for store in (self._pool.k_PKND, self._pool.v_PKND)
-        )
-        return k, v
+        page_M = upload(np.array(self.pages[layer]), self._pool.device)
+        return self._pool.pages.gather(page_M, int(self.kept_L[layer]))
 
     def release(self) -> None:
         """Give every page back. The cache is empty afterwards and may be filled again."""

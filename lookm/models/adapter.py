@@ -14,13 +14,12 @@ from typing import Any
 
 import torch
 
+from lookm.attention import ModelKernels
 from lookm.errors import RequestError
 from lookm.models.attention_interface import ATTENTION, PaddedContext, Probe, StepContext, attend
 from lookm.models.families import Family
-from lookm.models.fast.decoder_layer import quicken
-from lookm.models.fast.fuse import cuda_kernels, fuse
-from lookm.models.fast.matmul_choice import cuda_chooser
-from lookm.models.fast.onednn import can_pack, pack, rounded_rows
+from lookm.models.fast.accelerate import accelerate
+from lookm.models.fast.onednn import rounded_rows
 from lookm.models.image_layouts import alike
 from lookm.models.inputs import EmbeddedPrompt, PackedRows, PromptMask
 from lookm.types import ImageInput
@@ -68,15 +67,9 @@ class Adapter:
         self._packed = False
         self.dimensions = self._probe()
 
-    def pack(self) -> None:
-        """Put faster twins in the place of linear layers and norms, where this machine has them."""
-        if can_pack(self._model):
-            pack(self._model)
-            self._packed = True
-        elif self.device.type == "cuda":
-            fuse(self._language_model, cuda_kernels())
-            quicken(self._language_model, self._model, cuda_chooser())
-            torch.cuda.empty_cache()  # of merged weights' parts, and of the trials
+    def accelerate(self, kernels: ModelKernels | None) -> None:
+        """Put faster modules that compute the same in the place of the model's own."""
+        self._packed = accelerate(self._model, self._language_model, kernels)
 
     @torch.inference_mode()
     def encode_image(self, image: ImageInput) -> torch.Tensor:

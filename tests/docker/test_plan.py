@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from typer.testing import CliRunner
 
 from lookm import memory
-from lookm.attention import ReferenceAttention
+from lookm.attention import REFERENCE
 from lookm.config import EngineConfig
 from lookm.memory import make_plan
 from lookm.models.adapter import Adapter
@@ -39,7 +39,7 @@ def test_the_config_tells_what_the_loaded_model_caches(name: str, tmp_path: Path
     engine_plan = make_plan(
         EngineConfig(kv_cache_bytes=2**22),
         Adapter(toy.model(), toy.row),
-        ReferenceAttention(),
+        REFERENCE,
         model_path="",
     )
     assert shape.page_bytes == engine_plan.page_bytes
@@ -142,7 +142,7 @@ def test_the_engine_decides_the_same_where_it_measures_what_is_estimated(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: free)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(memory, "prefill_bytes", lambda a, b, tokens: shape.prefill_bytes(tokens))
-    decided = make_plan(asked, adapter, ReferenceAttention(), model_path="")
+    decided = make_plan(asked, adapter, REFERENCE, model_path="")
     pool = pool_bytes(shape, gpu_bytes, shape.weight_bytes, asked)
     assert decided.num_pages == pool // shape.page_bytes
     enough = 64 * (context or 4096) // 16 * 32

@@ -3,7 +3,7 @@
 import pytest
 
 from lookm import CachePolicy
-from lookm.cache import pages_for
+from lookm.pages import pages_for
 from lookm.policy import PRESETS
 from tests.lookm.tiny import answers, random_prompt, tiny_engine, tiny_llava
 

@@ -1,17 +1,19 @@
 """Decode steps on static buffers: the same tokens, no question to the host, no stray write."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lookm import CachePolicy
-from lookm.attention import ReferenceAttention
+from lookm.attention import REFERENCE, ReferenceAttention
 from lookm.cache import PagePool
 from lookm.errors import ConfigError
 from lookm.graphs import DecodeGraphs, batch_sizes, make_graphs
 from lookm.models.adapter import Adapter
 from lookm.models.families import family_of
+from lookm.pages import PageLayout
 from tests.lookm.host_syncs import questions
 from tests.lookm.models.toys import TOYS
 from tests.lookm.tiny import answers, generate, random_prompt, tiny_engine, tiny_llava
@@ -77,23 +79,24 @@ def test_rows_without_a_sequence_write_to_nobodys_page():
         engine.step()
     assert engine.stats().running == 2, "one has left its row"
     pool = engine._pool
-    pool.k_PKND[pool._free] = 77.0
+    pool.pages.k_PKND[pool._free] = 77.0
     engine.step()
-    assert (pool.k_PKND[pool._free] == 77.0).all()
+    assert (pool.pages.k_PKND[pool._free] == 77.0).all()
 
 
 class Blind(ReferenceAttention):
     """Attention that reads no lengths, as a kernel does not; its output is no attention."""
 
-    def decode(self, q_BHD, k_pages_PKND, v_pages_PKND, table_BM, lengths_B, *, scale):
-        return q_BHD * scale + k_pages_PKND[table_BM[:, 0].long(), 0, 0][:, None]
+    def decode(self, q_BHD, pages, table_BM, lengths_B, *, scale):
+        return q_BHD * scale + pages.k_PKND[table_BM[:, 0].long(), 0, 0][:, None]
 
 
 def recorded(model, attention):
+    backend = dataclasses.replace(REFERENCE, attention=attention)
     adapter = Adapter(model, family_of(model.config))
     dims = adapter.dimensions
-    pool = PagePool((9, dims.num_kv_heads, 16, dims.head_dim), dtype=torch.float32)
-    graphs = DecodeGraphs(adapter, pool, attention, [1, 2], width=4, replay=False)
+    pool = PagePool(9, PageLayout(dims.num_kv_heads, 16, dims.head_dim, torch.float32))
+    graphs = DecodeGraphs(adapter, pool, backend, [1, 2], width=4, replay=False)
     graphs.record()
     return graphs
 
@@ -114,8 +117,8 @@ def test_on_is_refused_with_the_reason_where_layers_have_windows():
     pool = SimpleNamespace(device=torch.device("cpu"))
     on, auto = (SimpleNamespace(graphs=asked) for asked in ("on", "auto"))
     with pytest.raises(ConfigError, match="sliding window"):
-        make_graphs(on, None, adapter, pool, ReferenceAttention())
-    assert make_graphs(auto, None, adapter, pool, ReferenceAttention()) is None
+        make_graphs(on, None, adapter, pool, REFERENCE)
+    assert make_graphs(auto, None, adapter, pool, REFERENCE) is None
 
 
 @pytest.mark.parametrize("most", [1, 3, 8, 50, 64, 100, 256])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lookm.attention import ReferenceAttention
+from lookm.attention import REFERENCE
 from lookm.look import PromptLook
 from lookm.policy import PromptPolicy, parse, resolve
 from tests.lookm.host_syncs import questions
@@ -17,7 +17,7 @@ def layer(policy, num_layers=2):
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(4, len(IS_IMAGE), 16, generator=generator) for _ in range(3))
     opened = PromptPolicy(recipe, IS_IMAGE, num_layers)
-    look = PromptLook(opened, IS_IMAGE, num_layers=num_layers, attention=ReferenceAttention())
+    look = PromptLook(opened, IS_IMAGE, num_layers=num_layers, backend=REFERENCE)
 
     def run():
         one = look.layer(0, 0.25)

@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 import lookm
 from lookm import CachePolicy, PolicyError, RequestError, compress
-from lookm.attention import ReferenceAttention
+from lookm.attention import REFERENCE
 from lookm.look import PromptLook
 from lookm.policy import PRESETS, PromptPolicy, resolve
 from lookm.types import Needs
@@ -36,10 +36,10 @@ def call(tensors, policy, dtype):
     return compress(*rows, tensors["is_image"], policy)
 
 
-def opened(policy, is_image_T, attention):
+def opened(policy, is_image_T):
     """A look at a prompt of one layer."""
     policy = PromptPolicy(resolve(policy), is_image_T, 1)
-    return PromptLook(policy, is_image_T, num_layers=1, attention=attention)
+    return PromptLook(policy, is_image_T, num_layers=1, backend=REFERENCE)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -72,9 +72,9 @@ def test_the_short_form_is_the_papers_twenty_percent(name, text):
 
 @pytest.mark.parametrize("method", sorted(set(PRESETS) - {"full"}))
 def test_look_gives_the_attention_output_and_what_compress_gives(method):
-    rows, attention = layer(num_tokens=200, images=((20, 180),)), ReferenceAttention()
+    rows, attention = layer(num_tokens=200, images=((20, 180),)), REFERENCE.attention
     policy = CachePolicy(method, keep=0.3)
-    look = opened(policy, rows.is_image_T, attention)
+    look = opened(policy, rows.is_image_T)
     one = look.layer(0, 16**-0.5)
     out_THD = one.attend(*rows[:3])
     got = one.compress(*rows[:3])
@@ -93,7 +93,7 @@ def test_look_gives_the_attention_output_and_what_compress_gives(method):
 def test_a_prompt_seen_in_parts_is_kept_as_one_seen_at_once(method, cuts):
     q, k, v, is_image = layer(num_tokens=200, images=((20, 180),))
     policy, parts = CachePolicy(method, keep=0.3), [*pairwise((0, *cuts, 200))]
-    look, attention = opened(policy, is_image, ReferenceAttention()), ReferenceAttention()
+    look, attention = opened(policy, is_image), REFERENCE.attention
     one = look.layer(0, 16**-0.5)
     outs = [one.attend(q[:, start:end], k[:, :end], v[:, :end]) for start, end in parts]
     got, expected = one.compress(q, k, v), compress(q, k, v, is_image, policy)
@@ -107,7 +107,7 @@ def test_a_prompt_seen_in_parts_is_kept_as_one_seen_at_once(method, cuts):
 def test_the_sums_of_a_part_that_is_left_out_are_missed():
     """The control of the test above: without its first rows a prompt is kept differently."""
     q, k, v, is_image = layer(num_tokens=200, images=((20, 180),))
-    one = opened("h2o@0.3", is_image, ReferenceAttention()).layer(0, 16**-0.5)
+    one = opened("h2o@0.3", is_image).layer(0, 16**-0.5)
     one.attend(q[:, 150:], k, v)
     got = one.compress(q, k, v)
     assert not torch.equal(got.positions, compress(q, k, v, is_image, "h2o@0.3").positions)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lookm import memory
-from lookm.attention import ReferenceAttention
+from lookm.attention import REFERENCE
 from lookm.config import EngineConfig
 from lookm.errors import ConfigError
 from lookm.memory import GPU_SPARE, _Looking, conversations
@@ -44,7 +44,7 @@ def test_the_prefill_that_is_measured_is_a_real_one(tokens):
     ours = Adapter(model, family_of(model.config))
     pos_RT = torch.arange(tokens)[None]
     rows = PackedRows(ours.embed_tokens([0] * tokens), pos_RT)
-    found = ours.forward(rows, _Looking(ReferenceAttention(), tokens, 3, torch.device("cpu")))
+    found = ours.forward(rows, _Looking(REFERENCE, tokens, 3, torch.device("cpu")))
     expected = tiny_llava().model(input_ids=torch.zeros(1, tokens, dtype=torch.long))
     torch.testing.assert_close(found, expected.last_hidden_state[0], rtol=1e-4, atol=1e-4)
 
@@ -63,7 +63,7 @@ def test_on_a_gpu_the_pool_is_what_a_prefill_leaves_of_the_free_memory(monkeypat
     adapter = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float16)
     config = EngineConfig(max_step_tokens=2048, image_cache_bytes=2**30)
     for image, needed in ((None, 3), (2, 3), (5, 5)):  # it is encoded before the prefill
-        found = memory._free_bytes(config, adapter, ReferenceAttention(), 8192, image)
+        found = memory._free_bytes(config, adapter, REFERENCE, 8192, image)
         assert found == pytest.approx(((1 - GPU_SPARE) * 100 - 1 - needed) * 2**30)
     assert asked == [8192] * 3, "a prompt that is looked at runs whole"
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
+from lookm.pages import Pages
+
 
 def check_rotation(
     x_TC: torch.Tensor, cos_TD: torch.Tensor, sin_TD: torch.Tensor, heads: int
@@ -18,20 +20,17 @@ def check_rotation(
 
 
 def check_places(
-    k_PKND: torch.Tensor,
-    v_PKND: torch.Tensor,
+    pages: Pages,
     page_R: torch.Tensor,
     slot_R: torch.Tensor,
     k_RKD: torch.Tensor,
     v_RKD: torch.Tensor,
 ) -> None:
     """Pages, and rows of their shape with a page and a slot each."""
-    num_heads, size = k_PKND.shape[1], k_PKND.shape[3]
-    assert k_PKND.is_contiguous(), "pages must be contiguous"
-    assert v_PKND.is_contiguous(), "pages must be contiguous"
-    assert k_PKND.shape == v_PKND.shape, (k_PKND.shape, v_PKND.shape)
+    _, num_heads, _, size = pages.k_PKND.shape
+    pages.check(num_heads, size)
     for rows_RKD in (k_RKD, v_RKD):
-        assert rows_RKD.shape == (len(page_R), num_heads, size), (rows_RKD.shape, k_PKND.shape)
+        assert rows_RKD.shape == (len(page_R), num_heads, size), (rows_RKD.shape, pages.layout)
     for index_R in (page_R, slot_R):
         assert index_R.shape == page_R.shape, index_R.shape
         assert index_R.dtype == torch.int64, index_R.dtype

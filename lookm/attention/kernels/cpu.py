@@ -13,19 +13,18 @@ import torch
 from lookm.attention.api import Statistics
 from lookm.attention.kernels.checks import check_merge
 from lookm.attention.reference import ReferenceAttention, window_sums
+from lookm.pages import Pages
 from lookm.types import Needs
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
 class CpuAttention:
-    """`lookm.attention.Attention` with the hot loops in C++ and everything else in torch.
+    """`Attention` and `MergeKernels` with the hot loops in C++ and everything else in torch.
 
     The kernels over matrix products take bfloat16, on processors that multiply it (AMX, AVX-512
     BF16); float32, and older processors, take the reference.
     """
-
-    name = "cpu"
 
     def __init__(self, extension: Any) -> None:
         self._extension = extension
@@ -94,17 +93,16 @@ class CpuAttention:
     def decode(
         self,
         q_BHD: torch.Tensor,
-        k_pages_PKND: torch.Tensor,
-        v_pages_PKND: torch.Tensor,
+        pages: Pages,
         table_BM: torch.Tensor,
         lengths_B: torch.Tensor,
         *,
         scale: float,
     ) -> torch.Tensor:
         """Each page read once, in place, by all query heads of its KV head's group."""
-        _check(q_BHD, k_pages_PKND, v_pages_PKND, table_BM, lengths_B)
+        _check(q_BHD, pages, table_BM, lengths_B)
         out_BHD: torch.Tensor = self._extension.paged_decode(
-            q_BHD.contiguous(), k_pages_PKND, v_pages_PKND, table_BM, lengths_B, scale
+            q_BHD.contiguous(), pages.k_PKND, pages.v_PKND, table_BM, lengths_B, scale
         )
         return out_BHD
 
@@ -124,21 +122,13 @@ def _check_prompt(q_HTD: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor)
 
 
 def _check(
-    q_BHD: torch.Tensor,
-    k_PKND: torch.Tensor,
-    v_PKND: torch.Tensor,
-    table_BM: torch.Tensor,
-    lengths_B: torch.Tensor,
+    q_BHD: torch.Tensor, pages: Pages, table_BM: torch.Tensor, lengths_B: torch.Tensor
 ) -> None:
     """The kernel trusts what is asserted here; it never reads outside a page it was given."""
     batch, heads, size = q_BHD.shape
     assert q_BHD.dtype in _DTYPES, q_BHD.dtype
-    assert k_PKND.dtype == v_PKND.dtype == q_BHD.dtype, (k_PKND.dtype, v_PKND.dtype)
-    assert k_PKND.is_contiguous()
-    assert v_PKND.is_contiguous()
-    assert k_PKND.shape == v_PKND.shape, (k_PKND.shape, v_PKND.shape)
-    assert k_PKND.shape[3] == size, (k_PKND.shape, size)
-    assert heads % k_PKND.shape[1] == 0, (heads, k_PKND.shape)
+    assert pages.k_PKND.dtype == q_BHD.dtype, pages.k_PKND.dtype
+    pages.check(heads, size)
     assert table_BM.dtype == torch.int32, table_BM.dtype
     assert table_BM.is_contiguous()
     assert table_BM.shape[0] == batch == lengths_B.shape[0]

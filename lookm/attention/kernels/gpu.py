@@ -12,15 +12,14 @@ import torch.nn.functional as F
 
 from lookm.attention.api import Statistics
 from lookm.attention.kernels import triton_decode, triton_flash, triton_merge, triton_sums
+from lookm.pages import Pages
 from lookm.types import Needs
 
 _HALF = (torch.float16, torch.bfloat16)
 
 
 class TritonAttention:
-    """`lookm.attention.Attention`: float16, bfloat16 and float32, heads of up to 256."""
-
-    name = "triton"
+    """`Attention` and `MergeKernels`: float16, bfloat16 and float32, heads of up to 256."""
 
     def prefill(
         self,
@@ -70,17 +69,14 @@ class TritonAttention:
     def decode(
         self,
         q_BHD: torch.Tensor,
-        k_pages_PKND: torch.Tensor,
-        v_pages_PKND: torch.Tensor,
+        pages: Pages,
         table_BM: torch.Tensor,
         lengths_B: torch.Tensor,
         *,
         scale: float,
     ) -> torch.Tensor:
         """Split over rows. See `Attention.decode`."""
-        return triton_decode.decode(
-            q_BHD, k_pages_PKND, v_pages_PKND, table_BM, lengths_B, scale=scale
-        )
+        return triton_decode.decode(q_BHD, pages, table_BM, lengths_B, scale=scale)
 
 
 def flash(

@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from lookm.attention.kernels.triton_launch import LOG2E, block_of, check_type, on
+from lookm.pages import Pages
 
 WANTED_PROGRAMS = 4224  # 32 for each of an H200's 132 multiprocessors, which holds 8 at a time
 MAX_SPLITS = 32
@@ -99,15 +100,15 @@ def _add_up(
 
 def decode(
     q_BHD: torch.Tensor,
-    k_PKND: torch.Tensor,
-    v_PKND: torch.Tensor,
+    pages: Pages,
     table_BM: torch.Tensor,
     lengths_B: torch.Tensor,
     *,
     scale: float,
 ) -> torch.Tensor:
     """`Attention.decode`. Nothing but shapes is read by the host."""
-    check(q_BHD, k_PKND, v_PKND, table_BM, lengths_B)
+    check(q_BHD, pages, table_BM, lengths_B)
+    k_PKND, v_PKND = pages.k_PKND, pages.v_PKND
     batch, num_heads, size = q_BHD.shape
     num_kv_heads, page_tokens = k_PKND.shape[1:3]
     group = num_heads // num_kv_heads
@@ -146,23 +147,15 @@ def num_splits(programs: int) -> int:
 
 
 def check(
-    q_BHD: torch.Tensor,
-    k_PKND: torch.Tensor,
-    v_PKND: torch.Tensor,
-    table_BM: torch.Tensor,
-    lengths_B: torch.Tensor,
+    q_BHD: torch.Tensor, pages: Pages, table_BM: torch.Tensor, lengths_B: torch.Tensor
 ) -> None:
     """The kernel trusts what is asserted here. Page numbers are trusted to be pages."""
     batch, heads, size = q_BHD.shape
-    check_type(q_BHD, k_PKND, v_PKND)
-    assert k_PKND.is_contiguous(), "pages must be contiguous"
-    assert v_PKND.is_contiguous(), "pages must be contiguous"
-    assert k_PKND.shape == v_PKND.shape, (k_PKND.shape, v_PKND.shape)
-    assert k_PKND.shape[3] == size, (k_PKND.shape, size)
-    assert heads % k_PKND.shape[1] == 0, (heads, k_PKND.shape)
+    check_type(q_BHD, pages.k_PKND, pages.v_PKND)
+    pages.check(heads, size)
     assert table_BM.dtype == torch.int32, table_BM.dtype
     assert table_BM.stride(1) == 1, "a table row must be contiguous"
     assert lengths_B.dtype in (torch.int32, torch.int64), lengths_B.dtype
     assert lengths_B.is_contiguous(), "lengths must be contiguous"
     assert table_BM.shape[0] == batch == lengths_B.shape[0], (batch, table_BM.shape)
-    assert table_BM.device == lengths_B.device == k_PKND.device, "one device for all"
+    assert table_BM.device == lengths_B.device == pages.device, "one device for all"

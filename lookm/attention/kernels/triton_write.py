@@ -1,6 +1,6 @@
 """Rows of keys and values into their pages, in one launch.
 
-Contract (twin: `cache.pool.write_rows`): pages [P, K, N, D] contiguous; page and slot [R] int64;
+Contract (twin: `lookm.pages.write_rows`): pages [P, K, N, D] contiguous; page and slot [R] int64;
 k and v [R, K, D] of any strides with D dense, rounded to the pages' type. No two rows share a place
 (rows sent to the scratch page may: what it holds is never read for an answer).
 """
@@ -11,6 +11,7 @@ import triton.language as tl
 
 from lookm.attention.kernels.checks import check_places
 from lookm.attention.kernels.triton_launch import block_of, dense_rows, on
+from lookm.pages import Pages
 
 TILE_ELEMENTS = 4096
 
@@ -35,8 +36,7 @@ def _write(
 
 
 def write_rows(
-    k_PKND: torch.Tensor,
-    v_PKND: torch.Tensor,
+    pages: Pages,
     page_R: torch.Tensor,
     slot_R: torch.Tensor,
     k_RKD: torch.Tensor,
@@ -44,12 +44,13 @@ def write_rows(
 ) -> None:
     """Store R rows, each at its own (page, slot)."""
     num_rows, num_heads, size = k_RKD.shape
-    check_places(k_PKND, v_PKND, page_R, slot_R, k_RKD, v_RKD)
+    check_places(pages, page_R, slot_R, k_RKD, v_RKD)
     for index_R in (page_R, slot_R):
-        assert index_R.device == k_PKND.device == k_RKD.device, "one device for all"
+        assert index_R.device == pages.device == k_RKD.device, "one device for all"
     if num_rows == 0:
         return
     k_RKD, v_RKD = dense_rows(k_RKD), dense_rows(v_RKD)
+    k_PKND, v_PKND = pages.k_PKND, pages.v_PKND
     block_d = block_of(size)
     block_k = min(triton.next_power_of_2(num_heads), max(1, TILE_ELEMENTS // block_d))
     with on(k_PKND):

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from lookm.attention import Attention, choose
+from lookm.attention import Attention, Backend, choose
 from lookm.bench.gpu.fixture import Lab
 from lookm.bench.gpu.sections import Numbers
+from lookm.pages import Pages
 from lookm.types import Needs
 
 PAGE_TOKENS = 16
@@ -22,14 +23,14 @@ PAGE_TOKENS = 16
 @torch.inference_mode()
 def kernels(lab: Lab) -> Numbers:
     """Decode at every batch, and the parts of a prefill that looks."""
-    attention = choose("auto", lab.device, lab.dtype)
-    found: Numbers = {"attention": attention.name}
+    backend = choose("auto", lab.device, lab.dtype)
+    found: Numbers = {"attention": backend.name}
     num_tokens = len(lab.prompt()[0])
     for batch in lab.scale.batches:
         for rows in (num_tokens, num_tokens // 5):
-            found[f"decode x{batch}, {rows} rows"] = _decode(lab, attention, batch, rows)
+            found[f"decode x{batch}, {rows} rows"] = _decode(lab, backend.attention, batch, rows)
     for tokens in (num_tokens, len(lab.prompt(long=True)[0])):
-        found |= _prefill(lab, attention, tokens)
+        found |= _prefill(lab, backend, tokens)
     return found
 
 
@@ -75,17 +76,17 @@ def _decode(lab: Lab, attention: Attention, batch: int, rows: int) -> Numbers:
     shape, item = lab.shape, lab.dtype.itemsize
     size, pages = shape.hidden // shape.heads, -(-rows // PAGE_TOKENS)
     stored = (batch * pages, shape.kv_heads, PAGE_TOKENS, size)
-    k, v = (torch.randn(stored, dtype=lab.dtype, device=lab.device) for _ in range(2))
+    filled = Pages(*(torch.randn(stored, dtype=lab.dtype, device=lab.device) for _ in range(2)))
     q = torch.randn(batch, shape.heads, size, dtype=lab.dtype, device=lab.device)
     table = torch.randperm(batch * pages, device=lab.device).to(torch.int32).view(batch, pages)
     lengths = torch.full((batch,), rows, device=lab.device)
     moved = 2 * batch * rows * shape.kv_heads * size * item
     return _rated(
-        lab, lambda: attention.decode(q, k, v, table, lengths, scale=size**-0.5), moved=moved
+        lab, lambda: attention.decode(q, filled, table, lengths, scale=size**-0.5), moved=moved
     )
 
 
-def _prefill(lab: Lab, attention: Attention, tokens: int) -> Numbers:
+def _prefill(lab: Lab, backend: Backend, tokens: int) -> Numbers:
     shape, size = lab.shape, lab.shape.hidden // lab.shape.heads
 
     def noise(heads: int, rows: int) -> torch.Tensor:
@@ -99,25 +100,26 @@ def _prefill(lab: Lab, attention: Attention, tokens: int) -> Numbers:
     triangle = shape.heads * tokens * tokens * size  # two operations, half of the square
 
     def prefill(needs: Needs) -> Callable[[], Any]:
-        return lambda: attention.prefill(q, k, v, scale=size**-0.5, needs=needs)
+        return lambda: backend.attention.prefill(q, k, v, scale=size**-0.5, needs=needs)
 
     found = {
         f"prefill {tokens}": _rated(lab, prefill(Needs()), flops=2 * triangle),
         f"prefill with sums {tokens}": _rated(lab, prefill(Needs(sums=True)), flops=3 * triangle),
         f"prefill with window {tokens}": _rated(lab, prefill(Needs(window=32)), flops=2 * triangle),
     }
+    merges = backend.merges
+    if merges is None:
+        return found
     num_kept = tokens // 5
     kept, evicted = noise(shape.kv_heads, num_kept), noise(shape.kv_heads, tokens - num_kept)
     products = 2 * shape.kv_heads * num_kept * (tokens - num_kept) * size
-    found[f"nearest {tokens}"] = _rated(
-        lab, lambda: attention.nearest(kept, evicted), flops=products
-    )
+    found[f"nearest {tokens}"] = _rated(lab, lambda: merges.nearest(kept, evicted), flops=products)
     target = torch.randint(0, num_kept, evicted.shape[:2], device=lab.device)
     weight = torch.ones(evicted.shape[:2], device=lab.device)
     centre = torch.ones(kept.shape[:2], device=lab.device)
     found[f"combine {tokens}"] = _rated(
         lab,
-        lambda: attention.combine([(kept, evicted)] * 2, target, weight, centre),
+        lambda: merges.combine([(kept, evicted)] * 2, target, weight, centre),
         moved=2 * (2 * kept.nbytes + evicted.nbytes),
     )
     return found

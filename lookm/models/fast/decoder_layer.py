@@ -56,7 +56,7 @@ class FusedLayer(nn.Module):
 
 
 @torch.inference_mode()
-def quicken(text_model: nn.Module, owner: Any, chooser: Chooser) -> None:
+def replace_layers(text_model: nn.Module, owner: Any, chooser: Chooser) -> None:
     """Put twins in the place of the text model's layers, and of linear layers that remain.
 
     `owner.lm_head` is one of those.

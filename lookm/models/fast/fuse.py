@@ -7,52 +7,27 @@ on random rows shows that it computes what the module does. Knows modules; knows
 families, pages or policies.
 """
 
+import functools
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from lookm.attention import ModelKernels
 from lookm.models.attention_interface import attend
 from lookm.models.fast.equivalence import TRIAL_ROWS, close, noise, same_in_a_layer
+from lookm.models.fast.linear import is_plain, joinable, joined
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class RowKernels:
-    """What a device does to rows (`attention.kernels.cpu_rows`, `triton_rows`).
-
-    `rms_norm(x, weight, epsilon)` for rows of up to `max_row`, and `rotate(x_TC, cos_TD, sin_TD,
-    heads)` in place; `gated_mlp` builds the twin of a module with `gate_proj`, `up_proj` and
-    `down_proj`.
-    """
-
-    rms_norm: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
-    rotate: Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], None]
-    gated_mlp: Callable[[Any], nn.Module]
-    max_row: int = 1 << 15
-
-
-def cuda_kernels() -> RowKernels:
-    """Those in Triton, which is only there with CUDA."""
-    from lookm.attention.kernels import triton_rows
-
-    def gated_mlp(module: Any) -> nn.Module:
-        return FusedMLP(module, triton_rows.silu_mul)
-
-    return RowKernels(
-        triton_rows.rms_norm, triton_rows.rotate, gated_mlp, max_row=triton_rows.MAX_ROW
-    )
 
 
 class FusedNorm(nn.Module):
     """`weight * (x / sqrt(mean(x^2) + epsilon))` over the last dimension."""
 
-    def __init__(self, weight: nn.Parameter, epsilon: float, kernels: RowKernels) -> None:
+    def __init__(self, weight: nn.Parameter, epsilon: float, kernels: ModelKernels) -> None:
         super().__init__()
         self.weight, self.epsilon, self._rms_norm = weight, epsilon, kernels.rms_norm
 
@@ -66,7 +41,7 @@ class FusedMLP(nn.Module):
     def __init__(self, module: Any, silu_mul: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
         self.gate = silu_mul
-        self.gate_up_proj = _joined(module.gate_proj, module.up_proj)
+        self.gate_up_proj = joined(module.gate_proj, module.up_proj)
         self.down_proj = module.down_proj
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -77,10 +52,10 @@ class FusedMLP(nn.Module):
 class FusedAttention(nn.Module):
     """q, k and v as one product, rotated in place; then our attention, then the output product."""
 
-    def __init__(self, module: Any, kernels: RowKernels) -> None:
+    def __init__(self, module: Any, kernels: ModelKernels) -> None:
         super().__init__()
         self._rotate = kernels.rotate
-        self.qkv_proj = _joined(module.q_proj, module.k_proj, module.v_proj)
+        self.qkv_proj = joined(module.q_proj, module.k_proj, module.v_proj)
         self.o_proj = module.o_proj
         self.layer_idx, self.scaling = module.layer_idx, module.scaling
         self.sliding_window = getattr(module, "sliding_window", None)
@@ -121,11 +96,18 @@ class FusedAttention(nn.Module):
 
 
 @torch.inference_mode()
-def fuse(model: nn.Module, kernels: RowKernels) -> None:
-    """Replace the modules in place. Merged weights take the place of their parts."""
+def fuse(
+    model: nn.Module, kernels: ModelKernels, gated_mlp: Callable[[Any], nn.Module] | None = None
+) -> None:
+    """Replace the modules in place. Merged weights take the place of their parts.
+
+    `gated_mlp` builds the twin of a module with `gate_proj`, `up_proj` and `down_proj`; without it
+    they are joined, for `kernels.silu_mul`.
+    """
 
     def twin_of(module: nn.Module) -> nn.Module | None:
-        return _norm(module, kernels) or _mlp(module, kernels) or _attention(module, kernels)
+        mlp = _mlp(module, gated_mlp or functools.partial(_fused_mlp, kernels=kernels))
+        return mlp or _norm(module, kernels) or _attention(module, kernels)
 
     counts = replace_below(model, twin_of)
     told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
@@ -150,18 +132,7 @@ def replace_below(
     return counts
 
 
-def _joined(*linears: nn.Linear) -> nn.Linear:
-    """One product whose outputs are theirs, one after the other."""
-    weight = torch.cat([linear.weight for linear in linears])
-    joined = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    joined.weight = nn.Parameter(weight, requires_grad=False)
-    biases: list[torch.Tensor] = [each.bias for each in linears if each.bias is not None]
-    if biases:
-        joined.bias = nn.Parameter(torch.cat(biases), requires_grad=False)
-    return joined
-
-
-def _norm(module: Any, kernels: RowKernels) -> nn.Module | None:
+def _norm(module: Any, kernels: ModelKernels) -> nn.Module | None:
     weight = getattr(module, "weight", None)
     epsilon = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if not type(module).__name__.endswith("RMSNorm") or not isinstance(epsilon, float):
@@ -175,15 +146,20 @@ def _norm(module: Any, kernels: RowKernels) -> nn.Module | None:
     return fused if close(module(x), fused(x)) else None
 
 
-def _mlp(module: Any, kernels: RowKernels) -> nn.Module | None:
+def _fused_mlp(module: Any, kernels: ModelKernels) -> nn.Module:
+    assert kernels.silu_mul is not None, "kernels without it come with an MLP of their own"
+    return FusedMLP(module, kernels.silu_mul)
+
+
+def _mlp(module: Any, gated_mlp: Callable[[Any], nn.Module]) -> nn.Module | None:
     if not _has_linears(module, "gate_proj", "up_proj", "down_proj"):
         return None
     x = noise(TRIAL_ROWS, module.gate_proj.in_features, module.gate_proj.weight)
-    fused = kernels.gated_mlp(module)
+    fused = gated_mlp(module)
     return fused if close(module(x), fused(x)) else None
 
 
-def _attention(module: Any, kernels: RowKernels) -> nn.Module | None:
+def _attention(module: Any, kernels: ModelKernels) -> nn.Module | None:
     """The twin of an attention that is Llama's in all it hands to ours and does with the answer."""
     if not _has_linears(module, "q_proj", "k_proj", "v_proj", "o_proj"):
         return None
@@ -196,8 +172,8 @@ def _attention(module: Any, kernels: RowKernels) -> nn.Module | None:
 def _has_linears(module: nn.Module, *names: str) -> bool:
     """Whether these are its products, and it has no modules with weights besides."""
     own = dict(module.named_children())
-    if not all(type(own.get(name)) is nn.Linear for name in names):
+    if not set(names) <= set(own) or not joinable(*(own[name] for name in names[:-1])):
         return False
-    if len({own[name].bias is None for name in names[:-1]}) > 1:  # those that are joined
+    if not is_plain(own[names[-1]]):
         return False
     return not any(list(child.parameters()) for name, child in own.items() if name not in names)

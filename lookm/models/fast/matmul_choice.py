@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lookm.models.fast.equivalence import close, noise
+from lookm.models.fast.linear import is_plain
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ Clock = Callable[[Callable[[], Any]], float]
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class TileChoice:
     """A tile of the kernel, for up to `most_rows`, and how much faster it was than the library."""
 
     tile: Any
@@ -59,7 +60,7 @@ class Product(nn.Module):
         self.in_features = linear.in_features
         self.out_features = linear.out_features // 2 if gate else linear.out_features
         self._kernel, self._gate = kernel, gate
-        self.choice: Choice | None = None
+        self.choice: TileChoice | None = None
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         num_rows = x.numel() // self.in_features
@@ -101,7 +102,7 @@ class Chooser:
         self, kernel: Callable[..., torch.Tensor], tiles: tuple[Any, ...], clock: Clock
     ) -> None:
         self._kernel, self._tiles, self._clock = kernel, tiles, clock
-        self._choices: dict[tuple[Any, ...], Choice | None] = {}
+        self._choices: dict[tuple[Any, ...], TileChoice | None] = {}
 
     @torch.inference_mode()
     def product(
@@ -125,16 +126,16 @@ class Chooser:
     @torch.inference_mode()
     def twin_of(self, module: nn.Module) -> nn.Module | None:
         """A linear layer alone, where that is faster than the library; else None."""
-        if type(module) is not nn.Linear or not module.weight.is_contiguous():
+        if not is_plain(module) or not module.weight.is_contiguous():
             return None
         product = self.product(module)
         return product if product.choice else None
 
-    def _choose(self, product: Product, residual: bool) -> Choice | None:
+    def _choose(self, product: Product, residual: bool) -> TileChoice | None:
         library = {
             rows: self._seconds(product, None, rows, residual) for rows in (*ROWS, MORE_ROWS)
         }
-        best: Choice | None = None
+        best: TileChoice | None = None
         for tile in self._tiles:
             if not self._same(product, tile, residual):
                 continue
@@ -145,7 +146,7 @@ class Chooser:
             least = min(gains[rows] for rows in ROWS)
             if least >= max(GAIN, best.gain if best else 0):
                 most_rows = MORE_ROWS if gains[MORE_ROWS] >= GAIN else max(ROWS)
-                best = Choice(tile, most_rows, least)
+                best = TileChoice(tile, most_rows, least)
         return best
 
     def _seconds(self, product: Product, tile: Any, rows: int, residual: bool) -> float:
@@ -169,7 +170,7 @@ def _inputs(
     return x_RC, noise(rows, product.out_features, product.weight) if residual else None
 
 
-def _tell(product: Product, parts: tuple[bool, bool, bool], choice: Choice | None) -> None:
+def _tell(product: Product, parts: tuple[bool, bool, bool], choice: TileChoice | None) -> None:
     names = [
         name for name, is_there in zip(("norm", "gate", "sum"), parts, strict=True) if is_there
     ]
@@ -178,13 +179,6 @@ def _tell(product: Product, parts: tuple[bool, bool, bool], choice: Choice | Non
         told = f"own kernel, {choice.gain:.2f}x as fast, to {choice.most_rows} rows, {choice.tile}"
     shape = " x ".join(map(str, product.weight.shape))
     logger.info("product %s: %s", " with ".join([shape, *names]), told)
-
-
-def cuda_chooser() -> Chooser:
-    """With the Triton kernel and the device's clock; only where there is CUDA."""
-    from lookm.attention.kernels import triton_linear
-
-    return Chooser(triton_linear.linear, triton_linear.TILES, replay_seconds)
 
 
 def replay_seconds(call: Callable[[], Any]) -> float:

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from lookm.attention.kernels import cpu_rows
-from lookm.models.fast.fuse import RowKernels, fuse, replace_below
+from lookm.attention import ModelKernels
+from lookm.models.fast.fuse import fuse, replace_below
+from lookm.models.fast.linear import is_plain
 
 logger = logging.getLogger(__name__)
 
@@ -72,14 +73,14 @@ def rounded_rows(num_rows: int) -> int:
 
 
 @torch.inference_mode()
-def pack(model: nn.Module) -> None:
+def pack(model: nn.Module, kernels: ModelKernels) -> None:
     """Replace the modules in place. A weight that is tied to another one is packed as a copy."""
-    fuse(model, RowKernels(cpu_rows.rms_norm, cpu_rows.rotate, PackedMLP))
+    fuse(model, kernels, PackedMLP)
     counts = replace_below(model, _packed)
     logger.info("model: %d more linear layers packed", counts.total())
 
 
 def _packed(module: nn.Module) -> PackedLinear | None:
-    if type(module) is nn.Linear and module.weight.dtype == torch.bfloat16:
+    if is_plain(module) and module.weight.dtype == torch.bfloat16:
         return PackedLinear(module)
     return None

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from lookm.attention import ReferenceAttention, choose
 from lookm.attention.kernels import build, cpu_write
-from lookm.attention.select import page_writer
 from lookm.cache import PagePool
 from lookm.errors import ConfigError
+from lookm.pages import PageLayout, Pages, write_rows
 from lookm.policy.merges import combine, nearest_by_cosine
 from lookm.types import Needs
 from tests.lookm.tiny import answers, generate, random_prompt, tiny_engine, tiny_llava
@@ -23,7 +23,7 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def kernel():
-    return choose("cpu", "cpu")
+    return choose("cpu", "cpu").attention
 
 
 def case(heads, kv_heads, size, lengths, dtype=torch.float32, page_rows=16):
@@ -36,7 +36,7 @@ def case(heads, kv_heads, size, lengths, dtype=torch.float32, page_rows=16):
     k, v = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
     table = torch.randperm(pages, generator=generator)[: len(lengths) * width]
     table = table.view(len(lengths), width).to(torch.int32)
-    return q, k, v, table, torch.tensor(lengths)
+    return q, Pages(k, v), table, torch.tensor(lengths)
 
 
 SHAPES = [(4, 4, 64), (4, 2, 16), (6, 1, 80), (8, 8, 128), (2, 1, 256), (3, 3, 7)]
@@ -55,46 +55,48 @@ def test_decode_equals_the_reference(kernel, shape, lengths):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_decode_in_bfloat16_is_as_close_to_float64_as_the_reference(kernel, shape):
     args = case(*shape, [40, 3, 90], torch.bfloat16)
-    wide = [t.double() if t.is_floating_point() else t for t in args]
-    exact = ReferenceAttention().decode(*wide, scale=0.2)
+    q, pages, *rest = args
+    wide = Pages(pages.k_PKND.double(), pages.v_PKND.double())
+    exact = ReferenceAttention().decode(q.double(), wide, *rest, scale=0.2)
     assert (kernel.decode(*args, scale=0.2) - exact).abs().max() < 0.02
 
 
 @needs_compiler
 def test_a_sequence_decodes_to_the_same_bits_alone_and_in_a_batch(kernel):
-    q, k, v, table, lengths = case(4, 2, 64, [700, 3, 0, 300], torch.bfloat16)
-    together = kernel.decode(q, k, v, table, lengths, scale=0.2)
+    q, pages, table, lengths = case(4, 2, 64, [700, 3, 0, 300], torch.bfloat16)
+    together = kernel.decode(q, pages, table, lengths, scale=0.2)
     for b in range(4):
         one = slice(b, b + 1)
-        alone = kernel.decode(q[one], k, v, table[one].contiguous(), lengths[one], scale=0.2)
+        alone = kernel.decode(q[one], pages, table[one].contiguous(), lengths[one], scale=0.2)
         assert torch.equal(alone[0], together[b])
 
 
 @needs_compiler
 def test_the_comparison_sees_a_wrong_page(kernel):
-    q, k, v, table, lengths = case(4, 2, 16, [40])
-    other = kernel.decode(q, k, v, table.flip(1), lengths, scale=0.2)
-    assert not torch.allclose(other, kernel.decode(q, k, v, table, lengths, scale=0.2), atol=1e-3)
+    q, pages, table, lengths = case(4, 2, 16, [40])
+    other = kernel.decode(q, pages, table.flip(1), lengths, scale=0.2)
+    assert not torch.allclose(other, kernel.decode(q, pages, table, lengths, scale=0.2), atol=1e-3)
 
 
 @needs_compiler
 def test_very_large_scores_do_not_overflow(kernel):
-    q, k, v, table, lengths = case(4, 2, 16, [40])
-    args = (q * 100, k * 100, v, table, lengths)
+    q, pages, table, lengths = case(4, 2, 16, [40])
+    args = (q * 100, Pages(pages.k_PKND * 100, pages.v_PKND), table, lengths)
     expected = ReferenceAttention().decode(*args, scale=1.0)
     assert torch.allclose(kernel.decode(*args, scale=1.0), expected, atol=1e-5)
 
 
 @needs_compiler
 def test_the_launcher_refuses_what_the_kernel_cannot_read(kernel):
-    q, k, v, table, lengths = case(4, 2, 16, [40])
+    q, pages, table, lengths = case(4, 2, 16, [40])
+    k, v = pages.k_PKND, pages.v_PKND
     for wrong in (
-        (q.double(), k.double(), v.double(), table, lengths),
-        (q, k.transpose(1, 2), v.transpose(1, 2), table, lengths),
-        (q, k, v, table.long(), lengths),
-        (q, k, v, table, lengths.int()),
-        (q[:, :3], k, v, table, lengths),
-        (q, k, v, table[:0], lengths),
+        (q.double(), Pages(k.double(), v.double()), table, lengths),
+        (q, Pages(k.transpose(1, 2), v.transpose(1, 2)), table, lengths),
+        (q, pages, table.long(), lengths),
+        (q, pages, table, lengths.int()),
+        (q[:, :3], pages, table, lengths),
+        (q, pages, table[:0], lengths),
     ):
         with pytest.raises(AssertionError):
             kernel.decode(*wrong, scale=1.0)
@@ -127,7 +129,7 @@ def test_without_a_compiler_auto_is_the_reference_and_says_why(monkeypatch, capl
 @needs_compiler
 def test_a_kernel_built_before_needs_no_compiler(kernel, monkeypatch):
     monkeypatch.setattr(build, "missing_tools", lambda: ["ninja"])
-    assert choose("auto", "cpu").name == kernel.name
+    assert choose("auto", "cpu").name == "cpu"
 
 
 @pytest.mark.usefixtures("nothing_built")
@@ -267,23 +269,27 @@ def test_combine_equals_the_policys_own(kernel, num_kept, num_evicted, size):
 def test_write_puts_every_row_in_its_place_and_nothing_elsewhere(
     kernel, dtype, num_rows, kv_heads, size, page_rows
 ):
-    assert page_writer(kernel) is cpu_write.write_rows
-    shape = (num_rows + 2, kv_heads, page_rows, size)
-    plain, fast = (PagePool(shape, dtype=dtype, write=w) for w in (None, cpu_write.write_rows))
-    places = torch.randperm(shape[0] * page_rows)[:num_rows]
+    assert choose("cpu", "cpu").write_rows is cpu_write.write_rows
+    layout = PageLayout(kv_heads, page_rows, size, dtype)
+    plain, fast = (
+        PagePool(num_rows + 2, layout, write_rows=write)
+        for write in (write_rows, cpu_write.write_rows)
+    )
+    places = torch.randperm((num_rows + 2) * page_rows)[:num_rows]
     k = torch.randn(kv_heads, num_rows, 2 * size).to(dtype)[..., :size].transpose(0, 1)
     v = torch.randn(num_rows, kv_heads, size).to(dtype)
     for pool in (plain, fast):
         pool.write(places // page_rows, places % page_rows, k, v)
-    assert torch.equal(plain.k_PKND, fast.k_PKND)
-    assert torch.equal(plain.v_PKND, fast.v_PKND)
+    assert torch.equal(plain.pages.k_PKND, fast.pages.k_PKND)
+    assert torch.equal(plain.pages.v_PKND, fast.pages.v_PKND)
 
 
 @needs_compiler
 @pytest.mark.parametrize(("page", "slot"), [(3, 0), (-1, 0), (0, 4), (0, -1)])
 def test_a_row_without_a_place_is_an_error_and_nothing_is_written(kernel, page, slot):
-    pool = PagePool((2, 1, 4, 8), dtype=torch.bfloat16, write=page_writer(kernel))
+    layout = PageLayout(1, 4, 8, torch.bfloat16)
+    pool = PagePool(2, layout, write_rows=cpu_write.write_rows)
     rows = torch.ones(2, 1, 8, dtype=torch.bfloat16)
     with pytest.raises(IndexError, match="no such place"):
         pool.write(torch.tensor([0, page]), torch.tensor([0, slot]), rows, rows)
-    assert not pool.k_PKND.any()
+    assert not pool.pages.k_PKND.any()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from lookm.attention import ReferenceAttention, masked
+from lookm.pages import Pages
 from lookm.types import Needs
 
 HEADS, KV, SIZE, SCALE = 4, 2, 8, 0.3
@@ -84,7 +85,7 @@ def test_decode_sees_the_last_rows_of_its_pages(window, dtype):
     )
     table = torch.randperm(40, generator=random)[: 6 * pages_each].view(6, pages_each).int()
     q = torch.randn(6, HEADS, SIZE, generator=random).to(dtype)
-    out = masked.decode(q, k_pages, v_pages, table, lengths, scale=SCALE, window=window)
+    out = masked.decode(q, Pages(k_pages, v_pages), table, lengths, scale=SCALE, window=window)
     for b, length in enumerate(lengths.tolist()):
         k, v = (
             pages[table[b].long()].transpose(0, 1).flatten(1, 2)[:, :length]

@@ -5,6 +5,7 @@ import torch
 
 from lookm.attention import ReferenceAttention, choose, reference, statistics
 from lookm.errors import ConfigError
+from lookm.pages import Pages
 from lookm.types import Needs
 
 ALL = Needs(sums=True, squares=True, window=7)
@@ -119,7 +120,7 @@ def paged(lengths, heads, kv_heads, head_size, *, page_tokens=4, dtype=torch.flo
             [p[pages].transpose(0, 1).flatten(1, 2)[:, :length] for p in (k_pages, v_pages)]
         )
     q_BHD = torch.randn(len(lengths), heads, head_size).to(dtype)
-    return (q_BHD, k_pages, v_pages, table, torch.tensor(lengths)), rows
+    return (q_BHD, Pages(k_pages, v_pages), table, torch.tensor(lengths)), rows
 
 
 @pytest.mark.parametrize("max_padded", [0, 1 << 19])
@@ -128,7 +129,8 @@ def paged(lengths, heads, kv_heads, head_size, *, page_tokens=4, dtype=torch.flo
 def test_decode_equals_extend_over_each_sequences_own_rows(shape, lengths, max_padded, monkeypatch):
     monkeypatch.setattr(reference, "MAX_PADDED_ELEMENTS", max_padded)
     arguments, rows = paged(lengths, *shape)
-    before = [tensor.clone() for tensor in arguments]
+    tensors = [arguments[0], arguments[1].k_PKND, arguments[1].v_PKND, *arguments[2:]]
+    before = [tensor.clone() for tensor in tensors]
     out_BHD = attention.decode(*arguments, scale=0.3)
     for b, (k_KSD, v_KSD) in enumerate(rows):
         if lengths[b] == 0:
@@ -138,20 +140,22 @@ def test_decode_equals_extend_over_each_sequences_own_rows(shape, lengths, max_p
             arguments[0][b, :, None], k_KSD, v_KSD, scale=0.3, needs=Needs()
         )[0]
         torch.testing.assert_close(out_BHD[b], expected_1HD[0], rtol=1e-5, atol=1e-5)
-    assert all(torch.equal(new, old) for new, old in zip(arguments, before, strict=True))
+    assert all(torch.equal(new, old) for new, old in zip(tensors, before, strict=True))
 
 
 def test_decode_in_bfloat16_stays_near_float32():
     arguments, _ = paged([30, 12, 90], 4, 2, 16, dtype=torch.bfloat16)
     out_BHD = attention.decode(*arguments, scale=0.25)
-    exact = attention.decode(*(a.float() for a in arguments[:3]), *arguments[3:], scale=0.25)
+    q, pages, *rest = arguments
+    wide = Pages(pages.k_PKND.float(), pages.v_PKND.float())
+    exact = attention.decode(q.float(), wide, *rest, scale=0.25)
     assert out_BHD.dtype == torch.bfloat16
     torch.testing.assert_close(out_BHD.float(), exact, rtol=0.02, atol=0.02)
 
 
 def test_decode_of_empty_sequences_only_is_zero():
     arguments, _ = paged([4, 4], 4, 2, 8)
-    out_BHD = attention.decode(*arguments[:4], torch.zeros(2, dtype=torch.int64), scale=0.3)
+    out_BHD = attention.decode(*arguments[:3], torch.zeros(2, dtype=torch.int64), scale=0.3)
     assert torch.equal(out_BHD, torch.zeros_like(out_BHD))
 
 

@@ -11,6 +11,7 @@ from lookm import CachePolicy
 from lookm.attention import choose
 from lookm.attention.kernels import triton_decode, triton_linear, triton_merge
 from lookm.errors import ConfigError
+from lookm.pages import Pages
 from tests.lookm.attention import triton_cases as cases
 from tests.lookm.tiny import answers, random_prompt, tiny_engine, tiny_llava
 
@@ -54,15 +55,16 @@ def test_decode_splits_long_rows_and_adds_them_up():
 
 
 def test_the_comparison_sees_a_wrong_page():
-    q, k, v, table, lengths = cases.paged(4, 2, 16, [40], device=DEVICE)
-    right = triton_decode.decode(q, k, v, table, lengths, scale=0.2)
-    wrong = triton_decode.decode(q, k, v, table.flip(1).contiguous(), lengths, scale=0.2)
+    q, pages, table, lengths = cases.paged(4, 2, 16, [40], device=DEVICE)
+    right = triton_decode.decode(q, pages, table, lengths, scale=0.2)
+    wrong = triton_decode.decode(q, pages, table.flip(1).contiguous(), lengths, scale=0.2)
     assert not torch.allclose(right, wrong, atol=1e-3)
 
 
 def test_very_large_scores_do_not_overflow():
-    q, k, v, table, lengths = cases.paged(4, 2, 16, [40], device=DEVICE)
-    found = triton_decode.decode(q * 100, k * 100, v, table, lengths, scale=1.0)
+    q, pages, table, lengths = cases.paged(4, 2, 16, [40], device=DEVICE)
+    large = Pages(pages.k_PKND * 100, pages.v_PKND)
+    found = triton_decode.decode(q * 100, large, table, lengths, scale=1.0)
     assert torch.isfinite(found).all()
 
 
@@ -135,14 +137,15 @@ def test_linear_in_half_precision_is_as_close_as_the_type_allows(parts, dtype):
 
 
 def test_the_launchers_refuse_what_the_kernels_cannot_read():
-    q, k, v, table, lengths = cases.paged(4, 2, 16, [40], device=DEVICE)
+    q, pages, table, lengths = cases.paged(4, 2, 16, [40], device=DEVICE)
+    k, v = pages.k_PKND, pages.v_PKND
     for wrong in (
-        (q.double(), k.double(), v.double(), table, lengths),
-        (q, k.transpose(1, 2), v.transpose(1, 2), table, lengths),
-        (q, k, v, table.long(), lengths),
-        (q, k, v, table, lengths.float()),
-        (q[:, :3], k, v, table, lengths),
-        (q, k, v, table[:0], lengths),
+        (q.double(), Pages(k.double(), v.double()), table, lengths),
+        (q, Pages(k.transpose(1, 2), v.transpose(1, 2)), table, lengths),
+        (q, pages, table.long(), lengths),
+        (q, pages, table, lengths.float()),
+        (q[:, :3], pages, table, lengths),
+        (q, pages, table[:0], lengths),
     ):
         with pytest.raises(AssertionError):
             triton_decode.decode(*wrong, scale=1.0)

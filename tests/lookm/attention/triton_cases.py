@@ -2,13 +2,14 @@
 
 import torch
 
+from lookm import pages
 from lookm.attention.kernels.gpu import TritonAttention, flash
 from lookm.attention.kernels.triton_linear import TILES, linear
 from lookm.attention.kernels.triton_merge import combine, nearest
 from lookm.attention.kernels.triton_sums import column_sums
 from lookm.attention.kernels.triton_write import write_rows
 from lookm.attention.reference import ReferenceAttention, window_sums
-from lookm.cache import PagePool
+from lookm.pages import PageLayout, Pages
 from lookm.policy import merges
 from lookm.types import Needs
 
@@ -24,20 +25,20 @@ def noise(*shape, seed=0, dtype=torch.float32, device="cpu"):
 def paged(heads, kv_heads, size, lengths, *, dtype=torch.float32, device="cpu", page_rows=16):
     """Queries, pages filled with noise everywhere, a shuffled table, lengths."""
     width = max(1, -(-max(lengths) // page_rows))
-    pages = len(lengths) * width + 3
-    q = noise(len(lengths), heads, size, dtype=dtype, device=device)
-    k, v = (
-        noise(pages, kv_heads, page_rows, size, seed=i, dtype=dtype, device=device) for i in (1, 2)
-    )
-    order = torch.randperm(pages, generator=torch.Generator().manual_seed(size))
+    num_pages = len(lengths) * width + 3
+    shape, where = (num_pages, kv_heads, page_rows, size), {"dtype": dtype, "device": device}
+    q = noise(len(lengths), heads, size, **where)
+    k, v = (noise(*shape, seed=i, **where) for i in (1, 2))
+    order = torch.randperm(num_pages, generator=torch.Generator().manual_seed(size))
     table = order[: len(lengths) * width].view(len(lengths), width).to(device, torch.int32)
-    return q, k, v, table, torch.tensor(lengths, device=device)
+    return q, Pages(k, v), table, torch.tensor(lengths, device=device)
 
 
 def check_decode(heads, kv_heads, size, lengths, *, dtype=torch.float32, **where):
     case = paged(heads, kv_heads, size, lengths, dtype=dtype, **where)
-    wide = [part.double() if part.is_floating_point() else part for part in case]
-    exact = ReferenceAttention().decode(*wide, scale=size**-0.5)
+    q, filled, *rest = case
+    wide = Pages(filled.k_PKND.double(), filled.v_PKND.double())
+    exact = ReferenceAttention().decode(q.double(), wide, *rest, scale=size**-0.5)
     found = TritonAttention().decode(*case, scale=size**-0.5)
     assert found.dtype == dtype
     assert (found - exact).abs().max() < ATOL[dtype]
@@ -46,12 +47,12 @@ def check_decode(heads, kv_heads, size, lengths, *, dtype=torch.float32, **where
 
 
 def check_write(num_rows, kv_heads, size, page_rows, *, dtype=torch.float32, device="cpu"):
-    shape = (num_rows + 2, kv_heads, page_rows, size)
-    plain, fast = (PagePool(shape, dtype=dtype, device=device) for _ in range(2))
-    places = torch.randperm(shape[0] * page_rows)[:num_rows].to(device)
+    layout = PageLayout(kv_heads, page_rows, size, dtype)
+    plain, fast = (layout.empty(num_rows + 2, device) for _ in range(2))
+    places = torch.randperm((num_rows + 2) * page_rows)[:num_rows].to(device)
     k, v = (noise(kv_heads, num_rows, size, seed=i, device=device).transpose(0, 1) for i in (1, 2))
-    plain.write(places // page_rows, places % page_rows, k, v)
-    write_rows(fast.k_PKND, fast.v_PKND, places // page_rows, places % page_rows, k, v)
+    pages.write_rows(plain, places // page_rows, places % page_rows, k, v)
+    write_rows(fast, places // page_rows, places % page_rows, k, v)
     assert torch.equal(plain.k_PKND, fast.k_PKND)
     assert torch.equal(plain.v_PKND, fast.v_PKND)
 

@@ -6,14 +6,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookm.cache import DecodeTables, PagePool, SequenceCache, page_bytes, pages_for
+from lookm.cache import DecodeTables, PagePool, SequenceCache
 from lookm.errors import ConfigError
+from lookm.pages import PageLayout, pages_for
 
 LAYERS, HEADS, SIZE, DIM = 2, 3, 4, 5
 
 
 def pool(num_pages=16, dtype=torch.float32):
-    return PagePool((num_pages, HEADS, SIZE, DIM), dtype=dtype)
+    return PagePool(num_pages, PageLayout(HEADS, SIZE, DIM, dtype))
 
 
 def rows(count, seed=0):
@@ -127,7 +128,7 @@ def test_decode_tables_say_where_the_next_row_goes():
 
 
 def test_bytes_are_keys_and_values_of_whole_pages():
-    assert page_bytes(HEADS, SIZE, DIM, torch.bfloat16) == 2 * HEADS * SIZE * DIM * 2
+    assert PageLayout(HEADS, SIZE, DIM, torch.bfloat16).page_bytes == 2 * HEADS * SIZE * DIM * 2
     assert [pages_for(n, 4) for n in (0, 1, 4, 5)] == [0, 1, 1, 2]
     pages = pool()
     cache, _ = filled(pages, [5, 4])

@@ -7,10 +7,11 @@ from torch import nn
 pytest.importorskip("triton")
 
 from lookm.attention.kernels.triton_linear import Tile, linear
+from lookm.attention.select import triton_model_kernels
 from lookm.models.adapter import Adapter
-from lookm.models.fast.decoder_layer import FusedLayer, quicken
+from lookm.models.fast.decoder_layer import FusedLayer, replace_layers
 from lookm.models.fast.equivalence import Seen
-from lookm.models.fast.fuse import cuda_kernels, fuse
+from lookm.models.fast.fuse import fuse
 from lookm.models.fast.matmul_choice import Chooser, Product
 from lookm.models.inputs import PackedRows
 from tests.lookm.models.fast.stub_matmul import Clock, TorchKernel, ours_is_faster
@@ -21,11 +22,11 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NOT_LLAMAS = {"gemma3", "paligemma", "qwen3_vl"}  # other norms or gates, norms of queries and keys
 
 
-def quickened(adapter, kernel=None, tile="a"):
+def with_fused_layers(adapter, kernel=None, tile="a"):
     """With our products, by a kernel that is always faster."""
-    fuse(adapter._language_model, cuda_kernels())
+    fuse(adapter._language_model, triton_model_kernels())
     chooser = Chooser(kernel or TorchKernel(), (tile,), Clock(ours_is_faster))
-    quicken(adapter._language_model, adapter._model, chooser)
+    replace_layers(adapter._language_model, adapter._model, chooser)
     return adapter
 
 
@@ -37,7 +38,7 @@ def modules(adapter, kind):
 def test_every_family_computes_the_same(name):
     toy = TOYS[name]
     plain = Adapter(toy.model().to(DEVICE), toy.row)
-    changed = quickened(Adapter(toy.model().to(DEVICE), toy.row))
+    changed = with_fused_layers(Adapter(toy.model().to(DEVICE), toy.row))
     for num_rows in (3, 33):  # these by the library
         pos_RT = torch.arange(num_rows, device=DEVICE).expand(plain.position_rows, -1)
         found = [
@@ -49,7 +50,7 @@ def test_every_family_computes_the_same(name):
 
 @pytest.mark.parametrize("name", sorted(set(TOYS) - NOT_LLAMAS))
 def test_layers_like_llamas_are_four_products(name):
-    changed = quickened(Adapter(TOYS[name].model().to(DEVICE), TOYS[name].row))
+    changed = with_fused_layers(Adapter(TOYS[name].model().to(DEVICE), TOYS[name].row))
     layers = modules(changed, FusedLayer)
     assert len(layers) == changed.dimensions.num_layers
     assert all(product.choice for product in modules(changed, Product))
@@ -61,7 +62,7 @@ def test_a_layer_with_something_else_in_it_is_left_alone():
     first = adapter._language_model.layers[0]
     forward = first.forward
     first.forward = lambda *args, **kwargs: 2 * forward(*args, **kwargs)
-    changed = quickened(adapter)
+    changed = with_fused_layers(adapter)
     assert len(modules(changed, FusedLayer)) == changed.dimensions.num_layers - 1
 
 
@@ -70,6 +71,6 @@ def test_an_engine_on_fused_layers_gives_the_same_tokens(kv_heads):
     asked = [random_prompt(1, seed=n).request(str(n), max_tokens=4) for n in range(2)]
     expected = answers(tiny_engine(tiny_llava(kv_heads=kv_heads).to(DEVICE)), asked)
     engine = tiny_engine(tiny_llava(kv_heads=kv_heads).to(DEVICE), graphs="on")
-    quickened(engine._adapter, linear, Tile(128, 256, 2, 4))
+    with_fused_layers(engine._adapter, linear, Tile(128, 256, 2, 4))
     assert isinstance(engine._adapter._model.lm_head, Product)
     assert answers(engine, asked) == expected

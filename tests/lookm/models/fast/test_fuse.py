@@ -6,6 +6,7 @@ import torch
 pytest.importorskip("triton")
 
 from lookm.attention.kernels.triton_rows import rms_norm, rotate, silu_mul
+from lookm.attention.select import triton_model_kernels
 from lookm.models.adapter import Adapter
 from lookm.models.fast import fuse
 from lookm.models.fast.equivalence import Seen
@@ -52,7 +53,7 @@ def test_an_engine_on_a_fused_model_gives_the_same_tokens(kv_heads):
     plain = tiny_llava(kv_heads=kv_heads)
     expected = answers(tiny_engine(plain), asked)
     engine = tiny_engine(tiny_llava(kv_heads=kv_heads), graphs="on")
-    fuse.fuse(engine._adapter._language_model, fuse.cuda_kernels())
+    fuse.fuse(engine._adapter._language_model, triton_model_kernels())
     names = {type(module).__name__ for module in engine._adapter._language_model.modules()}
     assert {"FusedNorm", "FusedMLP", "FusedAttention"} <= names
     assert not names & {"LlamaAttention", "LlamaMLP", "LlamaRMSNorm"}
@@ -63,7 +64,7 @@ def test_an_engine_on_a_fused_model_gives_the_same_tokens(kv_heads):
 def test_every_family_computes_the_same_with_whatever_is_fused_of_it(name):
     toy = TOYS[name]
     plain, changed = (Adapter(toy.model().to(DEVICE), toy.row) for _ in range(2))
-    fuse.fuse(changed._language_model, fuse.cuda_kernels())
+    fuse.fuse(changed._language_model, triton_model_kernels())
     found = []
     for each in (plain, changed):
         seen = Seen()
@@ -92,5 +93,5 @@ def test_a_module_that_computes_something_else_is_left_alone():
             return self.down_proj(torch.nn.functional.gelu(self.gate_proj(x)) * self.up_proj(x))
 
     holder = torch.nn.ModuleList([DoubledRMSNorm(), GeluMLP()])
-    fuse.fuse(holder, fuse.cuda_kernels())
+    fuse.fuse(holder, triton_model_kernels())
     assert [type(module).__name__ for module in holder] == ["DoubledRMSNorm", "GeluMLP"]

@@ -9,6 +9,7 @@ from transformers.models.gemma3.modeling_gemma3 import Gemma3RMSNorm
 from transformers.models.llama.configuration_llama import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
+from lookm.attention import ModelKernels
 from lookm.attention.kernels import build, cpu_rows
 from lookm.models.adapter import Adapter
 from lookm.models.fast.equivalence import Seen
@@ -23,6 +24,9 @@ pytestmark = pytest.mark.skipif(
     bool(build.missing_tools()) or not torch.ops.mkldnn._is_mkldnn_bf16_supported(),
     reason="needs a compiler and a processor that multiplies bfloat16",
 )
+
+
+KERNELS = ModelKernels(cpu_rows.rms_norm, cpu_rows.rotate)
 
 
 def bfloat16_llava():
@@ -77,7 +81,7 @@ def test_a_norm_that_computes_something_else_is_left_alone():
 
     model = Model().bfloat16()
     model.gemmas.weight.data.fill_(0.5)
-    pack(model)
+    pack(model, KERNELS)
     assert isinstance(model.llamas, FusedNorm)
     assert isinstance(model.gemmas, Gemma3RMSNorm)
     assert isinstance(model.layer_norm, nn.LayerNorm)
@@ -90,7 +94,7 @@ def test_a_gated_mlp_is_fused_where_its_activation_is_silu(activation, fuses):
     config = LlamaConfig(hidden_size=64, intermediate_size=160, hidden_act=activation)
     model = nn.ModuleList([LlamaMLP(config)]).bfloat16()
     exact_of = copy.deepcopy(model[0]).double()
-    pack(model)
+    pack(model, KERNELS)
     assert isinstance(model[0], PackedMLP) is fuses
     x = torch.randn(3, 50, 64).bfloat16()
     exact = exact_of(x.double())
@@ -101,7 +105,7 @@ def test_a_gated_mlp_is_fused_where_its_activation_is_silu(activation, fuses):
 def test_a_packed_model_gives_the_models_logits():
     model, packed = bfloat16_llava(), bfloat16_llava()
     assert can_pack(packed)
-    pack(packed)
+    pack(packed, KERNELS)
     assert sum(isinstance(module, PackedMLP) for module in packed.modules()) == 3
     assert not any(type(module) is nn.Linear for module in packed.modules())
     ids = torch.arange(10, 70)[None]
@@ -155,7 +159,7 @@ def test_padded_rows_change_nothing_but_rounding(policy):
 def test_every_family_computes_the_same_packed_wherever_its_tokens_are(name):
     toy = TOYS[name]
     plain, packed = (Adapter(toy.model().bfloat16(), toy.row) for _ in range(2))
-    packed.pack()
+    packed.accelerate(KERNELS)
     assert any(isinstance(module, PackedLinear) for module in packed._model.modules())
     places = torch.arange(40)
     found = []

@@ -1,0 +1,36 @@
+"""A model made faster with what its device has: the one place where the ways are told apart.
+
+Knows kernels and modules. Knows nothing about devices by name: who has chosen the kernels does.
+"""
+
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+
+from lookm.attention import ModelKernels
+from lookm.models.fast.decoder_layer import replace_layers
+from lookm.models.fast.fuse import fuse
+from lookm.models.fast.matmul_choice import Chooser, replay_seconds
+from lookm.models.fast.onednn import can_pack, pack
+
+logger = logging.getLogger(__name__)
+
+
+def accelerate(model: Any, text_model: nn.Module, kernels: ModelKernels | None) -> bool:
+    """Replace modules in place; returns whether linear layers were packed for this processor.
+
+    Without kernels, or where this processor has no products to pack for, nothing is changed.
+    """
+    if kernels is None:
+        return False
+    if kernels.linear is None:
+        packs = can_pack(model)
+        if packs:
+            pack(model, kernels)
+        return packs
+    fuse(text_model, kernels)
+    replace_layers(text_model, model, Chooser(kernels.linear, kernels.tiles, replay_seconds))
+    torch.cuda.empty_cache()  # of merged weights' parts, and of the trials
+    return False
