@@ -22,20 +22,20 @@ from lookm.config import EngineConfig
 from lookm.device import choose_device, choose_dtype
 from lookm.errors import LookmError, PromptTooLongError, RequestError
 from lookm.graphs import make_graphs
-from lookm.look import kept_rows
 from lookm.memory import make_plan
 from lookm.models.adapter import Adapter
 from lookm.models.features import FeatureCache
 from lookm.models.image_layouts import arranged
 from lookm.models.loading import load_config, load_model, resolve_path
 from lookm.models.processor import Processor
-from lookm.pages import PageLayout, pages_for
+from lookm.pages import PageLayout
 from lookm.policy import PRESETS, resolve
 from lookm.postprocess import Postprocessor
 from lookm.runner import Runner
 from lookm.sampling import Choice
 from lookm.scheduler import Scheduler
 from lookm.sequence import SequenceState
+from lookm.sizing import CacheShape, kept_rows
 from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ class Engine:
         self._check(request, ids_T[~is_image_T])
         causal = self._adapter.family.causal(has_images=bool(request.images))
         windows_L = self._adapter.dimensions.windows_L
-        bound_L = kept_rows(recipe, is_image_T, windows_L, causal=causal)
+        bound_L = kept_rows(recipe, is_image_T, windows_L, causal=causal).bound_L
         self._check_fits(request, bound_L)
         sequence = SequenceState(
             request=request,
@@ -276,10 +276,10 @@ class Engine:
                 f"exceed the {context} tokens this model can hold",
                 param="messages" if num_prompt >= context else "max_tokens",
             )
-        pages = sum(pages_for(int(kept) + asked, self.plan.page_tokens) for kept in bound_L)
-        if pages > self.plan.num_pages:
+        needed_bytes = CacheShape.of(self.info).bytes(bound_L + asked)
+        if needed_bytes > self.plan.capacity_bytes:
             raise PromptTooLongError(
-                f"the request needs {pages * self.plan.page_bytes} bytes of KV cache, the pool has "
+                f"the request needs {needed_bytes} bytes of KV cache, the pool has "
                 f"{self.plan.capacity_bytes}; keep less of the cache, or ask for fewer tokens"
             )
 

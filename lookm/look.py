@@ -11,11 +11,8 @@ tensors in, what is kept out, no engine. Knows nothing about pages, batches or m
 """
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from lookm import policy as policies
@@ -28,13 +25,10 @@ from lookm.attention import (
     statistics,
 )
 from lookm.attention.spread import Spread
-from lookm.errors import PolicyError, RequestError
-from lookm.policy import Compressed, PromptPolicy, Recipe, View, scores
+from lookm.errors import RequestError
+from lookm.policy import Compressed, PromptPolicy, View
 from lookm.policy.depth import Ledger
 from lookm.types import CachePolicy, Needs
-
-# They divide by T - j, the number of queries that see key j in a causal prompt.
-CAUSAL_SCORES = frozenset({scores.column_mean, scores.roco})
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -160,40 +154,6 @@ class LayerLook:
             q_HTD, k_KSD, scale=self._scale, is_image_T=is_image_S, needs=needs, mask_TT=mask_TT
         )
         self._spread = self._spread.plus(more)
-
-
-def kept_rows(
-    recipe: Recipe,
-    is_image_T: torch.Tensor,
-    windows_L: Sequence[int | None],
-    *,
-    causal: bool,
-) -> npt.NDArray[np.int64]:
-    """How many rows each layer keeps of this prompt at most, before the prefill.
-
-    Exact, but for recipes that spread their budget by what the layers show. Layers with a window
-    are never compressed: where the others are, they keep the rows that later tokens can still see,
-    `window - 1`, and lose nothing by it. Raises `PolicyError` where `recipe` has no meaning for
-    this prompt on this model.
-    """
-    num_tokens = is_image_T.shape[0]
-    kept = policies.kept_bound(recipe, is_image_T)
-    method = recipe.policy.method
-    if kept < num_tokens and not causal and recipe.preset.score in CAUSAL_SCORES:
-        raise PolicyError(
-            f"{method!r} counts how many queries see a key, as if each token saw only those before "
-            "it; on this model tokens of this prompt also see later ones: use 'h2o' or 'look-m'."
-        )
-    if kept < num_tokens and None not in windows_L:
-        raise PolicyError(
-            f"{method!r} has nothing to drop: every layer of this model sees a window of recent "
-            "tokens only, and such layers are not compressed: use 'full'."
-        )
-    if kept == num_tokens:
-        return np.full(len(windows_L), num_tokens, dtype=np.int64)
-    bounds = iter(policies.kept_bounds(recipe, is_image_T, windows_L.count(None)))
-    rows = [min(num_tokens, window - 1) if window else next(bounds) for window in windows_L]
-    return np.array(rows, dtype=np.int64)
 
 
 @torch.no_grad()

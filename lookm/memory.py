@@ -2,7 +2,7 @@
 
 Asked once at start; the answer is part of the plan. On a GPU it is measured: what is free once the
 weights are loaded, less what the longest prefill takes at its peak. The arithmetic from there on is
-shared with `lookm plan` (`server.plan`), which estimates what is measured here.
+`sizing`'s, as it is for `lookm plan` (`server.plan`), which estimates what is measured here.
 """
 
 import contextlib
@@ -21,12 +21,18 @@ from lookm.look import PromptLook
 from lookm.models.adapter import MAX_IMAGES_TOGETHER, Adapter
 from lookm.models.attention_interface import LayerRows
 from lookm.models.inputs import PackedRows
-from lookm.pages import PageLayout, pages_for
+from lookm.pages import PageLayout
 from lookm.policy import PromptPolicy, resolve
+from lookm.sizing import (
+    CacheShape,
+    conversations_line,
+    enough_pages,
+    gpu_pool_bytes,
+    longest_prefill_tokens,
+)
 from lookm.types import ImageInput
 
 CPU_SHARE = 0.25  # of free memory: pixels, activations and the other processes live there too
-GPU_SPARE = 0.06  # of what the weights leave, besides the prefill: recorded graphs, libraries
 PROFILE_TOKENS = 16384  # a longer prefill is taken to need proportionally more
 PROFILE_POLICY = "look-m@0.2"
 
@@ -63,7 +69,7 @@ def make_plan(
         )
     if config.kv_cache_bytes is None:
         free = _free_bytes(config, adapter, backend, context, image)
-        num_pages = min(most_pages(config, context, dims.num_layers), free // size)
+        num_pages = min(enough_pages(config, context, dims.num_layers), free // size)
     else:
         _check_possible(config.kv_cache_bytes, adapter.device)
         num_pages = config.kv_cache_bytes // size
@@ -73,7 +79,14 @@ def make_plan(
             f"needs at least {dims.num_layers} (one per layer): raise it, or lower "
             "max_context_tokens, so that the longest prefill leaves more"
         )
-    _log_conversations(num_pages, size, config.page_tokens, dims.num_layers, min(4096, context))
+    tokens = min(4096, context)
+    shape = CacheShape(config.page_tokens, size, dims.windows_L)
+    logger.info(
+        "KV cache: %.2f GiB; conversations of %s tokens: %s",
+        num_pages * size / 2**30,
+        f"{tokens:,}",
+        conversations_line(shape, num_pages, tokens, config.max_running),
+    )
     return EnginePlan(
         model_path=model_path,
         device=str(adapter.device),
@@ -89,45 +102,6 @@ def make_plan(
         max_context_tokens=context,
         threads=torch.get_num_threads(),
         attention=backend.name,
-    )
-
-
-def most_pages(config: EngineConfig, context_tokens: int, num_layers: int) -> int:
-    """Pages of which no more could ever be in use: everyone running at the full context."""
-    return config.max_running * pages_for(context_tokens, config.page_tokens) * num_layers
-
-
-def longest_prefill_tokens(config: EngineConfig, context_tokens: int) -> int:
-    """Tokens of the longest step: a prompt that is looked at runs whole."""
-    return max(config.max_step_tokens, context_tokens)
-
-
-def gpu_pool_bytes(config: EngineConfig, free_bytes: float, step_bytes: float) -> int:
-    """What the pool gets of a GPU; may be negative.
-
-    `free_bytes`: what the weights leave; `step_bytes`: what the most demanding step takes of it.
-    """
-    return int((1 - GPU_SPARE) * free_bytes - config.image_cache_bytes - step_bytes)
-
-
-def conversations(num_pages: int, page_tokens: int, num_layers: int, tokens: int) -> int:
-    """How many sequences that keep `tokens` rows in every layer fit into the pool."""
-    return num_pages // (pages_for(tokens, page_tokens) * num_layers)
-
-
-def _log_conversations(
-    num_pages: int, size: int, page_tokens: int, num_layers: int, tokens: int
-) -> None:
-    full, kept = (
-        conversations(num_pages, page_tokens, num_layers, rows)
-        for rows in (tokens, max(1, tokens // 5))
-    )
-    logger.info(
-        "KV cache: %.2f GiB; conversations of %s tokens that fit: %d at full, %d at look-m@0.2",
-        num_pages * size / 2**30,
-        f"{tokens:,}",
-        full,
-        kept,
     )
 
 

@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from lookm.errors import LookmError
+from lookm.sizing import CacheShape, conversations_line
 from lookm.types import ModelInfo
 from server.app import create_app, is_fake
 from server.example_request import POLICY, example_curl
@@ -181,18 +182,17 @@ def base_url(listener: socket.socket) -> str:
 
 def banner(settings: Settings, model: str, info: ModelInfo, url: str) -> str:
     """What an operator wants to know first, and a request to try it with."""
-    pages = info.capacity_bytes // max(1, info.kv_bytes_per_token * info.page_tokens)  # each layer
-    at_full, at_fifth = (
-        pages // -(-tokens // info.page_tokens)
-        for tokens in (CONVERSATION_TOKENS, CONVERSATION_TOKENS // 5)
-    )
+    shape = CacheShape.of(info)
+    num_pages = info.capacity_bytes // max(1, shape.page_bytes)
+    tokens = CONVERSATION_TOKENS
+    promise = conversations_line(shape, num_pages, tokens, settings.max_running, POLICY)
     curl = example_curl(url, model, with_key=bool(settings.keys()))
     return (
         f"\nlookm-server {version()} is ready: {url}\n\n"
         f"  model     {model} ({info.dtype}, {info.device}), "
         f"{info.max_context_tokens:,} tokens of context, default cache {settings.kv_cache}\n"
         f"  KV pool   {format_size(info.capacity_bytes)}: conversations of "
-        f"{CONVERSATION_TOKENS:,} tokens: {at_full:,} at full, {at_fifth:,} at {POLICY}\n"
+        f"{tokens:,} tokens: {promise}\n"
         f"  see also  {url}/docs   {url}/metrics\n\n"
         f"Two images and a question, ready to paste:\n\n{curl}\n"
     )

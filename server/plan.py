@@ -1,6 +1,6 @@
 """How many conversations fit on a GPU, from a model's config alone: no weights are read.
 
-The engine's own arithmetic (`lookm.memory`: what a GPU leaves for pages, how many pages are enough,
+The engine's own arithmetic (`lookm.sizing`: what a GPU leaves for pages, how many pages are enough,
 how many conversations they hold), with two estimates in the place of what the engine measures:
 
     weights   parameters times the size of one: within 6 %; or given with --weights
@@ -21,10 +21,10 @@ import torch
 from lookm.config import DType, EngineConfig
 from lookm.device import choose_dtype
 from lookm.errors import ConfigError, ModelError
-from lookm.memory import conversations, gpu_pool_bytes, longest_prefill_tokens, most_pages
 from lookm.models.families import family_of
 from lookm.models.loading import load_config, resolve_path
-from lookm.pages import PageLayout, pages_for
+from lookm.pages import PageLayout
+from lookm.sizing import CacheShape, enough_pages, gpu_pool_bytes, longest_prefill_tokens
 from server.settings import format_size, parse_size
 
 FRACTIONS = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05)
@@ -45,6 +45,13 @@ class ModelShape:
     max_context_tokens: int
     num_parameters: int
     dtype: torch.dtype
+    windows_L: tuple[int | None, ...] = ()
+
+    @property
+    def cache(self) -> CacheShape:
+        """What a conversation takes of the pool."""
+        windows_L = self.windows_L or (None,) * self.num_layers
+        return CacheShape(PAGE_TOKENS, self.page_bytes, windows_L)
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -79,9 +86,9 @@ class Conversation:
     prompt_tokens: int
     answer_tokens: int
 
-    def rows(self, keep: float) -> int:
-        """Rows it holds in every layer when its answer is complete."""
-        return max(1, int(self.prompt_tokens * keep)) + self.answer_tokens
+    def kept(self, keep: float) -> int:
+        """Rows that are kept of its prompt."""
+        return max(1, int(self.prompt_tokens * keep))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +117,7 @@ def read_shape(model: str, dtype: DType = "auto") -> ModelShape:
         max_context_tokens=text.max_position_embeddings,
         num_parameters=_text_parameters(text) + _vision_parameters(config),
         dtype=choose_dtype(dtype, getattr(config, "dtype", None), GPU),
+        windows_L=_windows(text),
     )
 
 
@@ -133,7 +141,7 @@ def pool_bytes(
             f"images {format_size(asked.image_cache_bytes)}: take a bigger GPU, or give a smaller "
             "--max-context-tokens, here and to lookm serve"
         )
-    return min(pool, most_pages(asked, context, shape.num_layers) * shape.page_bytes)
+    return min(pool, enough_pages(asked, context, shape.num_layers) * shape.page_bytes)
 
 
 def fits(
@@ -146,10 +154,11 @@ def fits(
     num_pages = pool // shape.page_bytes
     rows = []
     for keep in fractions:
-        kept = conversation.rows(keep)
-        bytes_each = pages_for(kept, PAGE_TOKENS) * shape.num_layers * shape.page_bytes
-        together = conversations(num_pages, PAGE_TOKENS, shape.num_layers, kept)
-        rows.append(Fit(keep, bytes_each, together))
+        rows_L = shape.cache.rows(
+            conversation.prompt_tokens, conversation.kept(keep), conversation.answer_tokens
+        )
+        together = shape.cache.conversations(num_pages, rows_L)
+        rows.append(Fit(keep, shape.cache.bytes(rows_L), together))
     return rows
 
 
@@ -201,6 +210,13 @@ def table(rows: Sequence[Fit]) -> Iterator[str]:
             f"{row.keep:>6.0%}  {format_size(row.bytes_each):>10}  {row.num_conversations:>13,}  "
             f"{times:>11.1f}x"
         )
+
+
+def _windows(text: Any) -> tuple[int | None, ...]:
+    """For each layer how many tokens it sees, None for all."""
+    window: int | None = getattr(text, "sliding_window", None)
+    kinds = getattr(text, "layer_types", None) or ["sliding_attention"] * text.num_hidden_layers
+    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
 
 
 def _text_parameters(text: Any) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from lookm.sizing import CacheShape
 from lookm.types import ModelInfo
 
 ALIASES = {
@@ -54,10 +55,11 @@ def _twin(family: Metric, name: str, always: dict[str, str]) -> Metric:
 
 
 def _cache_config(always: dict[str, str], info: ModelInfo) -> Metric:
-    page_bytes = info.kv_bytes_per_token * info.page_tokens
+    shape = CacheShape.of(info)
+    block_bytes = shape.bytes(shape.rows(info.page_tokens, info.page_tokens))  # of all layers
     facts = {
         "block_size": str(info.page_tokens),
-        "num_gpu_blocks": str(info.capacity_bytes // max(1, page_bytes)),
+        "num_gpu_blocks": str(info.capacity_bytes // max(1, block_bytes)),
     }
     labels = always | facts
     config = GaugeMetricFamily(

@@ -30,7 +30,7 @@ from lookm.demo.training.smalltalk import draw_system
 from lookm.demo.words import NOTE_KEYS, NOTE_WORDS, World
 from lookm.engine import Engine
 from lookm.errors import LookmError
-from lookm.policy import PRESETS, Preset, depth, kept_bound, resolve, scores
+from lookm.policy import PRESETS, Preset, depth, nominal_rows, resolve, scores
 from lookm.policy.coverage import even_places, in_line
 from lookm.policy.merges import MERGES
 from lookm.policy.pins import Pins
@@ -190,7 +190,7 @@ class Study:
         for _ in range(16):
             middle = (low + high) / 2
             recipe = resolve(self._policy(row, middle), self._presets)
-            kept = sum(kept_bound(recipe, p.is_image_T) / len(p.ids) for p in prompts)
+            kept = sum(nominal_rows(recipe, p.is_image_T) / len(p.ids) for p in prompts)
             low, high = (low, middle) if kept > budget * len(prompts) else (middle, high)
         return self._policy(row, low)
 

@@ -13,7 +13,7 @@ from lookm.policy.budgets import Budget
 from lookm.policy.compose import Compressed, compress
 from lookm.policy.pins import Pins
 from lookm.policy.presets import DEFAULT_KEEP, PRESETS, parse, resolve, to_string
-from lookm.policy.prompt import PromptPolicy, kept_bound, kept_bounds, open_ledger
+from lookm.policy.prompt import PromptPolicy, most_rows, nominal_rows, open_ledger
 from lookm.policy.recipe import Preset, Recipe
 from lookm.policy.view import View
 
@@ -28,8 +28,8 @@ __all__ = [
     "Recipe",
     "View",
     "compress",
-    "kept_bound",
-    "kept_bounds",
+    "most_rows",
+    "nominal_rows",
     "open_ledger",
     "parse",
     "resolve",

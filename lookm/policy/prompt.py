@@ -35,7 +35,7 @@ class PromptPolicy:
         device: torch.device | None = None,
     ) -> None:
         self.recipe = recipe
-        self.keeps_all = kept_bound(recipe, is_image_T) == is_image_T.shape[0]
+        self.keeps_all = nominal_rows(recipe, is_image_T) == is_image_T.shape[0]
         self.needs = Needs() if self.keeps_all else _needs(recipe, is_image_T)
         self.tier_T = tiers(recipe.preset.pins, is_image_T).to(device or is_image_T.device)
         self.ledger = ledger or open_ledger(recipe, is_image_T, num_layers, layer=layer)
@@ -51,7 +51,7 @@ def open_ledger(
     """
     num_tokens = is_image_T.shape[0]
     budget, protected = Budget(num_tokens, 0), 0
-    if kept_bound(recipe, is_image_T) < num_tokens:
+    if nominal_rows(recipe, is_image_T) < num_tokens:
         budget, protected = _counts(recipe, is_image_T)
     return Ledger(
         recipe.preset.depth,
@@ -63,7 +63,7 @@ def open_ledger(
     )
 
 
-def kept_bound(recipe: Recipe, is_image_T: torch.Tensor) -> int:
+def nominal_rows(recipe: Recipe, is_image_T: torch.Tensor) -> int:
     """How many tokens of this prompt each head keeps, mean over layers; exact, before the prefill.
 
     `is_image_T` is bool, at least one token. T itself where nothing is compressed.
@@ -74,11 +74,12 @@ def kept_bound(recipe: Recipe, is_image_T: torch.Tensor) -> int:
     return _counts(recipe, is_image_T)[0].total
 
 
-def kept_bounds(recipe: Recipe, is_image_T: torch.Tensor, num_layers: int) -> list[int]:
-    """The most that each of `num_layers` layers keeps; their mean is `kept_bound` unless the depth
-    rule is `Adaptive`. All T, or in every layer fewer.
+def most_rows(recipe: Recipe, is_image_T: torch.Tensor, num_layers: int) -> list[int]:
+    """The most that each of `num_layers` layers keeps: all T, or in every layer fewer.
+
+    Their mean is `nominal_rows`, unless the depth rule is `Adaptive`.
     """
-    if kept_bound(recipe, is_image_T) == is_image_T.shape[0]:
+    if nominal_rows(recipe, is_image_T) == is_image_T.shape[0]:
         return [is_image_T.shape[0]] * num_layers
     budget, protected = _counts(recipe, is_image_T)
     limits = limits_of(recipe.preset.depth, budget, protected, is_image_T.shape[0])

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from fastapi import APIRouter, Request, Response
 
 from lookm import policy
+from lookm.errors import PolicyError
+from lookm.sizing import CacheShape
 from lookm.types import CachePolicy
 from server.health import Live
 from server.openai import openapi
@@ -73,14 +75,18 @@ async def _count(live: Services, body: TokenizeRequest) -> Tokenized:
 
 
 def estimates(translator: Translator, asked: CachePolicy, prompt: Prompt) -> Iterator[Estimate]:
-    """The policy of the request, then every preset that `/v1/models` lists."""
+    """The policy of the request, then every preset that `/v1/models` lists and the model takes."""
     listed = [policies.preset(method) for method in policy.PRESETS]
-    info = translator.info
+    shape = CacheShape.of(translator.info)
     for each in dict.fromkeys((asked, *listed)):
-        rows = translator.kept_rows(each, prompt)
-        pages = sum(-(-kept // info.page_tokens) for kept in rows)
+        try:
+            rows_L = translator.kept(each, prompt).expected_L
+        except PolicyError:
+            if each == asked:
+                raise
+            continue
         yield Estimate(
             policy=policy.to_string(each),
-            kept_tokens=len(prompt.ids) - round(len(prompt.ids) - sum(rows) / len(rows)),
-            bytes=pages * info.page_tokens * info.kv_bytes_per_token // info.num_layers,
+            kept_tokens=len(prompt.ids) - round(len(prompt.ids) - rows_L.mean()),
+            bytes=shape.bytes(rows_L),
         )

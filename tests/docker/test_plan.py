@@ -45,6 +45,7 @@ def test_the_config_tells_what_the_loaded_model_caches(name: str, tmp_path: Path
     assert shape.page_bytes == engine_plan.page_bytes
     assert shape.kv_bytes_per_token == engine_plan.kv_bytes_per_token
     assert shape.max_context_tokens == engine_plan.max_context_tokens
+    assert shape.cache.windows_L == Adapter(toy.model(), toy.row).dimensions.windows_L
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -134,7 +135,12 @@ def test_the_engine_decides_the_same_where_it_measures_what_is_estimated(
     shape, gpu_bytes = read_shape(str(tmp_path)), gpu_gib * 2**30
     asked = EngineConfig(max_context_tokens=context)
     dimensions = SimpleNamespace(
-        num_layers=32, num_heads=32, num_kv_heads=32, head_dim=128, max_context_tokens=4096
+        num_layers=32,
+        num_heads=32,
+        num_kv_heads=32,
+        head_dim=128,
+        max_context_tokens=4096,
+        windows_L=(None,) * 32,
     )
     gpu = torch.device("cuda")
     adapter: Any = SimpleNamespace(device=gpu, dtype=torch.float16, dimensions=dimensions)

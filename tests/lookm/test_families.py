@@ -19,7 +19,7 @@ from lookm.engine import Engine
 from lookm.errors import ModelError, PolicyError
 from lookm.models.adapter import Adapter
 from lookm.models.families import FAMILIES
-from lookm.policy import PRESETS, kept_bound, resolve
+from lookm.policy import PRESETS, nominal_rows, resolve
 from tests.lookm.models.expected_answer import compressed_answer
 from tests.lookm.models.toy_configs import TEXT, VISION
 from tests.lookm.models.toys import TOYS, ToyPrompt, generated, prompt
@@ -103,7 +103,7 @@ def test_every_preset_equals_a_plain_forward_over_its_compressed_cache(name):
         assert got == compressed_answer(toy.model(), asked, policy, NUM_TOKENS), method
         assert got != expected(name, 3, 3), "a policy that changes nothing proves nothing"
         report = events[0].cache
-        bound = kept_bound(resolve(policy), torch.tensor(asked.ids) == IMAGE)
+        bound = nominal_rows(resolve(policy), torch.tensor(asked.ids) == IMAGE)
         kept_L = [min(len(asked.ids), window - 1) if window else bound for window in windows]
         assert abs(report.kept_tokens - np.mean(kept_L)) <= 0.5, method
         assert report.compressed

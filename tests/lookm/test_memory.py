@@ -10,17 +10,19 @@ from lookm import memory
 from lookm.attention import REFERENCE
 from lookm.config import EngineConfig
 from lookm.errors import ConfigError
-from lookm.memory import GPU_SPARE, _Looking, conversations
+from lookm.memory import _Looking
 from lookm.models.adapter import MAX_IMAGES_TOGETHER, Adapter
 from lookm.models.families import family_of
 from lookm.models.inputs import PackedRows
+from lookm.sizing import GPU_SPARE, CacheShape
 from tests.lookm.tiny import random_prompt, tiny_engine, tiny_llava
 
 
 def test_a_fifth_of_the_cache_is_five_times_the_conversations():
     pages = 32 * 256 * 100  # 100 conversations of 4,096 tokens in 32 layers
-    assert conversations(pages, 16, 32, 4096) == 100
-    assert conversations(pages, 16, 32, 4096 // 5) >= 4.7 * 100
+    shape = CacheShape(16, 1, (None,) * 32)
+    assert shape.conversations(pages, shape.rows(4096, 4096)) == 100
+    assert shape.conversations(pages, shape.rows(4096, 4096 // 5)) >= 4.7 * 100
 
 
 def test_the_plan_says_in_one_line_how_many_conversations_fit(caplog):
@@ -29,7 +31,8 @@ def test_the_plan_says_in_one_line_how_many_conversations_fit(caplog):
     (line,) = [record.getMessage() for record in caplog.records if record.name == "lookm.memory"]
     pages = 16 * 2**20 // (2 * 2 * 16 * 16 * 4)
     assert "conversations of 512 tokens" in line, "as long as the context, at most 4,096"
-    assert f"{pages // (32 * 3)} at full, {pages // (7 * 3)} at look-m@0.2" in line
+    assert f"{pages // (32 * 3)} at full, 64 at look-m@0.2" in line, "no more than may run"
+    assert f"--max-running 64; pages for {pages // (32 * 3)} and {pages // (7 * 3)}" in line
 
 
 def test_a_pool_larger_than_the_machine_is_refused_at_start():

@@ -22,7 +22,8 @@ def test_the_banner_says_where_what_and_how_much() -> None:
     text = banner(Settings(api_keys="k"), "llava-demo", info, "http://127.0.0.1:8000")
     assert "is ready: http://127.0.0.1:8000" in text
     assert "llava-demo (bfloat16, cpu), 4,096 tokens of context" in text
-    assert "2 GiB: conversations of 2,048 tokens: 1,024 at full, 5,041 at look-m@0.2" in text
+    assert "2 GiB: conversations of 2,048 tokens: 64 at full, 64 at look-m@0.2" in text
+    assert "(--max-running 64; pages for 1,024 and 5,041)" in text
     assert '-H "Authorization: Bearer $LOOKM_API_KEY"' in text
 
 

@@ -4,9 +4,9 @@ import httpx
 import pytest
 import torch
 
-from lookm.look import kept_rows
 from lookm.policy import PRESETS, resolve
 from lookm.policy.depth import Adaptive
+from lookm.sizing import kept_rows
 from server.openai.request import policies
 from tests.server.requests import CHAT, chat, image
 
@@ -47,8 +47,8 @@ def test_each_layer_is_counted_as_the_engine_reserves_it(
     ids = [1, *[7] * 60, 2, 3, *[7] * 60, *range(10, 40)]
     asked = policies.preset(method)
     recipe = resolve(asked)
-    reserved = kept_rows(recipe, torch.tensor(ids) == 7, windows, causal=True).tolist()
-    rows = policies.kept_rows(asked, ids, 7, windows)
+    reserved = kept_rows(recipe, torch.tensor(ids) == 7, windows, causal=True).bound_L.tolist()
+    rows = policies.kept(asked, ids, 7, windows).expected_L.tolist()
     for counted, bound, window in zip(rows, reserved, windows, strict=True):
         if window is None and isinstance(recipe.preset.depth, Adaptive):
             assert counted <= bound, "these know only when they have seen the layers"

@@ -9,7 +9,7 @@ import torch
 
 from lookm import policy
 from lookm.errors import PolicyError
-from lookm.policy.depth import Adaptive
+from lookm.sizing import KeptRows, kept_rows
 from lookm.types import CachePolicy
 from server.errors import ApiError
 from server.openai.request.schemas import KvCache
@@ -65,28 +65,11 @@ def choose(
     return in_body or in_model or default
 
 
-def kept_rows(
+def kept(
     asked: CachePolicy, ids: Sequence[int], image_token_id: int, windows: Sequence[int | None]
-) -> list[int]:
-    """How many tokens of a prompt each layer keeps; None in `windows` is a layer that sees all.
-
-    Methods that give layers different budgets by what they show are counted as if they did not.
-    """
-    recipe, is_image = policy.resolve(asked), torch.tensor(ids) == image_token_id
-    kept, num_whole = policy.kept_bound(recipe, is_image), windows.count(None)
-    if kept == len(ids):
-        return [kept] * len(windows)
-    if isinstance(recipe.preset.depth, Adaptive) or not num_whole:
-        bounds = iter([kept] * num_whole)
-    else:
-        bounds = iter(policy.kept_bounds(recipe, is_image, num_whole))
-    return [min(len(ids), window - 1) if window else next(bounds) for window in windows]
-
-
-def most_kept(asked: CachePolicy, ids: Sequence[int], image_token_id: int, num_layers: int) -> int:
-    """The most tokens that any layer keeps of a prompt, at most. Admission counts with them."""
-    is_image = torch.tensor(ids) == image_token_id
-    return max(policy.kept_bounds(policy.resolve(asked), is_image, num_layers))
+) -> KeptRows:
+    """How many rows of a prompt each layer keeps. Raises `PolicyError`."""
+    return kept_rows(policy.resolve(asked), torch.tensor(ids) == image_token_id, windows)
 
 
 def preset(method: str) -> CachePolicy:

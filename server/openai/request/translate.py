@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from lookm.errors import LookmError, PromptTooLongError, RequestError
+from lookm.sizing import CacheShape, KeptRows
 from lookm.types import CachePolicy, ImageInput, ModelInfo, Request, Structure
 from server.errors import ApiError, to_api_error
 from server.metrics import Metrics
@@ -166,16 +167,14 @@ class Translator:
                 param=param,
             )
         pool_rows = self.info.capacity_bytes // self.info.kv_bytes_per_token
-        pool_rows -= policies.most_kept(
-            policy, prompt.ids, self.processor.image_token_id, self.info.num_layers
-        )
+        pool_rows -= int(self.kept(policy, prompt).bound_L.max())
         left = context - num_prompt
         return Room(num_prompt, left, max(1, min(left, pool_rows - self.info.page_tokens)))
 
-    def kept_rows(self, policy: CachePolicy, prompt: Prompt) -> list[int]:
-        """How many tokens of the prompt each layer would keep."""
-        windows = self.info.windows or (None,) * self.info.num_layers
-        return policies.kept_rows(policy, prompt.ids, self.processor.image_token_id, windows)
+    def kept(self, policy: CachePolicy, prompt: Prompt) -> KeptRows:
+        """How many rows of the prompt each layer would keep. Raises `PolicyError`."""
+        windows = CacheShape.of(self.info).windows_L
+        return policies.kept(policy, prompt.ids, self.processor.image_token_id, windows)
 
 
 async def in_pool(pool: Executor, work: Callable[[], T]) -> T:

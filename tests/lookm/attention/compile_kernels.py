@@ -23,6 +23,7 @@ from lookm.attention.kernels.triton_merge import combine, nearest
 from lookm.attention.kernels.triton_rows import rms_norm, rotate, silu_mul
 from lookm.attention.kernels.triton_sums import column_sums
 from lookm.attention.kernels.triton_write import write_rows
+from lookm.pages import Pages
 from tests.lookm.attention.triton_cases import noise, paged, prompt
 
 #: Shared memory of one program, by compute capability: A100, 3090, 4090, H200, B200, 5090.
@@ -67,7 +68,8 @@ def compile_all(dtype, size, group):
     column_sums(q, k, lse, scale=0.1, first_row=5)
     pages = noise(9, kv_heads, 16, size, dtype=dtype)
     place = torch.arange(5)
-    write_rows(pages, pages.clone(), place, place, k.transpose(0, 1)[:5], v.transpose(0, 1)[:5])
+    filled = Pages(pages, pages.clone())
+    write_rows(filled, place, place, k.transpose(0, 1)[:5], v.transpose(0, 1)[:5])
     rows = noise(2, 33, size, dtype=dtype)
     target, weight = torch.zeros(2, 33, dtype=torch.int64), torch.ones(2, 33)
     nearest(rows, rows)

@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lookm import CachePolicy, compress
-from lookm.policy import PRESETS, Budget, kept_bound, resolve
+from lookm.policy import PRESETS, Budget, nominal_rows, resolve
 from lookm.policy.compose import select
 from lookm.policy.scores import best, column_sum, lexicographic
 from lookm.policy.view import View
@@ -144,7 +144,7 @@ IMAGES = {
 def test_images_anywhere_equal_the_oracle(images, text):
     rows = layer(num_tokens=64, images=images)
     policy = CachePolicy("look-m", keep=0.25, text=text)
-    if kept_bound(resolve(policy), rows.is_image_T) < 64:
+    if nominal_rows(resolve(policy), rows.is_image_T) < 64:
         check_against_oracle(policy, rows)
     else:
         assert (images, text) in [((), "protect"), ((), "prior")]
@@ -210,7 +210,7 @@ def test_whatever_the_policy_the_count_is_the_formula_and_the_rest_holds(policy,
         important = max(important, image_bits[: num_tokens - recent].count(False))
     aware = text != "none" or policy.method == "look-m-plus"
     expected = num_tokens if aware and not any(image_bits) else important + recent
-    assert got.positions.shape[1] == expected == kept_bound(resolve(policy), is_image_T)
+    assert got.positions.shape[1] == expected == nominal_rows(resolve(policy), is_image_T)
     assert expected >= 1
     assert got.compressed == (expected < num_tokens)
     assert got.num_evicted == num_tokens - expected

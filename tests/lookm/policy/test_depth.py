@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookm import CachePolicy, compress
-from lookm.policy import PRESETS, kept_bound, kept_bounds, open_ledger, resolve
+from lookm.policy import PRESETS, most_rows, nominal_rows, open_ledger, resolve
 from lookm.policy.budgets import Budget
 from lookm.policy.depth import (
     Adaptive,
@@ -145,8 +145,8 @@ def test_over_all_layers_exactly_the_nominal_total_is_kept_and_no_layer_exceeds_
     policy, image_bits, num_layers
 ):
     is_image_T, recipe = torch.tensor(image_bits), resolve(policy)
-    nominal = kept_bound(recipe, is_image_T)
-    bounds = kept_bounds(recipe, is_image_T, num_layers)
+    nominal = nominal_rows(recipe, is_image_T)
+    bounds = most_rows(recipe, is_image_T, num_layers)
     ledger = open_ledger(recipe, is_image_T, num_layers)
     kept = []
     for index in range(num_layers):
@@ -174,4 +174,4 @@ def test_layers_of_different_attention_get_different_budgets(method):
         got = compress(q_HTD, *rows[1:], recipe.policy, layer=index, num_layers=4, ledger=ledger)
         kept.append(got.positions.shape[1])
     assert len(set(kept)) > 1
-    assert sum(kept) == 4 * kept_bound(recipe, layers[0].is_image_T)
+    assert sum(kept) == 4 * nominal_rows(recipe, layers[0].is_image_T)

@@ -119,7 +119,7 @@ def test_targets_are_chosen_again_among_centroids():
 
 @pytest.mark.skipif(bool(missing_tools()), reason=f"missing: {missing_tools()}")
 def test_centroids_by_the_kernels_are_as_near_to_float64_as_bfloat16_allows():
-    kernels, generator = choose("cpu", "cpu"), torch.Generator().manual_seed(7)
+    kernels, generator = choose("cpu", "cpu").merges, torch.Generator().manual_seed(7)
 
     def both_kinds(num):
         key, value = (torch.randn(2, 3, num, 64, generator=generator) + 0.5).bfloat16()
