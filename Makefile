@@ -9,7 +9,7 @@ RUNS := server/bench/results
 NEW_ENOUGH := import sys; v = sys.version_info; \
 	v >= (3, 11) or sys.exit("Python %d.%d is too old: make $(MAKECMDGOALS) PYTHON=python3.11, or newer" % v[:2])
 
-.PHONY: help serve test e2e check fmt install docs demo eval eval-results bench bench-gpu bench-peers bench-capacity results results-run clean
+.PHONY: help serve test e2e check fmt release install docs demo eval eval-results bench bench-gpu bench-peers bench-capacity results results-run clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -42,6 +42,9 @@ check: $(STAMP)  ## Lint, types and import contracts
 fmt: $(STAMP)  ## Format and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+release: $(STAMP)  ## Build wheel and sdist into dist/, check them, try each in a clean environment
+	$(BIN)/python .ci/release
 
 docs: $(STAMP)  ## Write every generated document again: fields, settings, series, families, results
 	$(BIN)/python -m docs.generate

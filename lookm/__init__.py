@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from lookm.look import compress
     from lookm.models.processor import Processor
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CachePolicy",

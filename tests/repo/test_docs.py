@@ -6,7 +6,9 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
+import lookm
 from docs.generate.families import families_table
 from lookm.policy import PRESETS, parse
 
@@ -72,6 +74,23 @@ def test_the_lock_pins_every_dependency_and_the_agreed_torch():
 
 def test_ci_runs_what_a_contributor_runs():
     assert "make check test" in (ROOT / ".ci" / "run").read_text()
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    steps = [step.get("run") for job in workflow["jobs"].values() for step in job["steps"]]
+    assert [step for step in steps if step] == ["make check test", "make release"]
+
+
+def test_a_commit_is_checked_by_the_tools_of_make_check():
+    makefile = (ROOT / "Makefile").read_text()
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    for hook in hooks:
+        tool = hook["entry"].removeprefix(".venv/bin/").removesuffix(" --fix")
+        assert f"$(BIN)/{tool}" in makefile, hook["id"]
+
+
+def test_the_changelog_begins_with_this_version():
+    newest = re.search(r"^## \[([\d.]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert newest[1] == project["version"] == lookm.__version__
 
 
 def test_no_file_depends_on_another_machine():

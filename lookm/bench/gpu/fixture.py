@@ -7,7 +7,6 @@ torch, transformers and triton are installed.
 
 import contextlib
 import gc
-import inspect
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,6 @@ from lookm.config import EngineConfig
 from lookm.engine import Engine
 from lookm.models.adapter import Adapter
 from lookm.models.families import family_of
-from lookm.models.inputs import EmbeddedPrompt
 from lookm.models.processor import Processor
 from lookm.policy import parse
 from lookm.types import ImageInput, Request, Sampling
@@ -95,9 +93,6 @@ class Lab:
         """From here on the model's attention is the engine's; `generate()` comes before."""
         if self._adapter is None:
             self._adapter = Adapter(self.model, family_of(self.model.config))
-            takes = inspect.signature(type(self.model.model).forward).parameters
-            if "mm_encoder_outputs" not in takes:
-                self._adapter.embed_prompt = _merge(self._adapter)  # type: ignore[method-assign]
         return self._adapter
 
     @property
@@ -204,20 +199,3 @@ def free(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def _merge(adapter: Adapter) -> Callable[..., EmbeddedPrompt]:
-    """`Adapter.embed_prompt` of a LLaVA, for transformers before `mm_encoder_outputs` (5.17)."""
-
-    @torch.inference_mode()
-    def embed_prompt(prompt_ids: Any, images: Any = (), features: Any = ()) -> EmbeddedPrompt:
-        del images
-        ids_T = torch.tensor(prompt_ids, device=adapter.device)
-        embeds_TE = adapter.embed_tokens(ids_T)
-        is_image_T = ids_T == adapter.image_token_id
-        if features:
-            embeds_TE[is_image_T] = torch.cat([features_FNE[0] for features_FNE in features])
-        pos_RT = torch.arange(len(ids_T), device=adapter.device)[None]
-        return EmbeddedPrompt(embeds_TE, pos_RT, is_image_T, next_pos=len(ids_T))
-
-    return embed_prompt
