@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from lookm.errors import LookmError
 from server import health
-from server.errors import ApiError, to_api_error
+from server.api_errors import ApiError, to_api_error
 from server.media import MediaError, MediaLoader
 from server.middleware import BodyClock, BodyLimit, Journal, Keys, error_response
 from server.openai import openapi, routes, tokenize
@@ -25,7 +25,7 @@ from server.services import ManagedEngine, Services
 from server.settings import Settings
 from server.version import version
 from server.worker.client import EngineClient
-from server.worker.errors import WorkerError
+from server.worker.worker_errors import WorkerError
 
 TOLD = (ApiError, LookmError, MediaError, WorkerError, HTTPException)
 

@@ -26,7 +26,7 @@ from server.openai.request import policies
 from server.services import Services
 from server.settings import Settings, format_size, unknown_variables
 from server.version import version
-from server.worker.errors import WorkerError
+from server.worker.worker_errors import WorkerError
 
 log = logging.getLogger("lookm.server")
 

@@ -20,7 +20,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import ApiError, to_api_error
+from server.api_errors import ApiError, to_api_error
 
 log = logging.getLogger("lookm.access")
 

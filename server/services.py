@@ -15,7 +15,7 @@ from typing import Protocol
 
 from lookm.errors import QueueFullError
 from lookm.types import ModelInfo
-from server.errors import ApiError
+from server.api_errors import ApiError
 from server.metrics import EngineView, Metrics, Observer
 from server.openai.protocols import Engine, Media, Processor
 from server.openai.request import policies

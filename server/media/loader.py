@@ -20,8 +20,8 @@ from server.media.budget import Budget
 from server.media.config import MediaConfig
 from server.media.data_url import is_data_url, read_data_url
 from server.media.decode import decode
-from server.media.errors import MediaError
 from server.media.fetch import Fetcher, Resolver
+from server.media.media_error import MediaError
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 
 from lookm.types import Request as EngineRequest
 from lookm.types import TokenEvent
-from server.errors import ApiError, to_api_error
+from server.api_errors import ApiError, to_api_error
 from server.health import Live
 from server.openai import openapi
 from server.openai.openapi import STREAMED, ErrorEnvelope, described

@@ -18,10 +18,10 @@ from lookm.errors import LookmError
 from lookm.types import EngineStats, ModelInfo, Request, TokenEvent
 from server.worker import totals, wire
 from server.worker.channel import ApiChannel
-from server.worker.errors import WorkerDiedError, WorkerUnavailableError
 from server.worker.launch import WorkerProcess
 from server.worker.restart import RestartPolicy
 from server.worker.streams import Streams
+from server.worker.worker_errors import WorkerDiedError, WorkerUnavailableError
 
 log = logging.getLogger("lookm.worker.client")
 

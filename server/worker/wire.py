@@ -21,7 +21,7 @@ import numpy as np
 from lookm import errors
 from lookm.config import EngineConfig
 from lookm.types import Array, EngineStats, ModelInfo, Request, TokenEvent
-from server.worker.errors import WireError
+from server.worker.worker_errors import WireError
 
 Frame = bytes | memoryview
 

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 
 from lookm.errors import QueueFullError
 from lookm.types import Request, TokenEvent
-from server.errors import CODES
+from server.api_errors import CODES
 from server.settings import Settings
 from tests.server.asgi_client import Visit
 from tests.server.bad_requests import BAD, URL

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lookm.types import ImageInput
-from server.errors import ApiError
+from server.api_errors import ApiError
 from server.openai.request.image_cache import ImageShelf
 from server.settings import Settings
 from tests.server.requests import CHAT, chat, data_url, image, png, says, serving

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic_core import from_json
 
-from server.errors import ApiError
+from server.api_errors import ApiError
 from server.openai.request import large_json
 from server.openai.request.parse import MANY_PIECES, receive
 from server.openai.request.schemas import ChatRequest

@@ -9,7 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lookm.policy import PRESETS
 from lookm.types import CachePolicy, CacheReport, EngineStats, Timing, TokenEvent
-from server.errors import CODES
+from server.api_errors import CODES
 from server.metrics import RATE_WINDOW_S, SERIES, DecodeRate, Metrics
 from server.request_metrics import Meter
 from server.vllm_names import ALIASES

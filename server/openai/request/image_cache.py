@@ -9,7 +9,7 @@ import re
 from collections import OrderedDict
 
 from lookm.types import ImageInput
-from server.errors import ApiError
+from server.api_errors import ApiError
 
 SCHEME = "sha256:"
 _HEX = re.compile(r"[0-9a-f]{64}")

@@ -11,7 +11,7 @@ from lookm import policy
 from lookm.errors import PolicyError
 from lookm.policy.depth import Adaptive
 from lookm.types import CachePolicy
-from server.errors import ApiError
+from server.api_errors import ApiError
 from server.openai.request.schemas import KvCache
 
 VARIANT_KEEP = 0.2  # what `/v1/models` lists; any other fraction may be asked for

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lookm.errors import PromptTooLongError
 from lookm.types import Sampling, Structure
-from server.errors import ApiError
+from server.api_errors import ApiError
 from server.openai.request.schemas import (
     ChatRequest,
     CompletionRequest,

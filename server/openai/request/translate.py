@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from lookm.errors import LookmError, PromptTooLongError, RequestError
 from lookm.types import CachePolicy, ImageInput, ModelInfo, Request, Structure
-from server.errors import ApiError, to_api_error
+from server.api_errors import ApiError, to_api_error
 from server.metrics import Metrics
 from server.openai.protocols import Media, Picture, Processor
 from server.openai.request import policies

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from lookm.types import TokenEvent
-from server.errors import ApiError, to_api_error
+from server.api_errors import ApiError, to_api_error
 from server.openai.response.choices import Choices, Events, Told
 from server.openai.response.writers import Collected, Writer
 from server.request_metrics import Meter

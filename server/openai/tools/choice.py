@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lookm.types import Structure
-from server.errors import ApiError
+from server.api_errors import ApiError
 from server.openai.request.tool_schemas import AllowedChoice, NamedChoice, Tool
 from server.openai.tools.formats import CallFormat
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from server.media import MediaConfig, MediaError, decode, errors, loader
+from server.media import MediaConfig, MediaError, decode, loader, media_error
 from server.media.budget import Budget
 from server.media.data_url import read_data_url
 from tests.server.media.conftest import Body, Loading, data_url, encode, picture
@@ -198,5 +198,5 @@ async def test_cancelled_load_releases_its_slot(loading: Loading) -> None:
 
 
 def test_every_error_code_is_in_the_table_of_the_docs() -> None:
-    rows = [line.split() for line in (errors.__doc__ or "").splitlines() if " 400 " in line]
-    assert {row[0] for row in rows} == set(get_args(errors.Code))
+    rows = [line.split() for line in (media_error.__doc__ or "").splitlines() if " 400 " in line]
+    assert {row[0] for row in rows} == set(get_args(media_error.Code))

@@ -19,7 +19,7 @@ from lookm.types import (
     TokenEvent,
 )
 from server.worker import wire
-from server.worker.errors import WireError
+from server.worker.worker_errors import WireError
 
 STATS = EngineStats(1, 2, 3, 4, 5, prompt_tokens_total=6, decode_s=0.5)
 INFO = ModelInfo("m", 4096, 1024, 16, 2**20, 2, "float32", "cpu")

@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from lookm import errors as lookm
 from server.media import MediaError
-from server.worker import errors as worker
+from server.worker import worker_errors as worker
 
 
 @dataclass(frozen=True, slots=True)
