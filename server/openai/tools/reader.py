@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+from lookm.stop_strings import overlap
 from server.openai.tools.formats import Call, CallFormat
 
 MAX_BEFORE_ARGUMENTS = 512  # characters of a call's JSON; behind more, arguments are told whole
@@ -107,7 +108,7 @@ class CallReader:
             return  # told together with what follows
         marker = self._form.marker
         found = self._held.endswith(marker)
-        num_sure = len(self._held) - (len(marker) if found else _overlap(self._held, marker))
+        num_sure = len(self._held) - (len(marker) if found else overlap(self._held, marker))
         told = self._held[:num_sure].rstrip()
         self._held = self._held[len(told) :]
         if found:
@@ -278,12 +279,6 @@ def with_calls(found: Iterable[Found]) -> list[str | Call]:
             assert isinstance(call, Call), "arguments follow their call's beginning"
             told[-1] = Call(call.name, call.arguments + each.text)
     return told
-
-
-def _overlap(text: str, marker: str) -> int:
-    """Length of the longest ending of `text` that is a proper beginning of `marker`."""
-    sizes = range(min(len(marker) - 1, len(text)), 0, -1)
-    return next((size for size in sizes if text.endswith(marker[:size])), 0)
 
 
 def _joined(found: Iterable[Found]) -> Iterator[Found]:
