@@ -12,13 +12,13 @@ from lookm import policy
 from lookm.types import CachePolicy
 from server.health import Live
 from server.openai import openapi
+from server.openai.abort import abort_at, abort_on_disconnect
 from server.openai.openapi import ErrorEnvelope, described
 from server.openai.request import policies
 from server.openai.request.body import read
 from server.openai.request.schemas import TokenizeRequest
 from server.openai.request.translate import Prompt, Translator
 from server.openai.response.schemas import Answer
-from server.openai.response.stream import unless_gone, within
 from server.openai.tools.checks import check_tools, shown
 from server.services import Services
 
@@ -51,7 +51,7 @@ class Tokenized(Answer):
 async def tokenize(request: Request, live: Live) -> Response:
     """Count a conversation with images, and estimate its cache under every preset."""
     body = await read(TokenizeRequest, request)
-    counted = await unless_gone(request.receive, _count(live, body))
+    counted = await abort_on_disconnect(request.receive, _count(live, body))
     return Response(counted.to_json(), media_type="application/json")
 
 
@@ -61,7 +61,7 @@ async def _count(live: Services, body: TokenizeRequest) -> Tokenized:
     check_tools(body.tools or (), translator.tool_support)
     tools = shown(body.tools or ())
     with live.gate.entered():
-        prompt = await within(live.deadline_s(), translator.chat_prompt(body.messages, tools))
+        prompt = await abort_at(live.deadline_s(), translator.chat_prompt(body.messages, tools))
     images = [image.num_tokens for image in prompt.images]
     return Tokenized(
         count=len(prompt.ids),

@@ -48,6 +48,20 @@ async def test_leaving_while_waiting_for_the_first_token_aborts(stream: bool) ->
         assert engine.open == 0
 
 
+async def test_leaving_before_the_first_byte_is_sent_aborts() -> None:
+    class Deaf(Visit):
+        async def _send(self, _: Any) -> None:
+            self.first_byte.set()
+            await asyncio.Event().wait()
+
+    async with serving(Settings(model="fake"), begins) as (_, engine, app):
+        visit = Deaf(app, chat(stream=True))
+        await visit.first_byte.wait()
+        assert engine.open == 1
+        await visit.leave()
+        assert engine.open == 0
+
+
 async def test_leaving_while_images_are_loaded_never_reaches_the_engine() -> None:
     class Stuck:
         loading, ended = 0, 0

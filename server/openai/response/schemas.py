@@ -172,6 +172,12 @@ class ModelList(Answer):
     data: list[Model]
 
 
+def finish_of(last: TokenEvent, *, called: bool = False) -> Finish:
+    """OpenAI's word for how a choice ended. Aborts and errors never get this far."""
+    assert last.finish in ("stop", "length"), last.finish
+    return "tool_calls" if called and last.finish == "stop" else last.finish
+
+
 def usage_of(ends: Sequence[TokenEvent]) -> Usage:
     """The usage that the terminal events of a request's choices tell."""
     report = ends[0].cache
