@@ -99,7 +99,7 @@ def to_api_error(error: Exception, *, param: str | None = None) -> ApiError:
 
 
 def _with_retry(told: ApiError, error: Exception) -> ApiError:
-    """The worker knows best when to come back, or that it is vain."""
+    """The worker knows best when to come back, or that coming back is no use."""
     if isinstance(error, worker.WorkerUnavailableError):
         told.headers.pop("retry-after", None)
         if error.retry_after_s is not None:

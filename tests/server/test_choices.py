@@ -137,8 +137,8 @@ async def test_each_choice_takes_a_place_and_gives_it_back() -> None:
         release.set()
         assert (await held).status_code == 200
         assert (await client.post(CHAT, json=chat(n=2))).status_code == 200
-        vain = await client.post(CHAT, json=chat(n=4))
-        assert (vain.status_code, vain.json()["error"]["param"]) == (400, "n")
+        refused = await client.post(CHAT, json=chat(n=4))
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "n")
 
 
 def one_fails_at(place: int) -> Any:
