@@ -20,7 +20,7 @@ from server.api_errors import ApiError, to_api_error
 from server.media import MediaError, MediaLoader
 from server.middleware import BodyClock, BodyLimit, Journal, Keys, error_response
 from server.openai import openapi, routes, tokenize
-from server.openai.protocols import Media, Processor
+from server.openai.protocols import ChatProcessor, ImageLoader
 from server.services import ManagedEngine, Services
 from server.settings import Settings
 from server.version import version
@@ -35,8 +35,8 @@ class Parts:
     """What is behind the routes. Made inside the event loop, once for each start of the app."""
 
     engine: ManagedEngine
-    media: Media
-    load_processor: Callable[[], Processor]
+    media: ImageLoader
+    load_processor: Callable[[], ChatProcessor]
 
 
 def real_parts(settings: Settings) -> Parts:
@@ -48,15 +48,15 @@ def real_parts(settings: Settings) -> Parts:
     )
 
 
-def load_processor(model: str) -> Processor:
+def load_processor(model: str) -> ChatProcessor:
     """The model's processor. Raises `ModelError`."""
     if is_fake(model):
         from server.fake.processor import FakeProcessor
 
         return FakeProcessor()
-    from lookm.models.processor import Processor as ModelProcessor
+    from lookm.models.processor import Processor
 
-    return ModelProcessor.load(model)
+    return Processor.load(model)
 
 
 def is_fake(model: str) -> bool:

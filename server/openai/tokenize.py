@@ -17,7 +17,7 @@ from server.openai.openapi import ErrorEnvelope, described
 from server.openai.request import policies
 from server.openai.request.body import read
 from server.openai.request.schemas import TokenizeRequest
-from server.openai.request.translate import Prompt, Translator
+from server.openai.request.translate import PreparedPrompt, Translator
 from server.openai.response.schemas import Answer
 from server.openai.tools.checks import check_tools, shown
 from server.services import Services
@@ -72,7 +72,9 @@ async def _count(live: Services, body: TokenizeRequest) -> Tokenized:
     )
 
 
-def estimates(translator: Translator, asked: CachePolicy, prompt: Prompt) -> Iterator[Estimate]:
+def estimates(
+    translator: Translator, asked: CachePolicy, prompt: PreparedPrompt
+) -> Iterator[Estimate]:
     """The policy of the request, then every preset that `/v1/models` lists."""
     listed = [policies.preset(method) for method in policy.PRESETS]
     info = translator.info

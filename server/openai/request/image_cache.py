@@ -20,7 +20,7 @@ def is_named(url: str) -> bool:
     return url.startswith(SCHEME)
 
 
-class ImageShelf:
+class ImageCache:
     """At most `max_bytes` of tensors, by digest."""
 
     def __init__(self, max_bytes: int) -> None:

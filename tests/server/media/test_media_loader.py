@@ -94,9 +94,9 @@ async def test_images_of_a_request_keep_their_order(loading: Loading) -> None:
     urls = [f"https://a.example/{side}" for side in range(1, 20)]
     urls.insert(3, data_url(PNG))
     async with loading(handler) as load:
-        images = await load.load_all(urls, [None] * 20)
+        loaded = await load.load_all(urls, [None] * 20)
         assert await load.load_all([], []) == []
-    assert [image.width for image in images] == [1, 2, 3, 8, *range(4, 20)]
+    assert [image.width for (image,) in loaded] == [1, 2, 3, 8, *range(4, 20)]
 
 
 async def test_one_bad_image_fails_the_request_under_its_own_name(loading: Loading) -> None:
@@ -174,8 +174,8 @@ async def test_thirty_photos_are_affordable(loading: Loading) -> None:
     url = data_url(encode(gradient, "JPEG"))
     begun_s = time.perf_counter()
     async with loading() as load:
-        images = await load.load_all([url] * 30, [None] * 30)
-    assert {(i.width, i.height, *i.image.size) for i in images} == {(4032, 3024, 2016, 1512)}
+        loaded = await load.load_all([url] * 30, [None] * 30)
+    assert {(i.width, i.height, *i.image.size) for (i,) in loaded} == {(4032, 3024, 2016, 1512)}
     assert time.perf_counter() - begun_s < 30
 
 
