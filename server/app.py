@@ -27,7 +27,7 @@ from server.version import version
 from server.worker.client import EngineClient
 from server.worker.worker_errors import WorkerError
 
-TOLD = (ApiError, LookmError, MediaError, WorkerError, HTTPException)
+HANDLED = (ApiError, LookmError, MediaError, WorkerError, HTTPException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,8 @@ def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = rea
         middleware=_middleware(settings, lambda: app.state.services),
         redirect_slashes=False,
     )
-    for kind in TOLD:
-        app.add_exception_handler(kind, _tell)
+    for kind in HANDLED:
+        app.add_exception_handler(kind, _error_response)
     app.add_exception_handler(ClientDisconnect, _client_left)
     app.include_router(health.router)
     app.include_router(routes.router)
@@ -118,7 +118,7 @@ def _middleware(settings: Settings, live: Callable[[], Services]) -> list[Middle
     ]
 
 
-async def _tell(request: Request, error: Exception) -> Response:
+async def _error_response(request: Request, error: Exception) -> Response:
     return error_response(to_api_error(error), request.scope)
 
 

@@ -159,6 +159,6 @@ def fingerprint(info: ModelInfo) -> str:
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:
-    """Mark the outcome as seen: it is told by `/readyz` and by `server.launch`."""
+    """Mark the outcome as seen: `/readyz` and `server.launch` report it."""
     if not task.cancelled():
         task.exception()

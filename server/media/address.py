@@ -1,4 +1,4 @@
-"""Which URLs and which network addresses may be asked for an image. Pure functions.
+"""Which URLs and which network addresses an image may be fetched from. Pure functions.
 
 Knows nothing about connections; `fetch` asks here before every one it makes.
 """

@@ -29,8 +29,8 @@ from server.media.media_error import MediaError
 class LoadedImage:
     """One upright RGB picture. `width` and `height` are before any reduction.
 
-    `digest` is the SHA-256 of the encoded bytes, in hex. `label` is what a reader should be told
-    before it where it is one of several (its page, its time).
+    `digest` is the SHA-256 of the encoded bytes, in hex. `label` names it
+    where it is one of several (its page, its time).
     """
 
     image: Image.Image = field(repr=False)

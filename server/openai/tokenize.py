@@ -1,7 +1,7 @@
 """`POST /tokenize`: what a chat would take, before it is sent to be answered.
 
 Counts the tokens of the prompt and of its images, and what each cache policy would hold of it.
-Knows the arithmetic of pages; nothing is asked of the engine.
+Knows the arithmetic of pages; the engine takes no part.
 """
 
 from collections.abc import Iterator

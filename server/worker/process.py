@@ -118,7 +118,7 @@ def set_thread_environment(config: EngineConfig) -> None:
 
     Waiting threads sleep instead of spinning (the API process needs the cores between steps), but
     for the microseconds between two products of a step: waking up takes longer (10 % of a step).
-    An asked thread count wins over the environment; the environment wins over the guess.
+    A configured thread count wins over the environment; the environment wins over the guess.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")

@@ -34,7 +34,7 @@ class Streams:
         return tuple(self._open)
 
     def open(self, request_id: str) -> asyncio.Queue[Item]:
-        """Begin a request. Its id must be new: answers are told apart by nothing else."""
+        """Begin a request. Its id must be new: nothing else tells answers apart."""
         if request_id in self._open or request_id in self._aborted:
             raise ValueError("a request with this id is already running")
         queue: asyncio.Queue[Item] = asyncio.Queue()

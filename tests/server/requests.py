@@ -74,7 +74,7 @@ def word_events(request: Request, words: Sequence[str]) -> list[TokenEvent]:
 
 @dataclass
 class ScriptedEngine:
-    """An engine in this process: it does what its `script` says and remembers what it was asked."""
+    """An engine in this process: it does what its `script` says and remembers its requests."""
 
     script: Callable[[Request], AsyncIterator[TokenEvent]]
     info: ModelInfo | None = None

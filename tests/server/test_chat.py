@@ -56,7 +56,7 @@ async def test_stream_carries_role_then_text_then_reason_then_done(
     assert not any("usage" in event for event in events(response.text))
 
 
-async def test_usage_comes_in_a_last_chunk_only_if_asked_for(client: httpx.AsyncClient) -> None:
+async def test_usage_comes_in_a_last_chunk_only_if_it_is_wanted(client: httpx.AsyncClient) -> None:
     options = {"stream": True, "stream_options": {"include_usage": True}, "kv_cache": "h2o@0.5"}
     *chunks, last = events((await client.post(CHAT, json=chat(image(), **options))).text)
     assert all(chunk["usage"] is None for chunk in chunks)
@@ -102,12 +102,12 @@ async def test_defaults_are_openais_and_the_rest_of_the_context() -> None:
         body = chat("one two three")
         del body["max_tokens"]
         assert (await client.post(CHAT, json=body)).status_code == 200
-        asked = engine.requests[0]
-    assert asked.sampling.temperature == 1.0
-    assert asked.sampling.top_p == 1.0
-    assert asked.sampling.max_tokens == 8192 - 3
-    assert asked.policy.method == "snapkv"
-    assert asked.policy.keep == 0.3
+        request = engine.requests[0]
+    assert request.sampling.temperature == 1.0
+    assert request.sampling.top_p == 1.0
+    assert request.sampling.max_tokens == 8192 - 3
+    assert request.policy.method == "snapkv"
+    assert request.policy.keep == 0.3
 
 
 async def test_every_sampling_field_reaches_the_engine() -> None:

@@ -49,14 +49,14 @@ async def test_every_choice_is_answered_and_the_prompt_counts_once(
 
 async def test_a_stream_tells_of_each_choice_and_ends_each_once(client: httpx.AsyncClient) -> None:
     response = await client.post(CHAT, json=chat("hi", n=3, **USAGE))
-    told = [ChatCompletionChunk.model_validate(e, strict=True) for e in events(response.text)]
-    *chunks, last = told
+    every = [ChatCompletionChunk.model_validate(e, strict=True) for e in events(response.text)]
+    *chunks, last = every
     for index in range(3):
         mine = [c.choices[0] for c in chunks if c.choices[0].index == index]
         assert mine[0].delta.role == "assistant"
         assert "".join(c.delta.content or "" for c in mine) == "word0 word1 word2 word3"
         assert [c.finish_reason for c in mine] == [None] * (len(mine) - 1) + ["length"]
-    assert len({chunk.id for chunk in told}) == 1
+    assert len({chunk.id for chunk in every}) == 1
     assert last.choices == []
     assert last.usage is not None
     assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (1, 12)
@@ -83,11 +83,11 @@ async def test_choices_share_the_prompt_and_count_up_from_the_seed(
 ) -> None:
     async with serving(Settings(model="fake"), says) as (client, engine, _):
         response = await client.post(CHAT, json=chat(image(), n=3, seed=seed))
-        asked = engine.requests
-    assert [r.id for r in asked] == [f"{response.json()['id']}-{n}" for n in range(3)]
-    assert [r.sampling.seed for r in asked] == (seeds or [2**63 - 2, 2**63 - 1, -(2**63)])
-    assert all(r.images is asked[0].images for r in asked)
-    assert all(r.prompt_ids is asked[0].prompt_ids for r in asked)
+        requests = engine.requests
+    assert [r.id for r in requests] == [f"{response.json()['id']}-{n}" for n in range(3)]
+    assert [r.sampling.seed for r in requests] == (seeds or [2**63 - 2, 2**63 - 1, -(2**63)])
+    assert all(r.images is requests[0].images for r in requests)
+    assert all(r.prompt_ids is requests[0].prompt_ids for r in requests)
 
 
 @pytest.mark.parametrize("n", [1, None])
@@ -145,8 +145,8 @@ def one_fails_at(place: int) -> Any:
     """A script: choice 1 fails at its event number `place`, the others speak and then wait."""
 
     async def script(request: Request) -> AsyncIterator[TokenEvent]:
-        told = word_events(request, ["a", "b", "c", "d"])[:3]
-        for number, event in enumerate(told):
+        words = word_events(request, ["a", "b", "c", "d"])[:3]
+        for number, event in enumerate(words):
             if request.id.endswith("-1") and number == place:
                 yield TokenEvent(request.id, None, "", number, finish="error", error="broken")
                 return

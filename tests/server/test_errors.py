@@ -94,7 +94,7 @@ async def test_bodies_that_are_not_a_json_object(
     "kind",
     ["text/plain", "text/plain; charset=utf-8", "application/x-www-form-urlencoded", "x", ""],
 )
-async def test_what_a_web_page_may_send_unasked_is_not_taken_for_json(
+async def test_what_a_web_page_may_send_by_itself_is_not_taken_for_json(
     client: httpx.AsyncClient, kind: str, path: str
 ) -> None:
     content = json.dumps(chat())
@@ -266,7 +266,7 @@ async def test_the_deadline_also_ends_a_stream_that_has_begun() -> None:
         assert engine.open == 0
 
 
-async def test_a_bug_is_told_without_its_message(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_is_reported_without_its_message(caplog: pytest.LogCaptureFixture) -> None:
     secret = "s" + "ecret from the prompt"
 
     async def breaks(_: Request) -> AsyncIterator[TokenEvent]:

@@ -73,7 +73,7 @@ async def test_the_parser_never_sees_the_pictures_of_a_large_body(
 
 
 @pytest.mark.anyio
-async def test_a_large_body_that_is_wrong_is_told_where() -> None:
+async def test_a_large_body_that_is_wrong_names_the_field() -> None:
     url = "data:image/jpeg;base64," + "a" * 10**6
     body = json.dumps(chat(image(url), stop=url)).encode()
     with pytest.raises(ApiError) as refused:

@@ -56,7 +56,7 @@ async def test_images_reach_the_engine_in_order_and_repeated_ones_are_loaded_onc
     assert "lookm_media_preprocess_seconds_count 3.0" in metrics
 
 
-def test_equal_urls_are_told_apart_from_alike_ones() -> None:
+def test_equal_urls_are_one_and_alike_ones_are_not() -> None:
     urls = ["x" + "y" * 99, "z" + "y" * 99, "x" + "y" * 99, "short"]
     parts = [MediaPart((0, n), str(n), url) for n, url in enumerate(urls)]
     unique, places = distinct(parts)

@@ -45,13 +45,13 @@ def test_a_slow_server_cannot_hide_its_queue():
 
 
 def test_a_fixed_number_of_clients_is_never_exceeded():
-    at_once, most, lock = 0, 0, threading.Lock()
+    at_once, max_at_once, lock = 0, 0, threading.Lock()
 
     def counted(call):
-        nonlocal at_once, most
+        nonlocal at_once, max_at_once
         with lock:
             at_once += 1
-            most = max(most, at_once)
+            max_at_once = max(max_at_once, at_once)
         time.sleep(0.02)
         with lock:
             at_once -= 1
@@ -59,7 +59,7 @@ def test_a_fixed_number_of_clients_is_never_exceeded():
 
     with standing_in(counted) as url:
         measured = run(Target(url), SMALL, Schedule(concurrency=3, num_requests=12))
-    assert most == 3
+    assert max_at_once == 3
     assert [sample.index for sample in measured.samples] == list(range(12))
 
 

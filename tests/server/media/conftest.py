@@ -52,7 +52,7 @@ def resolver(names: Mapping[str, list[str]] | None = None) -> Resolver:
 
 
 class Body(httpx.AsyncByteStream):
-    """A response body in chunks; `produced` tells how much was asked for."""
+    """A response body in chunks; `produced` counts the bytes that were read."""
 
     def __init__(self, chunk: bytes, times: int = 1) -> None:
         self.chunk, self.times, self.produced, self.closed = chunk, times, 0, False

@@ -147,13 +147,13 @@ async def test_no_more_decodes_run_at_once_than_allowed_and_the_loop_stays_free(
     loading: Loading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock, release = threading.Lock(), threading.Event()
-    running = most = 0
+    running = max_running = 0
 
     def slow(*arguments: object) -> decode.Decoded:
-        nonlocal running, most
+        nonlocal running, max_running
         with lock:
             running += 1
-            most = max(most, running)
+            max_running = max(max_running, running)
         assert release.wait(10)
         with lock:
             running -= 1
@@ -166,7 +166,7 @@ async def test_no_more_decodes_run_at_once_than_allowed_and_the_loop_stays_free(
             await asyncio.sleep(0)
         release.set()
         assert len(await task) == 8
-    assert most == 2
+    assert max_running == 2
 
 
 async def test_thirty_photos_are_affordable(loading: Loading) -> None:
