@@ -23,7 +23,9 @@ from tests.server.requests import (
     image,
     png,
     says,
+    says_after,
     serving,
+    until,
     word_events,
 )
 
@@ -122,17 +124,10 @@ async def test_a_full_queue_for_a_later_choice_refuses_all_and_aborts_the_earlie
 
 async def test_each_choice_takes_a_place_and_gives_it_back() -> None:
     release = asyncio.Event()
-
-    async def slow(request: Request) -> AsyncIterator[TokenEvent]:
-        await release.wait()
-        async for event in says(request):
-            yield event
-
-    async with serving(Settings(model="fake", max_running=1, max_waiting=2), slow) as made:
-        client, engine, _ = made
+    settings = Settings(model="fake", max_running=1, max_waiting=2)
+    async with serving(settings, says_after(release)) as (client, engine, _):
         held = asyncio.create_task(client.post(CHAT, json=chat(n=2)))
-        while engine.open < 2:
-            await asyncio.sleep(0)
+        await until(lambda: engine.open == 2)
         assert (await client.post(CHAT, json=chat(n=2))).status_code == 429
         release.set()
         assert (await held).status_code == 200
@@ -178,8 +173,7 @@ async def test_one_choice_that_fails_ends_the_request_with_one_error() -> None:
 async def test_leaving_closes_every_choice(stream: bool) -> None:
     async with serving(Settings(model="fake"), begins) as (_, engine, app):
         visit = Visit(app, chat(n=4, stream=stream))
-        while engine.open < 4:
-            await asyncio.sleep(0)
+        await until(lambda: engine.open == 4)
         if stream:
             await visit.first_byte.wait()
         await visit.leave()

@@ -22,7 +22,7 @@ KEPT = {"kv_cache": "look-m@0.2"}
 
 @pytest.fixture
 def ask(fake_server: ServerProcess) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{fake_server.url}/v1", api_key="any", max_retries=0)
+    return fake_server.client
 
 
 def test_an_answer_with_what_was_kept(ask: openai.OpenAI) -> None:

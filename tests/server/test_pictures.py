@@ -1,6 +1,6 @@
 """Parts of messages become pictures: in their order, loaded once, any number from each part."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -85,14 +85,9 @@ def page(url: str, number: int) -> LoadedImage:
 class Recording(FakeProcessor):
     """Remembers the conversation that it was to render."""
 
-    def prompt(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        images: Sequence[ImageInput],
-        tools: Sequence[Mapping[str, Any]] = (),
-    ) -> tuple[int, ...]:
+    def prompt(self, messages: Sequence[Any], *images_and_tools: Any) -> tuple[int, ...]:
         self.messages = messages
-        return super().prompt(messages, images, tools)
+        return super().prompt(messages, *images_and_tools)
 
 
 async def test_each_picture_of_a_part_follows_its_label_where_the_part_stands() -> None:

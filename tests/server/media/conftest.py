@@ -1,6 +1,5 @@
 """Pictures made here, and loaders that reach no network."""
 
-import base64
 import io
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -36,10 +35,6 @@ def encode(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
-
-
-def data_url(data: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(data).decode()
 
 
 def resolver(names: Mapping[str, list[str]] | None = None) -> Resolver:

@@ -14,7 +14,8 @@ from PIL import Image
 from server.media import MediaConfig, MediaError, decode, loader, media_error
 from server.media.budget import Budget
 from server.media.data_url import read_data_url
-from tests.server.media.conftest import Body, Loading, data_url, encode, picture
+from tests.server.media.conftest import Body, Loading, encode, picture
+from tests.server.requests import data_url
 
 PNG = encode(picture())
 PNG64 = base64.b64encode(PNG).decode()
