@@ -1,11 +1,13 @@
-"""From token ids to text that may be shown, one token at a time, with stop strings.
+"""From token ids to text that may be shown, one token at a time.
 
 Two things hold text back: a token that ends inside a UTF-8 character (byte-level tokenizers decode
-it to U+FFFD), and an ending that may be the beginning of a stop string. Both are released by the
-tokens that follow, or at the end.
+it to U+FFFD), and an ending that may be the beginning of a stop string (`stop_strings`, which cuts
+the text). Both are released by the tokens that follow, or at the end.
 """
 
 from collections.abc import Callable, Sequence
+
+from lookm.stop_strings import StopStrings
 
 Decode = Callable[[Sequence[int]], str]
 
@@ -13,10 +15,7 @@ _INCOMPLETE = "\ufffd"
 
 
 class Detokenizer:
-    """The text of one answer. `stopped_by` is the stop string that ended it, once one did.
-
-    A stop string ends nothing before `min_tokens` tokens: it counts only if it is completed by a
-    later one.
+    """The text of one answer, up to a stop string completed after `min_tokens` tokens.
 
     Decoding starts a few tokens back rather than at the newest one, because a token's text depends
     on its neighbours (a leading space, a character split over tokens):
@@ -27,13 +26,15 @@ class Detokenizer:
 
     def __init__(self, decode: Decode, stop: tuple[str, ...] = (), min_tokens: int = 0) -> None:
         self._decode = decode
-        self._min_tokens = min_tokens
-        self._stop = tuple(s for s in stop if s)
+        self._stop_strings = StopStrings(stop, min_tokens)
         self._ids: list[int] = []
         self._start = 0
         self._done = 0
-        self._held = ""
-        self.stopped_by: str | None = None
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The stop string that ended the answer, once one did."""
+        return self._stop_strings.stopped_by
 
     @property
     def stopped(self) -> bool:
@@ -47,40 +48,16 @@ class Detokenizer:
         if text.endswith(_INCOMPLETE):
             return ""
         self._start, self._done = self._done, len(self._ids)
-        return self._release(text)
+        return self._stop_strings.push(text, len(self._ids))
 
     def finish(self) -> str:
         """Return what is still held back, except where a stop string ended the answer."""
         if self.stopped:
             return ""
-        text = self._release(self._new_text())
+        text = self._stop_strings.push(self._new_text(), len(self._ids))
         self._start = self._done = len(self._ids)
-        held, self._held = self._held, ""
-        return text + held
+        return text + self._stop_strings.finish()
 
     def _new_text(self) -> str:
         context = self._decode(self._ids[self._start : self._done])
         return self._decode(self._ids[self._start :])[len(context) :]
-
-    def _release(self, text: str) -> str:
-        """Pass `text` on up to a complete stop string, keeping back what may become one."""
-        num_held, text = len(self._held), self._held + text
-        if len(self._ids) > self._min_tokens:
-            # A stop string that lies in what was held, whole, was completed before `min_tokens`.
-            starts = [(text.find(s, max(0, num_held - len(s) + 1)), len(s), s) for s in self._stop]
-            found = [each for each in starts if each[0] >= 0]
-            if found:
-                at, _, self.stopped_by = min(found)
-                self._held = ""
-                return text[:at]
-        keep = max((_overlap(text, s) for s in self._stop), default=0)
-        self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
-
-
-def _overlap(text: str, stop: str) -> int:
-    """Length of the longest ending of `text` that is a proper beginning of `stop`."""
-    for size in range(min(len(stop) - 1, len(text)), 0, -1):
-        if text.endswith(stop[:size]):
-            return size
-    return 0

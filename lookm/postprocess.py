@@ -1,7 +1,7 @@
 """The loop's third verb: a chosen token becomes an event, and an answer ends where it ends.
 
-Decides finish reasons and makes what a request's answer needs on its way (`Sampler`, `Detokenizer`,
-grammar). Knows nothing about pages or who runs.
+Decides finish reasons and makes what a request's answer needs on its way (`Sampler`, grammar,
+`Detokenizer` with its `StopStrings`, which cut the text). Knows nothing about pages or who runs.
 """
 
 import functools

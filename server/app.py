@@ -16,18 +16,18 @@ from starlette.requests import ClientDisconnect
 
 from lookm.errors import LookmError
 from server import health
-from server.errors import ApiError, to_api_error
+from server.api_errors import ApiError, to_api_error
 from server.media import MediaError, MediaLoader
 from server.middleware import BodyClock, BodyLimit, Journal, Keys, error_response
 from server.openai import openapi, routes, tokenize
-from server.openai.protocols import Media, Processor
+from server.openai.protocols import ChatProcessor, ImageLoader
 from server.services import ManagedEngine, Services
 from server.settings import Settings
 from server.version import version
 from server.worker.client import EngineClient
-from server.worker.errors import WorkerError
+from server.worker.worker_errors import WorkerError
 
-TOLD = (ApiError, LookmError, MediaError, WorkerError, HTTPException)
+HANDLED = (ApiError, LookmError, MediaError, WorkerError, HTTPException)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +35,8 @@ class Parts:
     """What is behind the routes. Made inside the event loop, once for each start of the app."""
 
     engine: ManagedEngine
-    media: Media
-    load_processor: Callable[[], Processor]
+    media: ImageLoader
+    load_processor: Callable[[], ChatProcessor]
 
 
 def real_parts(settings: Settings) -> Parts:
@@ -48,15 +48,15 @@ def real_parts(settings: Settings) -> Parts:
     )
 
 
-def load_processor(model: str) -> Processor:
+def load_processor(model: str) -> ChatProcessor:
     """The model's processor. Raises `ModelError`."""
     if is_fake(model):
         from server.fake.processor import FakeProcessor
 
         return FakeProcessor()
-    from lookm.models.processor import Processor as ModelProcessor
+    from lookm.models.processor import Processor
 
-    return ModelProcessor.load(model)
+    return Processor.load(model)
 
 
 def is_fake(model: str) -> bool:
@@ -86,8 +86,8 @@ def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = rea
         middleware=_middleware(settings, lambda: app.state.services),
         redirect_slashes=False,
     )
-    for kind in TOLD:
-        app.add_exception_handler(kind, _tell)
+    for kind in HANDLED:
+        app.add_exception_handler(kind, _error_response)
     app.add_exception_handler(ClientDisconnect, _client_left)
     app.include_router(health.router)
     app.include_router(routes.router)
@@ -118,7 +118,7 @@ def _middleware(settings: Settings, live: Callable[[], Services]) -> list[Middle
     ]
 
 
-async def _tell(request: Request, error: Exception) -> Response:
+async def _error_response(request: Request, error: Exception) -> Response:
     return error_response(to_api_error(error), request.scope)
 
 

@@ -15,7 +15,7 @@ def timed_protocol(timeout_s: float) -> type[H11Protocol]:
     """A uvicorn protocol that waits at most `timeout_s` for the headers of a request."""
 
     class TimedProtocol(H11Protocol):
-        """Closes the connection where it waits for its client in vain."""
+        """Closes the connection where its client did not send what it waits for."""
 
         _closing: asyncio.TimerHandle | None = None
 

@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from server.errors import ApiError
+from server.api_errors import ApiError
 from server.services import Services
 from server.version import version
 

@@ -1,7 +1,7 @@
 """From settings to a running process: socket, uvicorn, signals, the banner, the exit status.
 
 Exit status: 0 after a signal, 1 where the engine or the port fails, 2 where a setting is wrong. All
-of these are told in one line. Knows uvicorn; nothing about routes.
+of these say why in one line. Knows uvicorn; nothing about routes.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ from server.openai.request import policies
 from server.services import Services
 from server.settings import Settings, format_size, unknown_variables
 from server.version import version
-from server.worker.errors import WorkerError
+from server.worker.worker_errors import WorkerError
 
 log = logging.getLogger("lookm.server")
 
@@ -164,7 +164,7 @@ async def _greet(
 def _stop(server: uvicorn.Server, app: FastAPI, settings: Settings) -> None:
     """The first signal drains, the second does not wait.
 
-    What still runs at the drain's end is told so; uvicorn, after that, would cut it off.
+    What still runs at the drain's end gets an error; uvicorn, after that, would cut it off.
     """
     server.force_exit = server.should_exit
     if not server.should_exit and hasattr(app.state, "services"):

@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 
 from lookm.policy import PRESETS
 from lookm.types import EngineStats, ModelInfo, TokenEvent
-from server.errors import CODES
+from server.api_errors import CODES
 from server.vllm_names import with_vllm_names
 
 # vLLM's buckets, so that its dashboards read ours.

@@ -20,7 +20,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import ApiError, to_api_error
+from server.api_errors import ApiError, to_api_error
 
 log = logging.getLogger("lookm.access")
 
@@ -78,10 +78,10 @@ class Journal:
         route = getattr(scope.get("route"), "path", "(no route)")
         took_ms = (time.perf_counter() - state["arrived_s"]) * 1000
         left = "client left" if state.get("left") else None
-        told = " ".join(filter(None, (state.get("summary"), code and f"code={code}", left)))
+        details = " ".join(filter(None, (state.get("summary"), code and f"code={code}", left)))
         line = f"{state['request_id']} {scope['method']} {route} {status or 499} {took_ms:.0f}ms"
         quiet = route in OPEN_PATHS or route == "/metrics"
-        log.log(logging.DEBUG if quiet else logging.INFO, "%s %s", line, told)
+        log.log(logging.DEBUG if quiet else logging.INFO, "%s %s", line, details)
 
 
 class Keys:
@@ -160,8 +160,8 @@ class BodyLimit:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         headers = Headers(scope=scope)
-        told = headers.get("content-length", "")
-        if told.isascii() and told.isdigit() and int(told) > self._max_bytes:
+        declared = headers.get("content-length", "")
+        if declared.isascii() and declared.isdigit() and int(declared) > self._max_bytes:
             if "100-continue" not in headers.get("expect", "").lower():
                 await self._discard(receive)
             return await error_response(self._too_large(), scope)(scope, receive, send)

@@ -16,7 +16,7 @@ STAGES = (
 )
 
 
-class Meter:
+class RequestMetrics:
     """Feed it every event of a request, then `close` it."""
 
     def __init__(self, metrics: Metrics, arrived_s: float) -> None:

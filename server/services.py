@@ -10,17 +10,18 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from lookm.errors import QueueFullError
 from lookm.types import ModelInfo
-from server.errors import ApiError
+from server.api_errors import ApiError
 from server.metrics import EngineView, Metrics, Observer
-from server.openai.protocols import Engine, Media, Processor
+from server.openai.protocols import ChatProcessor, ImageLoader, ServedEngine
 from server.openai.request import policies
-from server.openai.request.image_cache import ImageShelf
-from server.openai.request.translate import Pools, Translator, in_pool
+from server.openai.request.image_cache import ImageCache
+from server.openai.request.pictures import PictureLoader
+from server.openai.request.pools import Pools
+from server.openai.request.translate import Translator
 from server.openai.tools.template_support import tool_support
 from server.settings import Settings
 from server.version import version
@@ -28,7 +29,7 @@ from server.version import version
 log = logging.getLogger("lookm.server")
 
 
-class ManagedEngine(Engine, EngineView, Protocol):
+class ManagedEngine(ServedEngine, EngineView, Protocol):
     """An engine with a life: `server.worker.client.EngineClient`."""
 
     observers: list[Observer]
@@ -65,8 +66,8 @@ class Services:
         self,
         settings: Settings,
         engine: ManagedEngine,
-        media: Media,
-        load_processor: Callable[[], Processor],
+        media: ImageLoader,
+        load_processor: Callable[[], ChatProcessor],
     ) -> None:
         self.settings = settings
         self.engine = engine
@@ -79,10 +80,7 @@ class Services:
         self.fingerprint = ""
         self.booting: asyncio.Task[None] | None = None
         self._load_processor = load_processor
-        self._pools = Pools(
-            images=ThreadPoolExecutor(settings.media_threads, "lookm-images"),
-            text=ThreadPoolExecutor(1, "lookm-text"),
-        )
+        self._pools = Pools(settings.media_threads)
         self._translator: Translator | None = None
         self._ending: asyncio.Task[int] | None = None  # the loop holds no task by itself
         engine.observers.append(self.metrics.on_step)
@@ -120,13 +118,12 @@ class Services:
         await self.engine.drain(self.settings.drain_timeout_s)
         await self.engine.stop()
         await self.media.aclose()
-        for pool in (self._pools.images, self._pools.text):
-            pool.shutdown(wait=False, cancel_futures=True)
+        self._pools.shutdown()
 
     async def _boot(self) -> None:
         await self.engine.start()
-        processor = await in_pool(self._pools.text, self._load_processor)
-        support = await in_pool(self._pools.text, lambda: tool_support(processor))
+        processor = await self._pools.text(self._load_processor)
+        support = await self._pools.text(lambda: tool_support(processor))
         form = support.dialect and support.dialect.form.name
         log.info("tool calls: %s", form or f"refused. {support.reason}")
         info = await self.engine.wait_ready(self.settings.start_timeout_s)
@@ -141,12 +138,16 @@ class Services:
             served_model=self.model,
             info=info,
             default_policy=self.default_policy,
-            max_images=self.settings.max_images,
             processor=processor,
-            media=self.media,
+            pictures=PictureLoader(
+                media=self.media,
+                processor=processor,
+                pools=self._pools,
+                metrics=self.metrics,
+                cache=ImageCache(self.settings.image_input_memory),
+                max_images=self.settings.max_images,
+            ),
             pools=self._pools,
-            metrics=self.metrics,
-            shelf=ImageShelf(self.settings.image_input_memory),
             tool_support=support,
         )
 
@@ -158,6 +159,6 @@ def fingerprint(info: ModelInfo) -> str:
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:
-    """Mark the outcome as seen: it is told by `/readyz` and by `server.launch`."""
+    """Mark the outcome as seen: `/readyz` and `server.launch` report it."""
     if not task.cancelled():
         task.exception()

@@ -66,7 +66,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Settings(BaseSettings):
-    """What the operator asked for. Read it with `Settings()`, or `Settings(port=8123)`."""
+    """What the operator has set. Read it with `Settings()`, or `Settings(port=8123)`."""
 
     model_config = SettingsConfigDict(
         env_prefix="LOOKM_",

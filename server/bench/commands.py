@@ -1,6 +1,6 @@
 """`lookm bench`, `lookm bench compare` and `lookm bench capacity`: options in, reports out.
 
-Knows typer; measuring is done by the modules beside it, which are loaded when they are asked for.
+Knows typer; measuring is done by the modules beside it, which are loaded when they are needed.
 """
 
 import time
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.bench.terminal import command, echo, progress, told_errors
+from server.bench.terminal import command, echo, errors_in_one_line, progress
 
 if TYPE_CHECKING:
     from lookm.bench.records import Json
@@ -70,7 +70,7 @@ def load(
     from server.bench.load.measures import Slo
     from server.bench.load.workload import Spread, Workload, parse_policies
 
-    with told_errors():
+    with errors_in_one_line():
         before = None if compare is None else records.read(compare, "load")
         if rate is None and concurrency is None:
             concurrency = 8
@@ -90,8 +90,8 @@ def load(
             seed=seed,
             nonce=time.time_ns(),
         )
-        with progress(requests) as told:
-            measured = run(target, workload, schedule, warm_up=warm_up, told=told)
+        with progress(requests) as on_answer:
+            measured = run(target, workload, schedule, warm_up=warm_up, on_answer=on_answer)
         slo = Slo(slo_ttft_s, slo_itl_s, slo_e2e_s)
         made = report.load_report(measured, target, workload, schedule, slo, command())
         made["warm_up"] = warm_up
@@ -116,7 +116,7 @@ def compare_runs(
     from lookm.bench import records
     from server.bench.load.compare import compare
 
-    with told_errors():
+    with errors_in_one_line():
         pair = records.read(first, "load"), records.read(second, "load")
         echo(compare(*pair, any_workload=any_workload))
         if html is not None:
@@ -158,7 +158,7 @@ def capacity(
     from server.bench.load.measures import Slo
     from server.bench.load.workload import Spread, Workload
 
-    with told_errors():
+    with errors_in_one_line():
         workload = Workload(
             model=model or ("llava-demo" if url is None else ""),
             images=Spread(images, images),
@@ -182,7 +182,7 @@ def capacity(
 
 
 def _write(report: "Json", as_json: Path | None, as_html: Path | None) -> None:
-    """Save a report of any kind as what was asked for."""
+    """Save a report of any kind, as JSON, as a page, or both."""
     from lookm.bench import records
 
     if as_json is not None:

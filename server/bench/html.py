@@ -39,15 +39,15 @@ def compare_page(first: Json, second: Json) -> str:
     """Two load runs on the same axes."""
     groups = {"A": first["requests"], "B": second["requests"]}
     rows = compare.rows(first, second)
-    told = [
+    about = [
         f"{name}: {load_report.described(each)}." for name, each in (("A", first), ("B", second))
     ]
-    told += [f"{name}: {_origin(each)}" for name, each in (("A", first), ("B", second))]
+    about += [f"{name}: {_origin(each)}" for name, each in (("A", first), ("B", second))]
     sections = [
         Section("Side by side", tables=[_table(rows)]),
         Section("Latency", charts=[*_latencies(groups), _waits(groups)]),
     ]
-    return html_page("Two load runs", "\n\n".join(told), sections)
+    return html_page("Two load runs", "\n\n".join(about), sections)
 
 
 def capacity_page(made: Json) -> str:

@@ -129,11 +129,11 @@ def capacity(report: Json) -> Iterator[str]:
 
 def evaluation(report: Json) -> Iterator[str]:
     """Answers under each policy; in brackets, 95 % intervals."""
-    asked = report["rows"][0]["asked"]
+    num_questions = report["rows"][0]["asked"]
     header = (
         "`kv_cache`",
         "KV bytes kept",
-        f"{report['metric']}, of {asked}",
+        f"{report['metric']}, of {num_questions}",
         "same answer as at full",
     )
     rows: list[tuple[str, ...]] = [header]

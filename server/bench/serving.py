@@ -44,8 +44,8 @@ def serving(
         try:
             if not _ready(url + health, process):
                 log.seek(0)
-                told = log.read().decode(errors="replace")[-2000:]
-                raise RuntimeError(f"{' '.join(command)} did not start:\n{told}")
+                output = log.read().decode(errors="replace")[-2000:]
+                raise RuntimeError(f"{' '.join(command)} did not start:\n{output}")
             yield url
         finally:
             _stop(process)

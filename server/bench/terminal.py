@@ -19,7 +19,7 @@ UNSAID = frozenset(("--api-key", "--json", "--html", "--out", "--compare"))
 
 
 @contextlib.contextmanager
-def told_errors() -> Iterator[None]:
+def errors_in_one_line() -> Iterator[None]:
     """A wrong option or a server that is not there is one line on standard error, and status 2."""
     try:
         yield

@@ -34,7 +34,7 @@ WARM_UP_TOKENS = Spread(8, 8)
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """A server to be measured: its name, its command, and how it is asked."""
+    """A server to be measured: its name, its command, and how requests are put to it."""
 
     name: str
     command: tuple[str, ...]
@@ -70,9 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 rows.append(row(peer.name, run(Target(url), workload, clients)))
             print(line(rows[-1], rows[0]), flush=True)
     if options.json is not None:
-        asked = {"clients": options.clients, "answer_tokens": options.answer_tokens}
+        load = {"clients": options.clients, "answer_tokens": options.answer_tokens}
         save(
-            {"kind": "peers", **provenance("make bench-peers"), **asked, "rows": rows}, options.json
+            {"kind": "peers", **provenance("make bench-peers"), **load, "rows": rows}, options.json
         )
     return 0 if all(each["complete"] for each in rows) else 1
 
@@ -91,11 +91,11 @@ def peers(folder: str) -> tuple[Peer, ...]:
 
 
 def row(name: str, measured: Run) -> Json:
-    """One server's numbers. Complete: every client got all the tokens that it asked for."""
-    told = measure(measured.samples, measured.wall_s, Slo())
+    """One server's numbers. Complete: every client got as many tokens as it may."""
+    numbers = measure(measured.samples, measured.wall_s, Slo())
     return {
         "server": name,
-        "output_tokens_per_s": told["output_tokens_per_s"],
+        "output_tokens_per_s": numbers["output_tokens_per_s"],
         "ttft_max_s": max(sample.ttft_s for sample in measured.samples),
         "complete": all(sample.finish == "length" for sample in measured.samples),
     }

@@ -232,13 +232,13 @@ def _show(sequence: _Sequence, upto: int) -> str:
 
 
 def cache_report(request: Request) -> CacheReport:
-    """What a real cache would hold if every policy kept exactly what it was asked to."""
+    """What a real cache would hold if every policy kept exactly what it may."""
     tokens, policy = len(request.prompt_ids), request.policy
     assert not isinstance(policy, str), "the server has read it"
     kept = tokens
     if policy.method != "full":
-        asked = tokens if policy.keep is None else int(tokens * policy.keep)
-        kept = max(1, min(tokens, policy.keep_tokens or asked))
+        share = tokens if policy.keep is None else int(tokens * policy.keep)
+        kept = max(1, min(tokens, policy.keep_tokens or share))
     return CacheReport(
         policy=policy,
         prompt_tokens=tokens,

@@ -22,7 +22,7 @@ Knows nothing about HTTP requests to us, models or tokens. Logs nothing.
 """
 
 from server.media.config import MediaConfig
-from server.media.errors import MediaError
 from server.media.loader import LoadedImage, MediaLoader
+from server.media.media_error import MediaError
 
 __all__ = ["LoadedImage", "MediaConfig", "MediaError", "MediaLoader"]

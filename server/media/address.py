@@ -1,4 +1,4 @@
-"""Which URLs and which network addresses may be asked for an image. Pure functions.
+"""Which URLs and which network addresses an image may be fetched from. Pure functions.
 
 Knows nothing about connections; `fetch` asks here before every one it makes.
 """
@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 import httpx
 
 from server.media.config import MediaConfig
-from server.media.errors import MediaError
+from server.media.media_error import MediaError
 
 Address = IPv4Address | IPv6Address
 Networks = tuple[IPv4Network | IPv6Network, ...]

@@ -3,7 +3,7 @@
 import threading
 
 from server.media.config import MediaConfig
-from server.media.errors import MediaError
+from server.media.media_error import MediaError
 
 
 class Budget:

@@ -9,8 +9,8 @@ import binascii
 
 from server.media.budget import Budget
 from server.media.config import MediaConfig
-from server.media.errors import MediaError
 from server.media.fetch import too_many_bytes
+from server.media.media_error import MediaError
 
 MAX_HEAD_CHARS = 256
 WHITE_SPACE = b" \t\r\n\f"

@@ -26,7 +26,7 @@ from PIL import (
 from server.media.budget import Budget
 from server.media.colour import to_rgb
 from server.media.config import MediaConfig
-from server.media.errors import MediaError
+from server.media.media_error import MediaError
 from server.media.sniff import sniff
 
 # Classes instead of `Image.open`: it would also make a multi-picture file out of a phone's JPEG.

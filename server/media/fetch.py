@@ -25,7 +25,7 @@ from server.media.address import (
 )
 from server.media.budget import Budget
 from server.media.config import MediaConfig
-from server.media.errors import MediaError
+from server.media.media_error import MediaError
 
 Resolver = Callable[[str], Awaitable[list[Address]]]
 

@@ -1,9 +1,10 @@
-"""The front door: URLs in, pictures out, many at once, off the event loop.
+"""The front door: URLs in, images out, many at once, off the event loop.
 
     http(s)  one of `max_fetches` slots, held until the picture is decoded (bounds bytes in memory)
     decode   one of `max_decodes` threads (bounds full-size pixels in memory)
 
-Knows nothing about what the pictures are for.
+A URL gives any number of images: a picture is one, and what has pages or frames would be one for
+each. Knows nothing about what the images are for.
 """
 
 import asyncio
@@ -20,15 +21,16 @@ from server.media.budget import Budget
 from server.media.config import MediaConfig
 from server.media.data_url import is_data_url, read_data_url
 from server.media.decode import decode
-from server.media.errors import MediaError
 from server.media.fetch import Fetcher, Resolver
+from server.media.media_error import MediaError
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedImage:
     """One upright RGB picture. `width` and `height` are before any reduction.
 
-    `digest` is the SHA-256 of the encoded bytes, in hex.
+    `digest` is the SHA-256 of the encoded bytes, in hex. `label` names it
+    where it is one of several (its page, its time).
     """
 
     image: Image.Image = field(repr=False)
@@ -38,6 +40,10 @@ class LoadedImage:
     num_bytes: int
     fetch_s: float
     decode_s: float
+    label: str | None = None
+
+
+LoadedImages = tuple[LoadedImage, ...]
 
 
 class MediaLoader:
@@ -57,13 +63,14 @@ class MediaLoader:
         self._threads = ThreadPoolExecutor(self.config.max_decodes, thread_name_prefix="media")
 
     async def load(self, url: str, *, param: str | None = None) -> LoadedImage:
-        """One image. Raises `MediaError`, which carries `param`."""
-        return await self._load(url, param, Budget(self.config))
+        """The one image of a URL. Raises `MediaError`, which carries `param`."""
+        (image,) = await self._load(url, param, Budget(self.config))
+        return image
 
     async def load_all(
         self, urls: Sequence[str], params: Sequence[str | None]
-    ) -> list[LoadedImage]:
-        """The images of one request, in order, within the limits of one request.
+    ) -> list[LoadedImages]:
+        """The images of each URL of one request, in order, within the limits of one request.
 
         `params[i]` names `urls[i]` in errors. Raises the first `MediaError`; the rest is cancelled.
         """
@@ -85,7 +92,7 @@ class MediaLoader:
         await self._fetcher.aclose()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _load(self, url: str, param: str | None, budget: Budget) -> LoadedImage:
+    async def _load(self, url: str, param: str | None, budget: Budget) -> LoadedImages:
         try:
             if is_data_url(url):
                 return await self._in_thread(url, 0.0, budget)
@@ -97,7 +104,7 @@ class MediaLoader:
             error.param = param
             raise
 
-    async def _in_thread(self, source: str | bytes, fetch_s: float, budget: Budget) -> LoadedImage:
+    async def _in_thread(self, source: str | bytes, fetch_s: float, budget: Budget) -> LoadedImages:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(
             self._threads, _finish, source, fetch_s, self.config, budget
@@ -106,12 +113,12 @@ class MediaLoader:
 
 def _finish(
     source: str | bytes, fetch_s: float, config: MediaConfig, budget: Budget
-) -> LoadedImage:
-    """Runs in a thread: the bytes (or the data: URL that holds them) become a picture."""
+) -> LoadedImages:
+    """Runs in a thread: the bytes (or the data: URL that holds them) become one image."""
     begun_s = time.perf_counter()
     data = read_data_url(source, config, budget) if isinstance(source, str) else source
     decoded = decode(data, config, budget)
-    return LoadedImage(
+    image = LoadedImage(
         image=decoded.image,
         digest=hashlib.sha256(data).hexdigest(),
         width=decoded.width,
@@ -120,3 +127,4 @@ def _finish(
         fetch_s=fetch_s,
         decode_s=time.perf_counter() - begun_s,
     )
+    return (image,)

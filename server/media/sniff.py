@@ -1,6 +1,6 @@
 """Which format these bytes are, by the first of them. A refused format is named in the error."""
 
-from server.media.errors import MediaError
+from server.media.media_error import MediaError
 
 SUPPORTED = "Send JPEG, PNG, WebP, GIF or BMP."
 

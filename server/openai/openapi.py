@@ -1,6 +1,6 @@
 """The OpenAPI description: request bodies from the models, examples that run, one error shape.
 
-The routes parse their bodies from the bytes (`parse`), so FastAPI has to be told the models.
+The routes parse their bodies from the bytes (`parse`), so FastAPI does not know the models.
 """
 
 from collections.abc import Callable

@@ -1,19 +1,20 @@
 """What the HTTP side needs of its neighbours. Tests put simple stand-ins here.
 
-`Engine` is `server.worker.client.EngineClient`, `Media` is `server.media.MediaLoader`, `Processor`
-is `lookm.models.processor.Processor`.
+`ServedEngine` is `server.worker.client.EngineClient`, `ImageLoader` is `server.media.MediaLoader`,
+`ChatProcessor` is `lookm.models.processor.Processor`.
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
+from server.media import LoadedImage
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-class Engine(Protocol):
+class ServedEngine(Protocol):
     """Answers requests. Everything happens on the event loop, nothing blocks it."""
 
     info: ModelInfo | None
@@ -26,7 +27,7 @@ class Engine(Protocol):
     def submit(self, request: Request) -> AsyncGenerator[TokenEvent]: ...
 
 
-class Processor(Protocol):
+class ChatProcessor(Protocol):
     """Turns messages and pixels into ids and tensors. Called from a thread pool."""
 
     @property
@@ -45,23 +46,13 @@ class Processor(Protocol):
     def text(self, text: str) -> tuple[int, ...]: ...
 
 
-class Picture(Protocol):
-    """A decoded image, and what it took."""
+class ImageLoader(Protocol):
+    """Loads the images of one request from untrusted URLs, for each URL any number of them.
 
-    @property
-    def image(self) -> "Image.Image": ...
-    @property
-    def digest(self) -> str: ...
-    @property
-    def fetch_s(self) -> float: ...
-    @property
-    def decode_s(self) -> float: ...
-
-
-class Media(Protocol):
-    """Loads the images of one request from untrusted URLs. Raises `server.media.MediaError`."""
+    Raises `server.media.MediaError`.
+    """
 
     async def load_all(
         self, urls: Sequence[str], params: Sequence[str | None]
-    ) -> Sequence[Picture]: ...
+    ) -> Sequence[Sequence[LoadedImage]]: ...
     async def aclose(self) -> None: ...

@@ -15,15 +15,24 @@ from fastapi import APIRouter, Request, Response
 
 from lookm.types import Request as EngineRequest
 from lookm.types import TokenEvent
-from server.errors import ApiError, to_api_error
+from server.api_errors import ApiError, to_api_error
 from server.health import Live
 from server.openai import openapi
+from server.openai.abort import abort_at, abort_on_disconnect
 from server.openai.openapi import STREAMED, ErrorEnvelope, described
 from server.openai.request import policies
 from server.openai.request.body import read
 from server.openai.request.sampling import num_logprobs
 from server.openai.request.schemas import ChatRequest, CompletionRequest, Generation
-from server.openai.response.choices import Choices, Events, Told, each_choice, merged, opening
+from server.openai.response.chat_chunks import ChatChunks
+from server.openai.response.choices import (
+    ChoiceEvent,
+    ChoiceEvents,
+    choice_events,
+    each_choice,
+    first_events,
+    merged,
+)
 from server.openai.response.schemas import (
     ChatCompletion,
     Model,
@@ -31,17 +40,11 @@ from server.openai.response.schemas import (
     TextCompletion,
     kept_ratio,
 )
-from server.openai.response.stream import (
-    EventStream,
-    collect,
-    metered,
-    server_sent,
-    unless_gone,
-    within,
-)
-from server.openai.response.writers import ChatWriter, Letterhead, TextWriter, Writer
+from server.openai.response.stream import EventStream, collect, written
+from server.openai.response.text_chunks import TextChunks
+from server.openai.response.writers import AnswerHeader, CompletionWriter, Writer
 from server.openai.tools.checks import call_reader
-from server.request_metrics import Meter
+from server.request_metrics import RequestMetrics
 from server.services import Services
 
 EXAMPLE_MODEL = "llava-demo"
@@ -59,11 +62,11 @@ router = APIRouter(prefix="/v1", tags=["openai"], responses={"default": {"model"
 async def chat_completions(request: Request, live: Live) -> Response:
     """Answer a conversation with images, whole or as a stream."""
     body = await read(ChatRequest, request)
-    answering = Answering(live, request, body, f"chatcmpl-{uuid.uuid4().hex}")
+    handler = RequestHandler(live, request, body, f"chatcmpl-{uuid.uuid4().hex}")
     translator = live.translator
-    prepare = partial(translator.chat, body, answering.id)
+    prepare = partial(translator.chat, body, handler.id)
     new_reader = partial(call_reader, body, translator.tool_support)
-    return await answering.respond(prepare, ChatWriter(answering.paper, new_reader))
+    return await handler.respond(prepare, CompletionWriter(ChatChunks(handler.header, new_reader)))
 
 
 @router.post(
@@ -74,9 +77,9 @@ async def chat_completions(request: Request, live: Live) -> Response:
 async def completions(request: Request, live: Live) -> Response:
     """Continue a text, without a chat template."""
     body = await read(CompletionRequest, request)
-    answering = Answering(live, request, body, f"cmpl-{uuid.uuid4().hex}")
-    prepare = partial(live.translator.completion, body, answering.id)
-    return await answering.respond(prepare, TextWriter(answering.paper))
+    handler = RequestHandler(live, request, body, f"cmpl-{uuid.uuid4().hex}")
+    prepare = partial(live.translator.completion, body, handler.id)
+    return await handler.respond(prepare, CompletionWriter(TextChunks(handler.header)))
 
 
 @router.get("/models")
@@ -97,7 +100,7 @@ async def model(model: str, live: Live) -> Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Answering:
+class RequestHandler:
     """One request on its way from a parsed body to a response."""
 
     live: Services
@@ -108,15 +111,15 @@ class Answering:
 
     @property
     def num_choices(self) -> int:
-        """How many answers were asked for."""
+        """How many answers the client wants."""
         return self.body.n or 1
 
     @property
-    def paper(self) -> Letterhead:
+    def header(self) -> AnswerHeader:
         """What every answer and chunk repeats."""
         options = self.body.stream_options
         wants_usage = bool(options and options.include_usage)
-        return Letterhead(
+        return AnswerHeader(
             id=self.id,
             model=self.body.model,
             fingerprint=self.live.fingerprint,
@@ -125,35 +128,35 @@ class Answering:
         )
 
     async def respond(self, prepare: Prepare, writer: Writer) -> Response:
-        """The response. A client that leaves ends the work, before and after the first token."""
+        """The response. A client that leaves aborts it, before and after the first token."""
         events = self._events(prepare)
         work = self._stream(events, writer) if self.body.stream else self._whole(events, writer)
-        return await unless_gone(self.request.receive, work)
+        return await abort_on_disconnect(self.request.receive, work)
 
-    async def _whole(self, events: Choices, writer: Writer) -> Response:
+    async def _whole(self, events: ChoiceEvents, writer: Writer) -> Response:
         collected = await collect(events, self.num_choices)
         headers = self._headers(collected[0].last)
         return Response(writer.whole(collected).to_json(), 200, headers, "application/json")
 
-    async def _stream(self, events: Choices, writer: Writer) -> Response:
+    async def _stream(self, events: ChoiceEvents, writer: Writer) -> Response:
         """Headers wait for the first events: what is refused until then has a proper status."""
-        first = await opening(events, self.num_choices)
-        chunks = server_sent(first, events, writer, self.num_choices)
-        return EventStream(chunks, self._headers(first[0].event))
+        first = await first_events(events, self.num_choices)
+        chunks = written(first, events, writer, self.num_choices)
+        return EventStream(chunks, events, self._headers(first[0].event))
 
-    async def _events(self, prepare: Prepare) -> Choices:
+    async def _events(self, prepare: Prepare) -> ChoiceEvents:
         """Everything that happens for this request; closing it at any point undoes it."""
         deadline_s = self.live.deadline_s()
         try:
             self._check_num_choices()
             with self.live.gate.entered(self.num_choices):
-                request = await within(deadline_s, prepare())
-                choices = each_choice(request, self.num_choices)
-                events = merged([self._choice(each, deadline_s) for each in choices])
-                async with contextlib.aclosing(events):
-                    async for told in events:
-                        self._note(told)
-                        yield told
+                request = await abort_at(deadline_s, prepare())
+                requests = enumerate(each_choice(request, self.num_choices))
+                choices = [self._choice(n, each, deadline_s) for n, each in requests]
+                async with contextlib.aclosing(merged(choices)) as events:
+                    async for item in events:
+                        self._note(item)
+                        yield item
         except (asyncio.CancelledError, GeneratorExit):
             self.request.state.left = True
             raise
@@ -161,31 +164,33 @@ class Answering:
             self.request.state.error_code = to_api_error(error).code
             raise
 
-    def _choice(self, request: EngineRequest, deadline_s: float | None) -> Events:
-        meter = Meter(self.live.metrics, self.request.state.arrived_s)
-        return metered(self.live.engine.submit(request), meter, deadline_s)
+    def _choice(
+        self, choice: int, request: EngineRequest, deadline_s: float | None
+    ) -> ChoiceEvents:
+        metrics = RequestMetrics(self.live.metrics, self.request.state.arrived_s)
+        return choice_events(choice, self.live.engine.submit(request), metrics, deadline_s)
 
     def _check_num_choices(self) -> None:
         """The engine takes in all choices at once: more than run and wait together never fit."""
-        most = self.live.settings.max_running + self.live.settings.max_waiting
-        if self.num_choices > most:
+        max_choices = self.live.settings.max_running + self.live.settings.max_waiting
+        if self.num_choices > max_choices:
             bounds = "--max-running and --max-waiting"
-            message = f"This server answers at most {most} choices a request ({bounds})."
+            message = f"This server answers at most {max_choices} choices a request ({bounds})."
             raise ApiError("invalid_value", message, param="n")
 
     def _headers(self, event: TokenEvent) -> dict[str, str]:
         return {} if event.cache is None else {"x-lookm-kept-ratio": kept_ratio(event.cache)}
 
-    def _note(self, told: Told) -> None:
+    def _note(self, item: ChoiceEvent) -> None:
         """What the log line of this request says, so far; its `n` answers count together."""
-        state, event = self.request.state, told.event
+        state, event = self.request.state, item.event
         if event.cache is not None:
             cache = event.cache
             state.facts = (
                 f"method={cache.policy.method} prompt={cache.prompt_tokens} "
                 f"image_tokens={cache.image_tokens} kept={cache.kept_tokens}"
             )
-        self.num_generated[told.choice] = event.num_generated
+        self.num_generated[item.choice] = event.num_generated
         generated = sum(self.num_generated.values())
         finish = f" finish={event.finish}" if event.finish else ""
         facts = getattr(state, "facts", "")

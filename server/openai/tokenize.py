@@ -1,7 +1,7 @@
 """`POST /tokenize`: what a chat would take, before it is sent to be answered.
 
 Counts the tokens of the prompt and of its images, and what each cache policy would hold of it.
-Knows the arithmetic of pages; nothing is asked of the engine.
+Knows the arithmetic of pages; the engine takes no part.
 """
 
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from lookm.sizing import CacheShape
 from lookm.types import CachePolicy
 from server.health import Live
 from server.openai import openapi
+from server.openai.abort import abort_at, abort_on_disconnect
 from server.openai.openapi import ErrorEnvelope, described
 from server.openai.request import policies
 from server.openai.request.body import read
 from server.openai.request.schemas import TokenizeRequest
-from server.openai.request.translate import Prompt, Translator
+from server.openai.request.translate import PreparedPrompt, Translator
 from server.openai.response.schemas import Answer
-from server.openai.response.stream import unless_gone, within
 from server.openai.tools.checks import check_tools, shown
 from server.services import Services
 
@@ -53,7 +53,7 @@ class Tokenized(Answer):
 async def tokenize(request: Request, live: Live) -> Response:
     """Count a conversation with images, and estimate its cache under every preset."""
     body = await read(TokenizeRequest, request)
-    counted = await unless_gone(request.receive, _count(live, body))
+    counted = await abort_on_disconnect(request.receive, _count(live, body))
     return Response(counted.to_json(), media_type="application/json")
 
 
@@ -63,7 +63,7 @@ async def _count(live: Services, body: TokenizeRequest) -> Tokenized:
     check_tools(body.tools or (), translator.tool_support)
     tools = shown(body.tools or ())
     with live.gate.entered():
-        prompt = await within(live.deadline_s(), translator.chat_prompt(body.messages, tools))
+        prompt = await abort_at(live.deadline_s(), translator.chat_prompt(body.messages, tools))
     images = [image.num_tokens for image in prompt.images]
     return Tokenized(
         count=len(prompt.ids),
@@ -74,7 +74,9 @@ async def _count(live: Services, body: TokenizeRequest) -> Tokenized:
     )
 
 
-def estimates(translator: Translator, asked: CachePolicy, prompt: Prompt) -> Iterator[Estimate]:
+def estimates(
+    translator: Translator, asked: CachePolicy, prompt: PreparedPrompt
+) -> Iterator[Estimate]:
     """The policy of the request, then every preset that `/v1/models` lists and the model takes."""
     listed = [policies.preset(method) for method in policy.PRESETS]
     shape = CacheShape.of(translator.info)

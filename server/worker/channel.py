@@ -77,7 +77,7 @@ class WorkerChannel:
         self._socket.send_multipart(wire.encode(message))
 
     def close(self, linger_s: float = 1.0) -> None:
-        """Close, after at most `linger_s` for the last words to leave."""
+        """Close, after at most `linger_s` for what is unsent to leave."""
         self._socket.close(linger=round(linger_s * 1000))
         self._context.term()
 

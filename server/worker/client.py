@@ -18,10 +18,10 @@ from lookm.errors import LookmError
 from lookm.types import EngineStats, ModelInfo, Request, TokenEvent
 from server.worker import totals, wire
 from server.worker.channel import ApiChannel
-from server.worker.errors import WorkerDiedError, WorkerUnavailableError
 from server.worker.launch import WorkerProcess
 from server.worker.restart import RestartPolicy
 from server.worker.streams import Streams
+from server.worker.worker_errors import WorkerDiedError, WorkerUnavailableError
 
 log = logging.getLogger("lookm.worker.client")
 
@@ -31,7 +31,7 @@ Observer = Callable[[Sequence[TokenEvent], EngineStats], None]
 STOP_S = 5.0  # for a worker to leave by itself, before it is killed
 ABORT_S = 5.0  # for aborted requests to say so, at the end of a drain
 STEP_TIMEOUT_S = 600.0  # for one engine step: the longest prefill, and a kernel's first compilation
-LAST_WORDS_S = 0.1  # for what a dead worker had sent to arrive
+DEAD_WORKER_READ_S = 0.1  # for what a dead worker had sent to arrive
 
 
 class EngineClient:
@@ -157,9 +157,12 @@ class EngineClient:
                 finished = item.finish is not None
                 yield item
         finally:
-            # No await here: a cancelled task may not get to finish one.
-            if self._streams.abandon(request.id):
-                self._post(wire.Abort(request.id))
+            self._abort_if_open(request.id)
+
+    def _abort_if_open(self, request_id: str) -> None:
+        # Nothing is awaited here: a cancelled task may not get to finish an await.
+        if self._streams.abort(request_id):
+            self._post(wire.Abort(request_id))
 
     def _require_ready(self) -> None:
         if self._draining or self._stopping or self.state == "stopped":
@@ -235,7 +238,7 @@ class EngineClient:
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if status.done() and not receiver.done() and not self._stopping:
-                await asyncio.wait({receiver}, timeout=LAST_WORDS_S)
+                await asyncio.wait({receiver}, timeout=DEAD_WORKER_READ_S)
         finally:
             for task in tasks:
                 task.cancel()
@@ -280,14 +283,14 @@ class EngineClient:
                 case wire.Step(events, stats):
                     self._on_step(events, stats)
                 case wire.Rejected(request_id, error, text, param):
-                    refusal = wire.revive(error, text, param)
+                    refusal = wire.error_from(error, text, param)
                     assert refusal is not None
                     self._streams.fail(request_id, refusal)
                 case wire.Ready(info, stats):
                     channel.unlink()
                     self._on_ready(info, stats)
                 case wire.Failed(error, text):
-                    return wire.revive(error, text) or WorkerDiedError(f"{error}: {text}")
+                    return wire.error_from(error, text) or WorkerDiedError(f"{error}: {text}")
 
     def _on_ready(self, info: ModelInfo, stats: EngineStats) -> None:
         self.info, self.stats, self.state = info, stats, "ready"

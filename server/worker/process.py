@@ -62,7 +62,7 @@ def main(address: str) -> int:
             return 1
         serve(channel, engine)
     except Exception as error:  # noqa: BLE001 - the worker's edge: report, then leave
-        channel.send(_last_words(error))
+        channel.send(_failure(error))
         return 1
     finally:
         channel.close()
@@ -118,7 +118,7 @@ def set_thread_environment(config: EngineConfig) -> None:
 
     Waiting threads sleep instead of spinning (the API process needs the cores between steps), but
     for the microseconds between two products of a step: waking up takes longer (10 % of a step).
-    An asked thread count wins over the environment; the environment wins over the guess.
+    A configured thread count wins over the environment; the environment wins over the guess.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
@@ -135,7 +135,7 @@ def _usable_cores() -> int:
         return os.cpu_count() or 1
 
 
-def _last_words(error: Exception) -> wire.Failed:
+def _failure(error: Exception) -> wire.Failed:
     """`error` for the API; logged here with its frames, but never with values it may quote."""
     name = type(error).__name__
     message = str(error)[:500] if isinstance(error, SAFE_MESSAGES) else "(message withheld)"

@@ -12,11 +12,11 @@ Item = TokenEvent | Exception
 
 
 class Streams:
-    """`open` until the terminal event or error, then forgotten; `abandoned` until it arrives."""
+    """Each is open until its terminal event or error, or aborted until that event arrives."""
 
     def __init__(self) -> None:
         self._open: dict[str, asyncio.Queue[Item]] = {}
-        self._abandoned: set[str] = set()
+        self._aborted: set[str] = set()
         self._none_open = asyncio.Event()
         self._none_open.set()
 
@@ -25,8 +25,8 @@ class Streams:
 
     @property
     def awaited(self) -> bool:
-        """Whether the worker owes an event to anyone, abandoned requests included."""
-        return bool(self._open or self._abandoned)
+        """Whether the worker owes an event to anyone, aborted requests included."""
+        return bool(self._open or self._aborted)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -34,24 +34,24 @@ class Streams:
         return tuple(self._open)
 
     def open(self, request_id: str) -> asyncio.Queue[Item]:
-        """Begin a request. Its id must be new: answers are told apart by nothing else."""
-        if request_id in self._open or request_id in self._abandoned:
+        """Begin a request. Its id must be new: nothing else tells answers apart."""
+        if request_id in self._open or request_id in self._aborted:
             raise ValueError("a request with this id is already running")
         queue: asyncio.Queue[Item] = asyncio.Queue()
         self._open[request_id] = queue
         self._none_open.clear()
         return queue
 
-    def abandon(self, request_id: str) -> bool:
-        """Nobody listens any more. True where the engine still works on it and must be told."""
+    def abort(self, request_id: str) -> bool:
+        """Nobody reads it any more. True where the engine works on it and needs `wire.Abort`."""
         if request_id not in self._open:
             return False
         self._close(request_id)
-        self._abandoned.add(request_id)
+        self._aborted.add(request_id)
         return True
 
     def deliver(self, events: Iterable[TokenEvent]) -> None:
-        """Hand events to whoever waits for them; drop those of abandoned requests."""
+        """Hand events to whoever waits for them; drop those of aborted requests."""
         for event in events:
             queue = self._open.get(event.request_id)
             if queue is not None:
@@ -70,7 +70,7 @@ class Streams:
         """End every request with an error of its own (an exception holds one traceback)."""
         for request_id in self.ids:
             self.fail(request_id, kind(message))
-        self._abandoned.clear()
+        self._aborted.clear()
 
     async def wait_none_open(self) -> None:
         """Return when no request is open."""
@@ -78,6 +78,6 @@ class Streams:
 
     def _close(self, request_id: str) -> None:
         self._open.pop(request_id, None)
-        self._abandoned.discard(request_id)
+        self._aborted.discard(request_id)
         if not self._open:
             self._none_open.set()

@@ -21,7 +21,7 @@ import numpy as np
 from lookm import errors
 from lookm.config import EngineConfig
 from lookm.types import Array, EngineStats, ModelInfo, Request, TokenEvent
-from server.worker.errors import WireError
+from server.worker.worker_errors import WireError
 
 Frame = bytes | memoryview
 
@@ -103,7 +103,7 @@ class Rejected(Message, frozen=True):
 
 
 class Failed(Message, frozen=True):
-    """Worker to API, its last words. `error` is a class name; see `ERRORS`."""
+    """Worker to API, its last message: why it ends. `error` is a class name; see `ERRORS`."""
 
     error: str
     message: str
@@ -209,7 +209,7 @@ def error_name(error: errors.LookmError) -> str:
     return next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in ERRORS)
 
 
-def revive(name: str, message: str, param: str | None = None) -> errors.LookmError | None:
+def error_from(name: str, message: str, param: str | None = None) -> errors.LookmError | None:
     """The `LookmError` a name stands for, or None where the worker failed with something else."""
     kind = ERRORS.get(name)
     return None if kind is None else kind(message, param=param)

@@ -14,7 +14,7 @@ import pytest
 
 from tests.docker.files import alerts, filled, panel_queries, panels, without_thresholds
 from tests.docker.prometheus import SCRAPE_S, Prometheus
-from tests.server.process import ServerProcess
+from tests.server.process import ServerProcess, serving_process
 from tests.server.requests import CHAT, chat, data_url, image, png
 
 BINARY = shutil.which("prometheus")
@@ -38,12 +38,8 @@ IDLE = {
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
-    server = ServerProcess("--model", "fake:step_s=0.02", "--threads", "1")
-    try:
-        server.wait_ready()
+    with serving_process("--model", "fake:step_s=0.02", "--threads", "1") as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture(scope="module")

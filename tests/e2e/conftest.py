@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from tests.server.process import ServerProcess
+from tests.server.process import ServerProcess, serving_process
 
 
 @pytest.fixture(scope="session")
@@ -15,14 +15,10 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session")
 def demo_server() -> Iterator[ServerProcess]:
-    server = ServerProcess("--model", "llava-demo", "--kv-cache-memory", "256MiB")
-    try:
-        server.wait_ready()
+    with serving_process("--model", "llava-demo", "--kv-cache-memory", "256MiB") as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture
 def ask(demo_server: ServerProcess) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{demo_server.url}/v1", api_key="any", max_retries=0)
+    return demo_server.client

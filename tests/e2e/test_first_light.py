@@ -13,7 +13,7 @@ import pytest
 from lookm.demo.scenes import Scene
 from server.example_request import data_url
 from tests.server.process import ServerProcess, wait_until
-from tests.server.requests import CHAT, text
+from tests.server.requests import CHAT, chat, text
 from tests.server.requests import image as part
 
 pytestmark = pytest.mark.e2e
@@ -29,19 +29,17 @@ def picture(kind: str, colour: str) -> dict[str, Any]:
 RED_CIRCLE, BLUE_STAR = picture("circle", "red"), picture("star", "blue")
 
 
-def asked(*parts: Any, **fields: Any) -> dict[str, Any]:
-    content = [text(each) if isinstance(each, str) else each for each in parts]
-    body: dict[str, Any] = {"model": MODEL, "temperature": 0, "max_tokens": 32}
-    return body | {"messages": [{"role": "user", "content": content}]} | fields
+def question(*parts: Any, **fields: Any) -> dict[str, Any]:
+    return chat(*parts, **{"model": MODEL, "temperature": 0, "max_tokens": 32} | fields)
 
 
-QUESTION = asked(RED_CIRCLE, BLUE_STAR, "What is in image 2?")
+QUESTION = question(RED_CIRCLE, BLUE_STAR, "What is in image 2?")
 
 
 @pytest.fixture
 def answer(demo_server: ServerProcess) -> Callable[..., str]:
     def ask(*parts: Any, **fields: Any) -> str:
-        response = httpx.post(demo_server.url + CHAT, json=asked(*parts, **fields), timeout=60)
+        response = httpx.post(demo_server.url + CHAT, json=question(*parts, **fields), timeout=60)
         assert response.status_code == 200, response.text
         return str(response.json()["choices"][0]["message"]["content"])
 
@@ -87,7 +85,7 @@ def test_a_fifth_of_the_cache_takes_a_fifth_of_the_memory(demo_server: ServerPro
     page_bytes = demo_server.series("lookm_kv_cache_capacity_bytes") / (256 * 2**20 / 16384)
     used = {}
     for policy in ("full", "look-m@0.2"):
-        body = asked(*[RED_CIRCLE] * 8, "Hm?", kv_cache=policy)
+        body = question(*[RED_CIRCLE] * 8, "Hm?", kv_cache=policy)
         body |= {"stream": True, "max_tokens": 400, "ignore_eos": True}
         with httpx.stream("POST", demo_server.url + CHAT, json=body, timeout=60) as response:
             lines = response.iter_lines()  # dropping it would close the connection
@@ -99,7 +97,7 @@ def test_a_fifth_of_the_cache_takes_a_fifth_of_the_memory(demo_server: ServerPro
 
 
 def test_leaving_before_the_answer_frees_every_page(demo_server: ServerProcess) -> None:
-    body = asked(RED_CIRCLE, "Hm?", max_tokens=1500, ignore_eos=True)
+    body = question(RED_CIRCLE, "Hm?", max_tokens=1500, ignore_eos=True)
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(demo_server.url + CHAT, json=body, timeout=0.5)
     wait_until(lambda: demo_server.series("lookm_kv_cache_used_bytes") == 0)
@@ -125,10 +123,10 @@ def test_eight_clients_take_well_under_eight_times_one(answer: Callable[..., str
         ({"kv_cache": "look-m@7"}, "kv_cache"),
         ({"kv_cache": "zip"}, "kv_cache"),
         ({"unknown": 1}, "unknown"),
-        (asked("word " * 3000), "messages"),
-        (asked(part("/etc/passwd"), "x"), "messages[0].content[0].image_url.url"),
-        (asked(part("http://127.0.0.1/a.png"), "x"), "messages[0].content[0].image_url.url"),
-        (asked(*[RED_CIRCLE] * 40, "x"), "messages"),
+        (question("word " * 3000), "messages"),
+        (question(part("/etc/passwd"), "x"), "messages[0].content[0].image_url.url"),
+        (question(part("http://127.0.0.1/a.png"), "x"), "messages[0].content[0].image_url.url"),
+        (question(*[RED_CIRCLE] * 40, "x"), "messages"),
     ],
 )
 def test_bad_input_is_refused_and_the_next_request_is_served(

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.e2e.hostile import BAD, BEHAVIOURS, GOOD, REDIRECTS, HostileServer
-from tests.server.process import ServerProcess, wait_until
+from tests.server.process import ServerProcess, serving_process, wait_until
 from tests.server.requests import CHAT, chat, image
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(30)]
@@ -35,22 +35,15 @@ INSIDE = [
 def closed() -> Iterator[ServerProcess]:
     """As it comes: no private addresses; with little room."""
     room = ("--max-running", str(MAX_RUNNING), "--max-waiting", str(MAX_WAITING))
-    yield from started(*FAKE, *room)
+    with serving_process(*FAKE, *room) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
 def opened() -> Iterator[ServerProcess]:
     """Lets images come from private addresses, so that the hostile server is reached."""
-    yield from started(*FAKE, "--media-allow-private")
-
-
-def started(*flags: str) -> Iterator[ServerProcess]:
-    server = ServerProcess(*flags)
-    try:
-        server.wait_ready()
+    with serving_process(*FAKE, "--media-allow-private") as server:
         yield server
-    finally:
-        server.close()
 
 
 def post(server: ServerProcess, *parts: Any, **fields: Any) -> httpx.Response:

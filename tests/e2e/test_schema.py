@@ -7,7 +7,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from tests.server.process import ServerProcess
+from tests.server.process import ServerProcess, serving_process
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
@@ -26,12 +26,8 @@ BOUNDED = settings(
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
     flags = ("--model", "fake", "--threads", "1", "--max-context-tokens", "256")
-    server = ServerProcess(*flags)
-    try:
-        server.wait_ready()
+    with serving_process(*flags) as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture(scope="module")

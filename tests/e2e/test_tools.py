@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from tests.e2e.toy_server import save_toy_with_tools
-from tests.server.process import ServerProcess
+from tests.server.process import ServerProcess, serving_process
 from tests.server.tools.templates import LLAMA, QWEN
 
 pytestmark = pytest.mark.e2e
@@ -51,17 +51,13 @@ def server(
     folder = tmp_path_factory.mktemp("toy")
     save_toy_with_tools(folder, {"qwen": QWEN, "llama": LLAMA}[request.param])
     flags = ("--kv-cache-memory", "64MiB", "--threads", "1", "--served-model-name", "toy")
-    server = ServerProcess("--model", str(folder), "--attention", "reference", *flags)
-    try:
-        server.wait_ready()
+    with serving_process("--model", str(folder), "--attention", "reference", *flags) as server:
         yield server
-    finally:
-        server.close()
 
 
 @pytest.fixture
 def client(server: ServerProcess) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0)
+    return server.client
 
 
 def check(name: str, arguments: str) -> None:

@@ -11,7 +11,7 @@ from server.app import Parts, create_app, real_parts
 from server.settings import Settings
 from server.worker.client import EngineClient
 from server.worker.restart import RestartPolicy
-from tests.server.process import ServerProcess
+from tests.server.process import ServerProcess, serving_process
 from tests.server.requests import in_process
 
 
@@ -45,9 +45,6 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture(scope="session")
 def fake_server() -> Iterator[ServerProcess]:
     """A server process with the fake engine; each step takes 2 ms."""
-    server = ServerProcess("--model", "fake:step_s=0.002", "--threads", "1", "--max-body", "8MiB")
-    try:
-        server.wait_ready()
+    flags = ("--model", "fake:step_s=0.002", "--threads", "1", "--max-body", "8MiB")
+    with serving_process(*flags) as server:
         yield server
-    finally:
-        server.close()

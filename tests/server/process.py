@@ -1,15 +1,28 @@
 """A real server process, started as users start it."""
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import httpx
+import openai
 
 READY = re.compile(r"is ready: (http://\S+)")
+
+
+@contextlib.contextmanager
+def serving_process(*flags: str) -> "Iterator[ServerProcess]":
+    """`lookm serve` with these flags, once it is ready."""
+    server = ServerProcess(*flags)
+    try:
+        server.wait_ready()
+        yield server
+    finally:
+        server.close()
 
 
 class ServerProcess:
@@ -39,6 +52,11 @@ class ServerProcess:
                 self._log.start()
                 return
         raise AssertionError(f"the server did not start:\n{self.banner}")
+
+    @property
+    def client(self) -> openai.OpenAI:
+        """The official client, which shows every failure."""
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0)
 
     @property
     def curl(self) -> str:

@@ -74,7 +74,7 @@ def word_events(request: Request, words: Sequence[str]) -> list[TokenEvent]:
 
 @dataclass
 class ScriptedEngine:
-    """An engine in this process: it does what its `script` says and remembers what it was asked."""
+    """An engine in this process: it does what its `script` says and remembers its requests."""
 
     script: Callable[[Request], AsyncIterator[TokenEvent]]
     info: ModelInfo | None = None
@@ -148,3 +148,27 @@ async def begins(request: Request) -> AsyncIterator[TokenEvent]:
     """One word, and then nothing more."""
     yield word_events(request, ["one", " two"])[0]
     await asyncio.Event().wait()
+
+
+async def never(request: Request) -> AsyncIterator[TokenEvent]:
+    """Nothing, for ever."""
+    await asyncio.Event().wait()
+    yield word_events(request, ["one"])[0]
+
+
+def says_after(release: asyncio.Event) -> Callable[[Request], AsyncIterator[TokenEvent]]:
+    """A script that speaks once it may."""
+
+    async def script(request: Request) -> AsyncIterator[TokenEvent]:
+        await release.wait()
+        async for event in says(request):
+            yield event
+
+    return script
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let other tasks run until `condition` holds."""
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.server.process import ServerProcess
+from tests.server.process import ServerProcess, serving_process
 from tests.server.requests import CHAT, chat
 
 pytestmark = pytest.mark.anyio
@@ -21,12 +21,8 @@ MODELS = {
 
 @pytest.fixture(params=MODELS)
 def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
-    server = ServerProcess(*MODELS[request.param], *BOUNDS)
-    try:
-        server.wait_ready()
+    with serving_process(*MODELS[request.param], *BOUNDS) as server:
         yield server
-    finally:
-        server.close()
 
 
 async def burst(server: ServerProcess, num_requests: int, **fields: int) -> list[httpx.Response]:

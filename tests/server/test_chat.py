@@ -9,10 +9,8 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from lookm.policy import resolve
 from lookm.types import CachePolicy, Request, TokenEvent
-from server.openai.request.schemas import ChatRequest
-from server.openai.request.translate import ImageRef, distinct, image_refs, template_messages
 from server.settings import Settings
-from tests.server.requests import CHAT, chat, data_url, events, image, png, says, serving, text
+from tests.server.requests import CHAT, chat, data_url, events, image, png, says, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -58,7 +56,7 @@ async def test_stream_carries_role_then_text_then_reason_then_done(
     assert not any("usage" in event for event in events(response.text))
 
 
-async def test_usage_comes_in_a_last_chunk_only_if_asked_for(client: httpx.AsyncClient) -> None:
+async def test_usage_comes_in_a_last_chunk_only_if_it_is_wanted(client: httpx.AsyncClient) -> None:
     options = {"stream": True, "stream_options": {"include_usage": True}, "kv_cache": "h2o@0.5"}
     *chunks, last = events((await client.post(CHAT, json=chat(image(), **options))).text)
     assert all(chunk["usage"] is None for chunk in chunks)
@@ -104,12 +102,12 @@ async def test_defaults_are_openais_and_the_rest_of_the_context() -> None:
         body = chat("one two three")
         del body["max_tokens"]
         assert (await client.post(CHAT, json=body)).status_code == 200
-        asked = engine.requests[0]
-    assert asked.sampling.temperature == 1.0
-    assert asked.sampling.top_p == 1.0
-    assert asked.sampling.max_tokens == 8192 - 3
-    assert asked.policy.method == "snapkv"
-    assert asked.policy.keep == 0.3
+        request = engine.requests[0]
+    assert request.sampling.temperature == 1.0
+    assert request.sampling.top_p == 1.0
+    assert request.sampling.max_tokens == 8192 - 3
+    assert request.policy.method == "snapkv"
+    assert request.policy.keep == 0.3
 
 
 async def test_every_sampling_field_reaches_the_engine() -> None:
@@ -145,52 +143,6 @@ async def test_policy_is_read_from_body_or_model_name(
     async with serving(Settings(model="fake"), says) as (client, engine, _):
         assert (await client.post(CHAT, json=chat(**fields))).status_code == 200
         assert engine.requests[0].policy == resolve(policy).policy
-
-
-CONVERSATION = [
-    {"role": "developer", "content": "be brief"},
-    {"role": "user", "content": [text("a"), image("data:1"), text("b"), image("data:2")]},
-    {"role": "assistant", "content": [image("data:3"), text("c")]},
-    {"role": "user", "content": [image("data:1"), text("d")]},
-]
-
-
-def test_images_and_text_keep_their_order_in_every_turn() -> None:
-    body = ChatRequest.model_validate({"model": "m", "messages": CONVERSATION})
-    template = template_messages(body.messages, None)
-    shown = [
-        (message["role"], [part.get("text", "IMAGE") for part in message["content"]])
-        for message in template
-    ]
-    assert shown == [
-        ("system", ["be brief"]),
-        ("user", ["a", "IMAGE", "b", "IMAGE"]),
-        ("assistant", ["IMAGE", "c"]),
-        ("user", ["IMAGE", "d"]),
-    ]
-    refs = image_refs(body.messages)
-    assert [ref.url for ref in refs] == ["data:1", "data:2", "data:3", "data:1"]
-    assert refs[1].param == "messages[1].content[3].image_url.url"
-
-
-async def test_images_reach_the_engine_in_order_and_repeated_ones_are_loaded_once() -> None:
-    urls = [data_url(png(colour)) for colour in ("red", "green", "blue")]
-    parts = [image(urls[0]), image(urls[1]), "x", image(urls[2]), image(urls[0])]
-    async with serving(Settings(model="fake"), says) as (client, engine, _):
-        assert (await client.post(CHAT, json=chat(*parts))).status_code == 200
-        digests = [each.digest for each in engine.requests[0].images]
-        metrics = (await client.get("/metrics")).text
-    assert digests[0] == digests[3]
-    assert len(set(digests)) == 3
-    assert "lookm_media_preprocess_seconds_count 3.0" in metrics
-
-
-def test_equal_urls_are_told_apart_from_alike_ones() -> None:
-    urls = ["x" + "y" * 99, "z" + "y" * 99, "x" + "y" * 99, "short"]
-    refs = [ImageRef(str(n), url) for n, url in enumerate(urls)]
-    unique, places = distinct(refs)
-    assert [ref.param for ref in unique] == ["0", "1", "3"]
-    assert places == [0, 1, 0, 2]
 
 
 async def test_empty_answers_are_answers() -> None:

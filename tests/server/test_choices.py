@@ -23,7 +23,9 @@ from tests.server.requests import (
     image,
     png,
     says,
+    says_after,
     serving,
+    until,
     word_events,
 )
 
@@ -49,14 +51,14 @@ async def test_every_choice_is_answered_and_the_prompt_counts_once(
 
 async def test_a_stream_tells_of_each_choice_and_ends_each_once(client: httpx.AsyncClient) -> None:
     response = await client.post(CHAT, json=chat("hi", n=3, **USAGE))
-    told = [ChatCompletionChunk.model_validate(e, strict=True) for e in events(response.text)]
-    *chunks, last = told
+    every = [ChatCompletionChunk.model_validate(e, strict=True) for e in events(response.text)]
+    *chunks, last = every
     for index in range(3):
         mine = [c.choices[0] for c in chunks if c.choices[0].index == index]
         assert mine[0].delta.role == "assistant"
         assert "".join(c.delta.content or "" for c in mine) == "word0 word1 word2 word3"
         assert [c.finish_reason for c in mine] == [None] * (len(mine) - 1) + ["length"]
-    assert len({chunk.id for chunk in told}) == 1
+    assert len({chunk.id for chunk in every}) == 1
     assert last.choices == []
     assert last.usage is not None
     assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (1, 12)
@@ -83,11 +85,11 @@ async def test_choices_share_the_prompt_and_count_up_from_the_seed(
 ) -> None:
     async with serving(Settings(model="fake"), says) as (client, engine, _):
         response = await client.post(CHAT, json=chat(image(), n=3, seed=seed))
-        asked = engine.requests
-    assert [r.id for r in asked] == [f"{response.json()['id']}-{n}" for n in range(3)]
-    assert [r.sampling.seed for r in asked] == (seeds or [2**63 - 2, 2**63 - 1, -(2**63)])
-    assert all(r.images is asked[0].images for r in asked)
-    assert all(r.prompt_ids is asked[0].prompt_ids for r in asked)
+        requests = engine.requests
+    assert [r.id for r in requests] == [f"{response.json()['id']}-{n}" for n in range(3)]
+    assert [r.sampling.seed for r in requests] == (seeds or [2**63 - 2, 2**63 - 1, -(2**63)])
+    assert all(r.images is requests[0].images for r in requests)
+    assert all(r.prompt_ids is requests[0].prompt_ids for r in requests)
 
 
 @pytest.mark.parametrize("n", [1, None])
@@ -122,31 +124,24 @@ async def test_a_full_queue_for_a_later_choice_refuses_all_and_aborts_the_earlie
 
 async def test_each_choice_takes_a_place_and_gives_it_back() -> None:
     release = asyncio.Event()
-
-    async def slow(request: Request) -> AsyncIterator[TokenEvent]:
-        await release.wait()
-        async for event in says(request):
-            yield event
-
-    async with serving(Settings(model="fake", max_running=1, max_waiting=2), slow) as made:
-        client, engine, _ = made
+    settings = Settings(model="fake", max_running=1, max_waiting=2)
+    async with serving(settings, says_after(release)) as (client, engine, _):
         held = asyncio.create_task(client.post(CHAT, json=chat(n=2)))
-        while engine.open < 2:
-            await asyncio.sleep(0)
+        await until(lambda: engine.open == 2)
         assert (await client.post(CHAT, json=chat(n=2))).status_code == 429
         release.set()
         assert (await held).status_code == 200
         assert (await client.post(CHAT, json=chat(n=2))).status_code == 200
-        vain = await client.post(CHAT, json=chat(n=4))
-        assert (vain.status_code, vain.json()["error"]["param"]) == (400, "n")
+        refused = await client.post(CHAT, json=chat(n=4))
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "n")
 
 
 def one_fails_at(place: int) -> Any:
     """A script: choice 1 fails at its event number `place`, the others speak and then wait."""
 
     async def script(request: Request) -> AsyncIterator[TokenEvent]:
-        told = word_events(request, ["a", "b", "c", "d"])[:3]
-        for number, event in enumerate(told):
+        words = word_events(request, ["a", "b", "c", "d"])[:3]
+        for number, event in enumerate(words):
             if request.id.endswith("-1") and number == place:
                 yield TokenEvent(request.id, None, "", number, finish="error", error="broken")
                 return
@@ -178,8 +173,7 @@ async def test_one_choice_that_fails_ends_the_request_with_one_error() -> None:
 async def test_leaving_closes_every_choice(stream: bool) -> None:
     async with serving(Settings(model="fake"), begins) as (_, engine, app):
         visit = Visit(app, chat(n=4, stream=stream))
-        while engine.open < 4:
-            await asyncio.sleep(0)
+        await until(lambda: engine.open == 4)
         if stream:
             await visit.first_byte.wait()
         await visit.leave()

@@ -1,24 +1,16 @@
 """A client that leaves, at every stage: what was begun for it ends, and nothing is left open."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
 
-from lookm.types import Request, TokenEvent
 from server.settings import Settings
 from tests.server.asgi_client import Visit
-from tests.server.requests import begins, chat, image, serving
+from tests.server.requests import begins, chat, image, never, serving, until
 
 pytestmark = pytest.mark.anyio
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -37,13 +29,23 @@ async def test_leaving_while_decoding_closes_the_engines_stream(stream: bool) ->
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_leaving_while_waiting_for_the_first_token_aborts(stream: bool) -> None:
-    async def waits(_: Request) -> AsyncIterator[TokenEvent]:
-        await asyncio.Event().wait()
-        yield
-
-    async with serving(Settings(model="fake"), waits) as (_, engine, app):
+    async with serving(Settings(model="fake"), never) as (_, engine, app):
         visit = Visit(app, chat(stream=stream))
         await until(lambda: engine.open == 1)
+        await visit.leave()
+        assert engine.open == 0
+
+
+async def test_leaving_before_the_first_byte_is_sent_aborts() -> None:
+    class Deaf(Visit):
+        async def _send(self, _: Any) -> None:
+            self.first_byte.set()
+            await asyncio.Event().wait()
+
+    async with serving(Settings(model="fake"), begins) as (_, engine, app):
+        visit = Deaf(app, chat(stream=True))
+        await visit.first_byte.wait()
+        assert engine.open == 1
         await visit.leave()
         assert engine.open == 0
 

@@ -20,7 +20,7 @@ from openai.types.chat import completion_create_params as chat_params
 from openai.types.shared_params import function_definition
 
 from docs.generate import fields
-from server.errors import ApiError
+from server.api_errors import ApiError
 from server.openai.request import schemas, tool_schemas
 from server.openai.request.fields import Refused, field_table, markdown_table
 from server.openai.request.parse import parse

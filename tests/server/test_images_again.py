@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from lookm.types import ImageInput
-from server.errors import ApiError
-from server.openai.request.image_cache import ImageShelf
+from server.api_errors import ApiError
+from server.openai.request.image_cache import ImageCache
 from server.settings import Settings
 from tests.server.requests import CHAT, chat, data_url, image, png, says, serving
 
@@ -35,14 +35,14 @@ async def test_a_digest_stands_for_the_image_and_costs_no_preprocessing() -> Non
     assert "lookm_media_preprocess_seconds_count 2.0" in series
 
 
-def test_the_shelf_forgets_the_least_recently_used() -> None:
-    shelf = ImageShelf(100)
+def test_the_cache_forgets_the_least_recently_used() -> None:
+    cache = ImageCache(100)
     for digest in "abc":
-        shelf.put(tensor(digest, 40))
-        shelf.get("b" * 64)
-    assert [shelf.get(digest * 64) is not None for digest in "abc"] == [False, True, True]
-    shelf.put(tensor("d", 101))
-    assert shelf.get("d" * 64) is None
+        cache.put(tensor(digest, 40))
+        cache.get("b" * 64)
+    assert [cache.get(digest * 64) is not None for digest in "abc"] == [False, True, True]
+    cache.put(tensor("d", 101))
+    assert cache.get("d" * 64) is None
     with pytest.raises(ApiError) as caught:
-        shelf.named("sha256:" + "a" * 64, "here")
+        cache.named("sha256:" + "a" * 64, "here")
     assert (caught.value.status, caught.value.param) == (404, "here")

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic_core import from_json
 
-from server.errors import ApiError
+from server.api_errors import ApiError
 from server.openai.request import large_json
 from server.openai.request.parse import MANY_PIECES, receive
 from server.openai.request.schemas import ChatRequest
@@ -73,7 +73,7 @@ async def test_the_parser_never_sees_the_pictures_of_a_large_body(
 
 
 @pytest.mark.anyio
-async def test_a_large_body_that_is_wrong_is_told_where() -> None:
+async def test_a_large_body_that_is_wrong_names_the_field() -> None:
     url = "data:image/jpeg;base64," + "a" * 10**6
     body = json.dumps(chat(image(url), stop=url)).encode()
     with pytest.raises(ApiError) as refused:

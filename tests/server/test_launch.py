@@ -31,17 +31,17 @@ def test_the_pictures_of_the_example_are_small() -> None:
     assert all(len(picture(scene)) < 600 for scene in PICTURES)
 
 
-def test_a_taken_port_is_told_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_taken_port_is_reported_in_one_line(capfd: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert launch(Settings(model="fake", port=port)) == FAILED
-    told = capfd.readouterr().err
-    assert told.count("\n") == 1
-    assert told.startswith(f"error: cannot listen on 127.0.0.1 port {port}: ")
-    assert "--port" in told
+    output = capfd.readouterr().err
+    assert output.count("\n") == 1
+    assert output.startswith(f"error: cannot listen on 127.0.0.1 port {port}: ")
+    assert "--port" in output
 
 
-def test_a_free_port_is_found_and_told() -> None:
+def test_a_free_port_is_found_and_named() -> None:
     with bind("127.0.0.1", 0) as listener:
         assert base_url(listener) == f"http://127.0.0.1:{listener.getsockname()[1]}"
 
@@ -55,7 +55,7 @@ def test_small_answers_do_not_wait_for_acknowledgements(fake_server: ServerProce
     assert statistics.median(took_s) < 0.03
 
 
-def test_an_unknown_host_is_told() -> None:
+def test_an_unknown_host_is_reported() -> None:
     with pytest.raises(StartError, match="cannot listen on"):
         bind("nothing.invalid", 0)
 
@@ -79,14 +79,14 @@ def test_a_model_that_does_not_load_ends_the_process_with_its_message(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     assert launch(Settings(model="fake:fail=load", port=0)) == FAILED
-    told = capfd.readouterr()
-    assert "error: The fake model cannot be loaded" in told.err
-    assert "Traceback" not in told.err
-    assert "ready" not in told.out
+    output = capfd.readouterr()
+    assert "error: The fake model cannot be loaded" in output.err
+    assert "Traceback" not in output.err
+    assert "ready" not in output.out
 
 
 def stopped_while_streaming(max_tokens: int, *options: str) -> list[str]:
-    """The lines of a stream after its first, its server told to stop there; which ends well."""
+    """The lines of a stream after its first, its server stopped there; which ends well."""
     server = ServerProcess("--model", "fake:step_s=0.02", "--threads", "1", *options)
     try:
         server.wait_ready()
@@ -110,7 +110,7 @@ def test_sigterm_lets_running_requests_finish() -> None:
     assert any('"finish_reason":"length"' in line for line in rest)
 
 
-def test_what_outlasts_the_drain_is_told_and_not_cut_off() -> None:
+def test_what_outlasts_the_drain_gets_an_error_and_is_not_cut_off() -> None:
     rest = stopped_while_streaming(2000, "--drain-timeout-s", "0.2")
     assert rest[-2] == "data: [DONE]"
     assert any("The server is stopping. Send the request again." in line for line in rest[-6:])

@@ -22,8 +22,8 @@ async def tells(request: Request) -> AsyncIterator[TokenEvent]:
     """Two words with log-probabilities; the first word is held back, its telling is not."""
     for event, word in zip(word_events(request, ["", "one two"]), ("one", " two"), strict=True):
         top = (TopLogprob(7, word, word.encode(), -0.5), TopLogprob(8, "x", b"x", -1.0))
-        told = TokenLogprob(7, word, word.encode(), -0.5, top[: request.sampling.logprobs])
-        yield replace(event, logprobs=None if request.sampling.logprobs is None else told)
+        logprob = TokenLogprob(7, word, word.encode(), -0.5, top[: request.sampling.logprobs])
+        yield replace(event, logprobs=None if request.sampling.logprobs is None else logprob)
 
 
 @pytest.fixture
@@ -37,11 +37,11 @@ async def test_chat_logprobs_whole_and_streamed_are_the_same(teller: httpx.Async
     response = await teller.post(CHAT, json=body)
     whole = ChatCompletion.model_validate(response.json(), strict=True)
     assert whole.choices[0].logprobs is not None
-    told = whole.choices[0].logprobs.content or []
-    assert [entry.token for entry in told] == ["one", " two"]
-    assert [entry.logprob for entry in told] == [-0.5, -0.5]
-    assert [top.token for top in told[0].top_logprobs] == ["one", "x"]
-    assert told[1].bytes == list(b" two")
+    logprobs = whole.choices[0].logprobs.content or []
+    assert [entry.token for entry in logprobs] == ["one", " two"]
+    assert [entry.logprob for entry in logprobs] == [-0.5, -0.5]
+    assert [top.token for top in logprobs[0].top_logprobs] == ["one", "x"]
+    assert logprobs[1].bytes == list(b" two")
     streamed = await teller.post(CHAT, json=body | {"stream": True})
     chunks = [ChatCompletionChunk.model_validate(e, strict=True) for e in events(streamed.text)]
     entries = [
@@ -50,10 +50,10 @@ async def test_chat_logprobs_whole_and_streamed_are_the_same(teller: httpx.Async
         if chunk.choices[0].logprobs is not None
         for entry in chunk.choices[0].logprobs.content or []
     ]
-    assert entries == told
+    assert entries == logprobs
 
 
-async def test_without_top_logprobs_only_the_token_is_told(teller: httpx.AsyncClient) -> None:
+async def test_without_top_logprobs_only_the_token_is_given(teller: httpx.AsyncClient) -> None:
     answer = (await teller.post(CHAT, json=chat(logprobs=True))).json()
     assert answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"] == []
     answer = (await teller.post(CHAT, json=chat(logprobs=False))).json()
@@ -63,11 +63,11 @@ async def test_without_top_logprobs_only_the_token_is_told(teller: httpx.AsyncCl
 async def test_text_logprobs_are_columns_with_offsets(teller: httpx.AsyncClient) -> None:
     body = TEXT | {"logprobs": 1}
     whole = Completion.model_validate((await teller.post("/v1/completions", json=body)).json())
-    told = whole.choices[0].logprobs
-    assert told is not None
-    assert told.tokens == ["one", " two"]
-    assert told.text_offset == [0, 3]
-    assert told.top_logprobs == [{"one": -0.5}, {" two": -0.5}]
+    logprobs = whole.choices[0].logprobs
+    assert logprobs is not None
+    assert logprobs.tokens == ["one", " two"]
+    assert logprobs.text_offset == [0, 3]
+    assert logprobs.top_logprobs == [{"one": -0.5}, {" two": -0.5}]
     streamed = await teller.post("/v1/completions", json=body | {"stream": True})
     columns = [event["choices"][0]["logprobs"] for event in events(streamed.text)]
     assert [each["text_offset"] for each in columns if each] == [[0], [3]]
@@ -123,7 +123,7 @@ async def test_penalties_and_biases_reach_the_engine() -> None:
         ),
     ],
 )
-async def test_what_cannot_be_told_or_followed_is_refused(
+async def test_what_cannot_be_given_or_followed_is_refused(
     client: httpx.AsyncClient, fields: dict[str, Any], param: str
 ) -> None:
     response = await client.post(CHAT, json=chat(**fields))

@@ -9,9 +9,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from lookm.policy import PRESETS
 from lookm.types import CachePolicy, CacheReport, EngineStats, Timing, TokenEvent
-from server.errors import CODES
+from server.api_errors import CODES
 from server.metrics import RATE_WINDOW_S, SERIES, DecodeRate, Metrics
-from server.request_metrics import Meter
+from server.request_metrics import RequestMetrics
 from server.vllm_names import ALIASES
 from tests.server.requests import CHAT, INFO, chat, image
 
@@ -95,11 +95,11 @@ def test_a_request_is_measured_by_its_events() -> None:
     metrics = metrics_of(STATS)
     report = CacheReport(CachePolicy("look-m", keep=0.2), 100, 90, 20, 80, 80, 10, 50, True)
     timing = Timing(queue_s=1, encode_s=2, prefill_s=3, compress_s=4, decode_s=5)
-    meter = Meter(metrics, arrived_s=0.0)
-    meter.event(TokenEvent("a", 1, "x", 1, cache=report))
-    meter.event(TokenEvent("a", 2, "y", 2))
-    meter.event(TokenEvent("a", 3, "", 3, finish="stop", cache=report, timing=timing))
-    meter.close()
+    request = RequestMetrics(metrics, arrived_s=0.0)
+    request.event(TokenEvent("a", 1, "x", 1, cache=report))
+    request.event(TokenEvent("a", 2, "y", 2))
+    request.event(TokenEvent("a", 3, "", 3, finish="stop", cache=report, timing=timing))
+    request.close()
     seen = values(metrics.expose().decode())
     assert seen["lookm_kv_kept_ratio_sum{method=look-m}"] == 0.2
     assert seen["lookm_kv_evicted_tokens_total{method=look-m}"] == 80

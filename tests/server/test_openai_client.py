@@ -22,7 +22,7 @@ KEPT = {"kv_cache": "look-m@0.2"}
 
 @pytest.fixture
 def ask(fake_server: ServerProcess) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{fake_server.url}/v1", api_key="any", max_retries=0)
+    return fake_server.client
 
 
 def test_an_answer_with_what_was_kept(ask: openai.OpenAI) -> None:
@@ -89,9 +89,9 @@ def test_models_and_text_completions(ask: openai.OpenAI) -> None:
 def test_failures_are_the_clients_exception_classes(
     ask: openai.OpenAI, fields: dict[str, Any], kind: type[openai.APIStatusError], param: str
 ) -> None:
-    asked = {"model": "fake", "messages": QUESTION} | fields
+    body = {"model": "fake", "messages": QUESTION} | fields
     with pytest.raises(kind) as caught:
-        ask.chat.completions.create(**asked)
+        ask.chat.completions.create(**body)
     assert caught.value.param == param
     assert caught.value.request_id
 

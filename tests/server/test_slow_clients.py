@@ -12,7 +12,7 @@ import pytest
 
 from server.middleware import BodyClock
 from server.settings import Settings
-from tests.server.process import ServerProcess
+from tests.server.process import ServerProcess, serving_process
 from tests.server.requests import CHAT, chat, image, says, serving
 
 TIMEOUT_S = 0.5
@@ -22,12 +22,8 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r
 @pytest.fixture(scope="module")
 def server() -> Iterator[ServerProcess]:
     flags = ("--receive-timeout-s", str(TIMEOUT_S), "--max-body", "1MiB")
-    server = ServerProcess("--model", "fake", "--threads", "1", *flags)
-    try:
-        server.wait_ready()
+    with serving_process("--model", "fake", "--threads", "1", *flags) as server:
         yield server
-    finally:
-        server.close()
 
 
 def drip(server: ServerProcess, first: bytes, drop: bytes = b"a") -> tuple[bytes, float]:

@@ -107,11 +107,11 @@ def paper_rows(paper: Json) -> list[tuple[str, ...]]:
         header += [f"{tokens} tokens answered", "to full"]
     rows = [tuple(header)]
     for keep in dict.fromkeys(row["keep"] for row in paper["rows"]):
-        told = [f"{keep:.0%}"]
+        cells = [f"{keep:.0%}"]
         for tokens in answers:
             row = found[keep, tokens]
-            told += [str(row["conversations"]), f"{row['ratio']:.1f}x"]
-        rows.append(tuple(told))
+            cells += [str(row["conversations"]), f"{row['ratio']:.1f}x"]
+        rows.append(tuple(cells))
     return rows
 
 

@@ -54,8 +54,8 @@ def _server(experiment: Experiment, place: Place) -> Iterator[Target]:
     if place.url is not None:
         yield Target(place.url, place.api_key)
         return
-    most = str(experiment.max_conversations)
-    bounds = ("--max-running", most, "--max-waiting", most, "--log-level", "warning")
+    bound = str(experiment.max_conversations)
+    bounds = ("--max-running", bound, "--max-waiting", bound, "--log-level", "warning")
     pool = ("--kv-cache-memory", place.kv_cache_memory)
     with serving(lookm_command(experiment.workload.model, *pool, *bounds)) as url:
         yield Target(url)

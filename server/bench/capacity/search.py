@@ -3,7 +3,7 @@
 **The claim of this server, measured.** For each fraction kept, the largest N for which N
 conversations that start at the same moment are all served well *at once*:
 
-1. every answer is complete, with all the tokens that were asked for;
+1. every answer is complete, with as many tokens as it may have;
 2. every conversation has its first token before any has its last one: at that moment the pool holds
    all N of them. With fewer places, someone would wait for another one's end;
 3. nobody's pages were taken away again (no preemption), where the server tells;
@@ -46,7 +46,7 @@ TIMING = frozenset((SLOW, TTFT, ITL))
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """What is asked. `max_conversations` bounds the search."""
+    """What is to be found out. `max_conversations` bounds the search."""
 
     workload: Workload
     method: str = "look-m"
@@ -122,7 +122,7 @@ def explore(target: Target, experiment: Experiment, expect: Expect) -> Iterator[
         if sample.error is not None and sample.error.startswith(REFUSED):
             raise ValueError(f"the server refuses such a conversation: {sample.error}")
     prompt_tokens = max(sample.prompt_tokens or 0 for sample in warmed.samples)
-    most = 0
+    num_held = 0
     for keep in sorted(experiment.fractions, reverse=True):
         trials: list[Trial] = []
 
@@ -134,8 +134,8 @@ def explore(target: Target, experiment: Experiment, expect: Expect) -> Iterator[
             return not trials[-1].missed
 
         expected = expect(keep, prompt_tokens)
-        most = largest(holds, max(1, expected or most), experiment.max_conversations)
-        yield _point(keep, experiment.policy(keep), expected, most, trials)
+        num_held = largest(holds, max(1, expected or num_held), experiment.max_conversations)
+        yield _point(keep, experiment.policy(keep), expected, num_held, trials)
 
 
 def largest(holds: Callable[[int], bool], start: int, bound: int) -> int:
@@ -166,7 +166,7 @@ def attempt(
     workload = replace(before, policies=policies, nonce=before.nonce + number)
     schedule = Schedule(concurrency=conversations, num_requests=conversations)
     measured = run(target, workload, schedule)
-    told = measure(measured.samples, measured.wall_s, experiment.slo)
+    numbers = measure(measured.samples, measured.wall_s, experiment.slo)
     kv = measure_kv(measured.kv)
     return Trial(
         keep=keep,
@@ -174,9 +174,9 @@ def attempt(
         missed=missed(measured, experiment.slo),
         ttft_max_s=max(sample.ttft_s for sample in measured.samples),
         itl_p99_max_s=max(_gap_s(sample) for sample in measured.samples),
-        output_tokens_per_s=told["output_tokens_per_s"],
+        output_tokens_per_s=numbers["output_tokens_per_s"],
         used_bytes_peak=None if kv is None else kv["used_bytes_peak"],
-        prompt_kv_bytes=told["kv_bytes_mean"],
+        prompt_kv_bytes=numbers["kv_bytes_mean"],
         prompt_tokens=max(sample.prompt_tokens or 0 for sample in measured.samples),
     )
 
@@ -194,21 +194,21 @@ def missed(measured: Run, slo: Slo) -> tuple[str, ...]:
     kv = measure_kv(measured.kv)
     apart = max(s.first_s for s in samples) > min(s.end_s for s in samples)
     room = kv is not None and _room_for(max(s.kv_bytes or 0 for s in samples), kv)
-    told = {
+    conditions = {
         QUEUED: apart and not room,
         SLOW: apart and room,
         PREEMPTED: kv is not None and kv["preemptions"] > 0,
         TTFT: any(not Slo(ttft_s=slo.ttft_s, e2e_s=slo.e2e_s).met_by(s) for s in samples),
         ITL: any(not Slo(itl_s=slo.itl_s).met_by(s) for s in samples),
     }
-    return tuple(name for name, found in told.items() if found)
+    return tuple(name for name, found in conditions.items() if found)
 
 
 def _point(
-    keep: float, policy: str, expected: int | None, most: int, trials: Sequence[Trial]
+    keep: float, policy: str, expected: int | None, num_held: int, trials: Sequence[Trial]
 ) -> Point:
-    best = next((t for t in trials if t.conversations == most and not t.missed), None)
-    above = [trial for trial in trials if trial.conversations == most + 1]
+    best = next((t for t in trials if t.conversations == num_held and not t.missed), None)
+    above = [trial for trial in trials if trial.conversations == num_held + 1]
     return Point(keep, policy, expected, best, above[-1].missed if above else (), tuple(trials))
 
 

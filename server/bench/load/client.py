@@ -41,7 +41,7 @@ class Target:
         return {} if self.api_key is None else {"authorization": f"Bearer {self.api_key}"}
 
     def connect(self) -> httpx.AsyncClient:
-        """A client with as many connections as are asked for: the queue is the server's."""
+        """A client with as many connections as are opened: the queue is the server's."""
         return httpx.AsyncClient(
             base_url=self.base_url,
             headers=self.headers,

@@ -39,13 +39,13 @@ def compare(first: Json, second: Json, *, any_workload: bool = False) -> Iterato
 
 def differences(first: Json, second: Json) -> list[str]:
     """What of workload, schedule and SLO differs: `images 2 / 4`."""
-    told = []
+    found = []
     for part in ("workload", "schedule", "slo"):
         ours, theirs = first[part], second[part]
         for key in sorted({*ours, *theirs}):
             if ours.get(key) != theirs.get(key):
-                told.append(f"{part} {key} {ours.get(key, '-')} / {theirs.get(key, '-')}")
-    return told
+                found.append(f"{part} {key} {ours.get(key, '-')} / {theirs.get(key, '-')}")
+    return found
 
 
 def rows(first: Json, second: Json, policy: str | None = None) -> list[tuple[str, ...]]:

@@ -21,7 +21,7 @@ from server.bench.load.workload import Ask, Workload, make_ask
 WARM_UP_INDEX = 10_000_000  # their pictures are not those of the measured requests
 WARM_UP_CLIENTS = 4
 
-Told = Callable[[Sample], None]
+OnAnswer = Callable[[Sample], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +43,14 @@ def run(
     schedule: Schedule,
     *,
     warm_up: int = 0,
-    told: Told = lambda _: None,
+    on_answer: OnAnswer = lambda _: None,
 ) -> Run:
-    """Send the workload; `told` hears of every answer as it ends. Blocks until all have ended."""
-    return asyncio.run(_run(target, workload, schedule, warm_up, told))
+    """Send the workload; `on_answer` gets every answer as it ends. Blocks until all have ended."""
+    return asyncio.run(_run(target, workload, schedule, warm_up, on_answer))
 
 
 async def _run(
-    target: Target, workload: Workload, schedule: Schedule, warm_up: int, told: Told
+    target: Target, workload: Workload, schedule: Schedule, warm_up: int, on_answer: OnAnswer
 ) -> Run:
     async with target.connect() as http:
         if warm_up:
@@ -61,7 +61,7 @@ async def _run(
         count = schedule.num_requests if dues_s is None else len(dues_s)
         asks = _Supply(workload, count)
         async with polled(http) as kv:
-            sender = _Sender(http, target, told)
+            sender = _Sender(http, target, on_answer)
             if dues_s is not None:
                 await sender.open_loop(asks, dues_s)
             else:
@@ -75,10 +75,10 @@ async def _run(
 class _Sender:
     """The two loops. `zero_s` is the start of the schedule on the monotonic clock."""
 
-    def __init__(self, http: httpx.AsyncClient, target: Target, told: Told) -> None:
+    def __init__(self, http: httpx.AsyncClient, target: Target, on_answer: OnAnswer) -> None:
         self._http = http
         self._target = target
-        self._told = told
+        self._on_answer = on_answer
         self.zero_s = time.monotonic()
         self.samples: list[Sample] = []
 
@@ -109,7 +109,7 @@ class _Sender:
             self._http, request, due_s=due_s, zero_s=self.zero_s, timeout_s=self._target.timeout_s
         )
         self.samples.append(sample)
-        self._told(sample)
+        self._on_answer(sample)
 
 
 class _Supply:

@@ -39,8 +39,8 @@ class Slo:
     def met_by(self, sample: Sample) -> bool:
         """Whether this answer was complete and good."""
         gap_s = percentile(sample.gaps_s, 99) if sample.gaps_s else 0.0
-        told = ((self.ttft_s, sample.ttft_s), (self.itl_s, gap_s), (self.e2e_s, sample.e2e_s))
-        return sample.error is None and all(bound is None or took <= bound for bound, took in told)
+        pairs = ((self.ttft_s, sample.ttft_s), (self.itl_s, gap_s), (self.e2e_s, sample.e2e_s))
+        return sample.error is None and all(bound is None or took <= bound for bound, took in pairs)
 
     def described(self) -> dict[str, float]:
         """Only what is set."""
@@ -56,11 +56,11 @@ def spread(values: Sequence[float]) -> dict[str, float] | None:
     """`count`, `mean`, `p50`, `p90`, `p99`, `max`; None of nothing."""
     if not values:
         return None
-    told = {f"p{q}": percentile(values, q) for q in PERCENTILES}
+    percentiles = {f"p{q}": percentile(values, q) for q in PERCENTILES}
     return {
         "count": len(values),
         "mean": sum(values) / len(values),
-        **told,
+        **percentiles,
         "max": max(values),
     }
 

@@ -11,7 +11,7 @@ from typing import TypeVar
 from fastapi import Request
 from pydantic import BaseModel
 
-from server.errors import ApiError
+from server.api_errors import ApiError
 from server.openai.request.parse import receive
 
 M = TypeVar("M", bound=BaseModel)

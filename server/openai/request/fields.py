@@ -1,7 +1,7 @@
 """How each field of the API is treated: honoured, accepted because it is harmless, or refused.
 
 Every field of a request model carries one of three markers in its annotation, and the table in the
-documentation is read back from them: a field cannot be forgotten, nor treated otherwise than told.
+documentation is read back from them: a field cannot be forgotten, nor treated in another way.
 """
 
 import json

@@ -9,7 +9,7 @@ import re
 from collections import OrderedDict
 
 from lookm.types import ImageInput
-from server.errors import ApiError
+from server.api_errors import ApiError
 
 SCHEME = "sha256:"
 _HEX = re.compile(r"[0-9a-f]{64}")
@@ -20,7 +20,7 @@ def is_named(url: str) -> bool:
     return url.startswith(SCHEME)
 
 
-class ImageShelf:
+class ImageCache:
     """At most `max_bytes` of tensors, by digest."""
 
     def __init__(self, max_bytes: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
-from server.errors import ApiError
+from server.api_errors import ApiError
 from server.openai.request.large_json import from_json_cut
 
 M = TypeVar("M", bound=BaseModel)

@@ -11,31 +11,31 @@ from lookm import policy
 from lookm.errors import PolicyError
 from lookm.sizing import KeptRows, kept_rows
 from lookm.types import CachePolicy
-from server.errors import ApiError
+from server.api_errors import ApiError
 from server.openai.request.schemas import KvCache
 
-VARIANT_KEEP = 0.2  # what `/v1/models` lists; any other fraction may be asked for
+VARIANT_KEEP = 0.2  # what `/v1/models` lists; any other fraction may be sent
 
 
-def read(asked: str | KvCache) -> CachePolicy:
+def read(given: str | KvCache) -> CachePolicy:
     """A valid policy. Raises `PolicyError`."""
-    if isinstance(asked, str):
-        return completed(policy.parse(asked))
+    if isinstance(given, str):
+        return completed(policy.parse(given))
     return completed(
         CachePolicy(
-            method=asked.method,
-            keep=asked.keep,
-            keep_tokens=asked.keep_tokens,
-            recent=asked.recent,
-            merge=asked.merge,
-            text=asked.text,
+            method=given.method,
+            keep=given.keep,
+            keep_tokens=given.keep_tokens,
+            recent=given.recent,
+            merge=given.merge,
+            text=given.text,
         )
     )
 
 
-def completed(asked: CachePolicy) -> CachePolicy:
-    """`asked` with its defaults filled in, if it can be done. Raises `PolicyError`."""
-    return policy.resolve(asked).policy
+def completed(given: CachePolicy) -> CachePolicy:
+    """`given` with its defaults filled in, if it can be done. Raises `PolicyError`."""
+    return policy.resolve(given).policy
 
 
 def split_model(model: str, served: str) -> CachePolicy | None:
@@ -55,10 +55,10 @@ def split_model(model: str, served: str) -> CachePolicy | None:
 
 
 def choose(
-    asked: str | KvCache | None, in_model: CachePolicy | None, default: CachePolicy
+    given: str | KvCache | None, in_model: CachePolicy | None, default: CachePolicy
 ) -> CachePolicy:
     """The policy of one request. Raises `ApiError` where body and model name disagree."""
-    in_body = None if asked is None else read(asked)
+    in_body = None if given is None else read(given)
     if in_body is not None and in_model is not None and in_body != in_model:
         message = "'kv_cache' and the policy in 'model' differ: give one of them."
         raise ApiError("invalid_kv_cache", message, param="kv_cache")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lookm.errors import PromptTooLongError
 from lookm.types import Sampling, Structure
-from server.errors import ApiError
+from server.api_errors import ApiError
 from server.openai.request.schemas import (
     ChatRequest,
     CompletionRequest,
@@ -25,7 +25,7 @@ class Room:
     """How many tokens an answer may have, and how many it gets where the request does not say."""
 
     num_prompt: int
-    most: int
+    max_tokens: int
     default: int
 
 
@@ -67,27 +67,27 @@ def sampling(body: Generation, room: Room, structure: Structure | None = None) -
 
 
 def max_tokens(body: Generation, room: Room) -> int:
-    """What was asked for, or all that fits. Raises `PromptTooLongError` for more than fits."""
+    """What the request says, or all that fits. Raises `PromptTooLongError` for more than fits."""
     newer = body.max_completion_tokens if isinstance(body, ChatRequest) else None
-    asked = body.max_tokens or newer or room.default
-    if asked > room.most:
+    wanted = body.max_tokens or newer or room.default
+    if wanted > room.max_tokens:
         raise PromptTooLongError(
-            f"The prompt has {room.num_prompt} tokens and {asked} more were asked for, but the "
-            f"model's context has room for {room.most}: ask for fewer.",
+            f"The prompt has {room.num_prompt} tokens and {wanted} more were asked for, but the "
+            f"model's context has room for {room.max_tokens}: ask for fewer.",
             param="max_tokens" if body.max_tokens else "max_completion_tokens",
         )
-    return asked
+    return wanted
 
 
-def temperature(asked: float | None) -> float:
+def temperature(given: float | None) -> float:
     """OpenAI's default is 1. Below `COLDEST` logits overflow, and sampling is greedy anyway."""
-    if asked is None:
+    if given is None:
         return 1.0
-    return asked if asked >= COLDEST else 0.0
+    return given if given >= COLDEST else 0.0
 
 
 def num_logprobs(body: Generation) -> int | None:
-    """How many likely tokens to tell beside the generated one; None tells nothing."""
+    """How many likely tokens to give beside the generated one; None gives nothing."""
     if isinstance(body, ChatRequest):
         return (body.top_logprobs or 0) if body.logprobs else None
     return body.logprobs if isinstance(body, CompletionRequest) else None

@@ -11,19 +11,20 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from lookm.types import Request, TokenEvent
-
-Events = AsyncGenerator[TokenEvent]
+from server.api_errors import ApiError
+from server.openai.abort import abort_at
+from server.request_metrics import RequestMetrics
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ChoiceEvent:
     """An event, and the index of the choice that it belongs to."""
 
     choice: int
     event: TokenEvent
 
 
-Choices = AsyncGenerator[Told]
+ChoiceEvents = AsyncGenerator[ChoiceEvent]
 
 
 def each_choice(request: Request, num_choices: int) -> Iterator[Request]:
@@ -39,19 +40,59 @@ def each_choice(request: Request, num_choices: int) -> Iterator[Request]:
         yield replace(request, id=f"{request.id}-{choice}", sampling=sampling)
 
 
-async def merged(streams: Sequence[Events]) -> Choices:
+async def choice_events(
+    choice: int,
+    events: AsyncGenerator[TokenEvent],
+    metrics: RequestMetrics,
+    deadline_s: float | None,
+) -> ChoiceEvents:
+    """The engine's events of one choice, measured, up to its terminal one.
+
+    Raises `ApiError` for a terminal event that is a failure, or at the deadline, a time of the
+    event loop's clock. Closing it closes `events`, which aborts the engine's request.
+    """
+    try:
+        async with contextlib.aclosing(events):
+            while (event := await abort_at(deadline_s, anext(events, None))) is not None:
+                metrics.event(event)
+                _raise_failure(event)
+                yield ChoiceEvent(choice, event)
+    except Exception:
+        metrics.failed()
+        raise
+    finally:
+        metrics.close()
+
+
+def merged(choices: Sequence[ChoiceEvents]) -> ChoiceEvents:
     """The events of all choices, as they come. Closing it, or a failure of one, closes them all."""
-    if len(streams) == 1:  # the common case needs no tasks
-        async with contextlib.aclosing(streams[0]) as only:
-            async for event in only:
-                yield Told(0, event)
-        return
-    told: asyncio.Queue[Told | Exception | None] = asyncio.Queue()
-    tasks = [asyncio.create_task(_pump(n, events, told)) for n, events in enumerate(streams)]
+    return choices[0] if len(choices) == 1 else _merged(choices)
+
+
+async def first_events(events: ChoiceEvents, num_choices: int) -> list[ChoiceEvent]:
+    """The first events: until every choice has begun, or one has made a second step.
+
+    The engine takes in all choices before its second step, so that one which it refuses (the queue
+    is full) fails the request while there still is a status to say so.
+    """
+    first: list[ChoiceEvent] = []
+    begun: set[int] = set()
+    async for item in events:
+        first.append(item)
+        second_step = item.choice in begun
+        begun.add(item.choice)
+        if second_step or len(begun) == num_choices:
+            break
+    return first
+
+
+async def _merged(choices: Sequence[ChoiceEvents]) -> ChoiceEvents:
+    queue: asyncio.Queue[ChoiceEvent | Exception | None] = asyncio.Queue()
+    tasks = [asyncio.create_task(_pump(events, queue)) for events in choices]
     try:
         num_open = len(tasks)
         while num_open:
-            item = await told.get()
+            item = await queue.get()
             if isinstance(item, Exception):
                 raise item
             if item is None:
@@ -64,35 +105,25 @@ async def merged(streams: Sequence[Events]) -> Choices:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def opening(events: Choices, num_choices: int) -> list[Told]:
-    """The first events: until every choice has begun, or one has told of a second step.
-
-    The engine takes in all choices before its second step, so that one which it refuses (the queue
-    is full) fails the request while there still is a status to say so.
-    """
-    seen: list[Told] = []
-    begun: set[int] = set()
-    async for told in events:
-        seen.append(told)
-        second_step = told.choice in begun
-        begun.add(told.choice)
-        if second_step or len(begun) == num_choices:
-            break
-    return seen
-
-
 async def _pump(
-    choice: int, events: Events, told: "asyncio.Queue[Told | Exception | None]"
+    events: ChoiceEvents, queue: "asyncio.Queue[ChoiceEvent | Exception | None]"
 ) -> None:
     """Move events into the queue, then how they ended: None, or what went wrong."""
     try:
         async with contextlib.aclosing(events):
-            async for event in events:
-                told.put_nowait(Told(choice, event))
+            async for item in events:
+                queue.put_nowait(item)
     except Exception as error:  # noqa: BLE001 - carried to the other side, and raised there
-        told.put_nowait(error)
+        queue.put_nowait(error)
     else:
-        told.put_nowait(None)
+        queue.put_nowait(None)
+
+
+def _raise_failure(event: TokenEvent) -> None:
+    if event.finish == "error":
+        raise ApiError("engine_failed", event.error or "The engine could not answer this request.")
+    if event.finish == "abort":
+        raise ApiError("engine_unavailable", "The server is stopping. Send the request again.")
 
 
 def _signed64(seed: int) -> int:

@@ -38,19 +38,19 @@ class TextLogprobs(BaseModel):
     text_offset: list[int]
 
 
-def chat_logprobs(told: Sequence[TokenLogprob]) -> ChatLogprobs:
+def chat_logprobs(tokens: Sequence[TokenLogprob]) -> ChatLogprobs:
     """One entry per token."""
-    return ChatLogprobs(content=[_entry(each) for each in told], refusal=None)
+    return ChatLogprobs(content=[_entry(each) for each in tokens], refusal=None)
 
 
-def text_logprobs(told: Sequence[TokenLogprob], first_offset: int = 0) -> TextLogprobs:
+def text_logprobs(tokens: Sequence[TokenLogprob], first_offset: int = 0) -> TextLogprobs:
     """Columns; `first_offset` is where in the answer the first token begins, in characters."""
-    lengths = [len(each.token) for each in told]
+    lengths = [len(each.token) for each in tokens]
     return TextLogprobs(
-        tokens=[each.token for each in told],
-        token_logprobs=[each.logprob for each in told],
-        top_logprobs=[{top.token: top.logprob for top in each.top} for each in told],
-        text_offset=list(accumulate(lengths[:-1], initial=first_offset)) if told else [],
+        tokens=[each.token for each in tokens],
+        token_logprobs=[each.logprob for each in tokens],
+        top_logprobs=[{top.token: top.logprob for top in each.top} for each in tokens],
+        text_offset=list(accumulate(lengths[:-1], initial=first_offset)) if tokens else [],
     )
 
 

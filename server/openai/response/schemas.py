@@ -1,6 +1,6 @@
 """What a client gets back, in OpenAI's shape, and `usage.kv_cache`, which is ours.
 
-Fields that are not set are not sent, so that a chunk carries `usage` only where it was asked for.
+Fields that are not set are not sent, so that a chunk carries `usage` where it is wanted.
 Knows the shapes and how events become them; nothing about HTTP.
 """
 
@@ -66,7 +66,7 @@ class AnswerFunction(Answer):
 
 
 class AnswerCall(Answer):
-    """A call that the client is asked to make. `index` is there in chunks, the rest in the first
+    """A call that the client should make. `index` is there in chunks, the rest in the first
     chunk of a call."""
 
     index: int | None = None
@@ -170,6 +170,12 @@ class ModelList(Answer):
 
     object: Literal["list"]
     data: list[Model]
+
+
+def finish_of(last: TokenEvent, *, called: bool = False) -> Finish:
+    """OpenAI's word for how a choice ended. Aborts and errors never get this far."""
+    assert last.finish in ("stop", "length"), last.finish
+    return "tool_calls" if called and last.finish == "stop" else last.finish
 
 
 def usage_of(ends: Sequence[TokenEvent]) -> Usage:

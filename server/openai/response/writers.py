@@ -1,38 +1,34 @@
-"""Puts answers on paper: one writer for chats, one for text completions, with the same five verbs.
+"""Writes answers, whole or as the bytes of a stream, framed as an endpoint's clients read them.
 
-whole(collected)     the answer of a request that does not stream, with all its choices
-head(choice)         the first chunk of a choice, where there is one
-told(choice, event)  the chunks of what it adds
-end(choice, last)    the chunk that closes it
-usage(ends)          the chunk that closes the stream, where it was asked for
+`stream` calls a writer's verbs and sends what they return:
+
+    whole(collected)    the answer of a request that does not stream, with all its choices
+    begin(num_choices)  the stream's first bytes
+    add(item)           what an event of a choice adds; nothing where its text is held back
+    end()               the last bytes of a stream that was answered
+    fail(error)         the last bytes of one that failed: its status was sent long ago
+
+`CompletionWriter` frames both of OpenAI's completions; `chat_chunks` and `text_chunks` make what it
+frames. An endpoint with another framing (named events, no `[DONE]`) is another `Writer`.
 """
 
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, Self, TypedDict
 
 from lookm.types import TokenEvent, TokenLogprob
-from server.openai.response.logprobs import chat_logprobs, text_logprobs
-from server.openai.response.schemas import (
-    Answer,
-    ChatChunk,
-    ChatCompletion,
-    Choice,
-    ChunkChoice,
-    Delta,
-    Finish,
-    TextChoice,
-    TextCompletion,
-    usage_of,
-)
-from server.openai.response.tool_calls import deltas_of, message_of
-from server.openai.tools.reader import CallReader
+from server.api_errors import ApiError
+from server.openai.response.choices import ChoiceEvent
+from server.openai.response.schemas import Answer, ChatChunk, TextCompletion, Usage, usage_of
+
+Chunk = ChatChunk | TextCompletion
 
 
 @dataclass(frozen=True, slots=True)
-class Letterhead:
-    """What every answer and chunk repeats."""
+class AnswerHeader:
+    """What every answer and chunk repeats, and what the request wants to read in them."""
 
     id: str
     model: str
@@ -41,153 +37,99 @@ class Letterhead:
     logprobs: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
 
+    def fields(self) -> "HeaderFields":
+        """The fields under their names in OpenAI's shapes."""
+        return {
+            "id": self.id,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+        }
+
+
+class HeaderFields(TypedDict):
+    """What `ChatCompletion`, `ChatChunk` and `TextCompletion` all begin with."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """One whole choice: its text, what was told of its tokens, and its terminal event."""
+    """One whole choice: its text, the log-probabilities of its tokens, its terminal event."""
 
     text: str
     logprobs: tuple[TokenLogprob, ...]
     last: TokenEvent
 
+    @classmethod
+    def of(cls, events: Sequence[TokenEvent]) -> Self:
+        """The choice that these events are, from the first to the terminal one."""
+        text = "".join(event.text for event in events)
+        logprobs = tuple(event.logprobs for event in events if event.logprobs is not None)
+        return cls(text, logprobs, events[-1])
+
 
 class Writer(Protocol):
-    """See the module."""
+    """Writes one request's answer; see the module."""
 
     def whole(self, collected: Sequence[Collected]) -> Answer: ...
-    def head(self, choice: int) -> Answer | None: ...
-    def told(self, choice: int, event: TokenEvent) -> Iterator[Answer]: ...
-    def end(self, choice: int, last: TokenEvent) -> Answer: ...
-    def usage(self, ends: Sequence[TokenEvent]) -> Answer | None: ...
+    def begin(self, num_choices: int) -> bytes: ...
+    def add(self, item: ChoiceEvent) -> bytes: ...
+    def end(self) -> bytes: ...
+    def fail(self, error: ApiError) -> bytes: ...
 
 
-@dataclass(frozen=True, slots=True)
-class ChatWriter:
-    """`chat.completion` and `chat.completion.chunk`; with `new_reader`, tool calls are read out."""
+class Chunks(Protocol):
+    """What the chunks of one endpoint hold, whatever their framing."""
 
-    paper: Letterhead
-    new_reader: Callable[[], CallReader | None] = lambda: None
-    readers: dict[int, CallReader | None] = field(default_factory=dict)
-
-    def whole(self, collected: Sequence[Collected]) -> ChatCompletion:
-        return ChatCompletion(
-            id=self.paper.id,
-            object="chat.completion",
-            created=self.paper.created,
-            model=self.paper.model,
-            system_fingerprint=self.paper.fingerprint,
-            choices=[self._choice(index, each) for index, each in enumerate(collected)],
-            usage=usage_of([each.last for each in collected]),
-        )
-
-    def head(self, choice: int) -> ChatChunk:
-        self.readers[choice] = self.new_reader()
-        return self._chunk([_chunk_choice(choice, Delta(role="assistant", content=""))])
-
-    def told(self, choice: int, event: TokenEvent) -> Iterator[ChatChunk]:
-        deltas = deltas_of(event, self.readers[choice])
-        if event.logprobs is not None:
-            written = _chunk_choice(choice, next(deltas, Delta(content="")))
-            written.logprobs = chat_logprobs([event.logprobs])
-            yield self._chunk([written])
-        for delta in deltas:
-            yield self._chunk([_chunk_choice(choice, delta)])
-
-    def end(self, choice: int, last: TokenEvent) -> ChatChunk:
-        reader = self.readers[choice]
-        called = reader is not None and reader.num_calls > 0
-        return self._chunk([_chunk_choice(choice, Delta(), finish_of(last, called=called))])
-
-    def usage(self, ends: Sequence[TokenEvent]) -> ChatChunk | None:
-        if not self.paper.include_usage:
-            return None
-        return self._chunk([]).model_copy(update={"usage": usage_of(ends)})
-
-    def _choice(self, index: int, collected: Collected) -> Choice:
-        message = message_of(collected.text, self.new_reader())
-        called = message.tool_calls is not None
-        return Choice(
-            index=index,
-            message=message,
-            logprobs=chat_logprobs(collected.logprobs) if self.paper.logprobs else None,
-            finish_reason=finish_of(collected.last, called=called),
-        )
-
-    def _chunk(self, choices: list[ChunkChoice]) -> ChatChunk:
-        chunk = ChatChunk(
-            id=self.paper.id,
-            object="chat.completion.chunk",
-            created=self.paper.created,
-            model=self.paper.model,
-            system_fingerprint=self.paper.fingerprint,
-            choices=choices,
-        )
-        if self.paper.include_usage:
-            chunk.usage = None  # set, and so sent: OpenAI sends null until the last chunk
-        return chunk
+    @property
+    def header(self) -> AnswerHeader: ...
+    def whole(self, collected: Sequence[Collected]) -> Answer: ...
+    def first(self, choice: int) -> Iterator[Chunk]: ...
+    def of(self, item: ChoiceEvent) -> Iterator[Chunk]: ...
+    def without_choices(self) -> Chunk: ...
 
 
 @dataclass(slots=True)
-class TextWriter:
-    """`text_completion`, whole and in chunks; it counts the characters of each choice's tokens."""
+class CompletionWriter:
+    """OpenAI's framing of completions: `data:` lines, the usage where wanted, then `[DONE]`."""
 
-    paper: Letterhead
-    offsets: dict[int, int] = field(default_factory=dict)
+    chunks: Chunks
+    ends: list[TokenEvent] = field(default_factory=list)
 
-    def whole(self, collected: Sequence[Collected]) -> TextCompletion:
-        whole = self._chunk([self._choice(index, each) for index, each in enumerate(collected)])
-        return whole.model_copy(update={"usage": usage_of([each.last for each in collected])})
+    def whole(self, collected: Sequence[Collected]) -> Answer:
+        return self.chunks.whole(collected)
 
-    def head(self, choice: int) -> None:
-        del choice
+    def begin(self, num_choices: int) -> bytes:
+        return self._frames(each for n in range(num_choices) for each in self.chunks.first(n))
 
-    def told(self, choice: int, event: TokenEvent) -> Iterator[TextCompletion]:
-        if not event.text and event.logprobs is None:
-            return
-        written = _text_choice(choice, event.text)
-        if event.logprobs is not None:
-            offset = self.offsets.get(choice, 0)
-            written.logprobs = text_logprobs([event.logprobs], offset)
-            self.offsets[choice] = offset + len(event.logprobs.token)
-        yield self._chunk([written])
+    def add(self, item: ChoiceEvent) -> bytes:
+        if item.event.finish is not None:
+            self.ends.append(item.event)
+        return self._frames(self.chunks.of(item))
 
-    def end(self, choice: int, last: TokenEvent) -> TextCompletion:
-        return self._chunk([_text_choice(choice, "", finish_of(last))])
+    def end(self) -> bytes:
+        if not self.chunks.header.include_usage:
+            return DONE
+        return self._frame(self.chunks.without_choices(), usage_of(self.ends)) + DONE
 
-    def usage(self, ends: Sequence[TokenEvent]) -> TextCompletion | None:
-        if not self.paper.include_usage:
-            return None
-        return self._chunk([]).model_copy(update={"usage": usage_of(ends)})
+    def fail(self, error: ApiError) -> bytes:
+        return b"event: error\n" + _data(json.dumps(error.envelope())) + DONE
 
-    def _choice(self, index: int, collected: Collected) -> TextChoice:
-        choice = _text_choice(index, collected.text, finish_of(collected.last))
-        if self.paper.logprobs:
-            choice.logprobs = text_logprobs(collected.logprobs)
-        return choice
+    def _frames(self, chunks: Iterator[Chunk]) -> bytes:
+        return b"".join(map(self._frame, chunks))
 
-    def _chunk(self, choices: list[TextChoice]) -> TextCompletion:
-        chunk = TextCompletion(
-            id=self.paper.id,
-            object="text_completion",
-            created=self.paper.created,
-            model=self.paper.model,
-            system_fingerprint=self.paper.fingerprint,
-            choices=choices,
-        )
-        if self.paper.include_usage:
-            chunk.usage = None
-        return chunk
+    def _frame(self, chunk: Chunk, usage: Usage | None = None) -> bytes:
+        if self.chunks.header.include_usage:
+            chunk.usage = usage  # set, and so sent: OpenAI sends null until the last chunk
+        return _data(chunk.to_json())
 
 
-def finish_of(last: TokenEvent, *, called: bool = False) -> Finish:
-    """OpenAI's word for how an answer ended. Aborts and errors never get this far."""
-    assert last.finish in ("stop", "length"), last.finish
-    return "tool_calls" if called and last.finish == "stop" else last.finish
+def _data(line: str) -> bytes:
+    return f"data: {line}\n\n".encode()
 
 
-def _chunk_choice(index: int, delta: Delta, finish: Finish | None = None) -> ChunkChoice:
-    return ChunkChoice(index=index, delta=delta, logprobs=None, finish_reason=finish)
-
-
-def _text_choice(index: int, text: str, finish: Finish | None = None) -> TextChoice:
-    return TextChoice(index=index, text=text, logprobs=None, finish_reason=finish)
+DONE = _data("[DONE]")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lookm.types import Structure
-from server.errors import ApiError
+from server.api_errors import ApiError
 from server.openai.request.schemas import (
     AssistantMessage,
     ChatRequest,

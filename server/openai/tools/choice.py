@@ -12,17 +12,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from lookm.types import Structure
-from server.errors import ApiError
-from server.openai.request.tool_schemas import AllowedChoice, NamedChoice, Tool
+from server.api_errors import ApiError
+from server.openai.request.tool_schemas import AllowedChoice, NamedChoice, Tool, ToolChoice
 from server.openai.tools.formats import CallFormat
 
 MAX_PARALLEL_CALLS = 16
 NO_ARGUMENTS = {"type": "object", "properties": {}, "additionalProperties": False}
 
-Choice = str | NamedChoice | None
+ChoiceAmong = str | NamedChoice | None  # what is left of `ToolChoice` where all tools are allowed
 
 
-def allowed(tools: Sequence[Tool], choice: Choice | AllowedChoice) -> tuple[Sequence[Tool], Choice]:
+def allowed(tools: Sequence[Tool], choice: ToolChoice | None) -> tuple[Sequence[Tool], ChoiceAmong]:
     """The tools that may be called, and the choice among them. Raises `ApiError`."""
     if not isinstance(choice, AllowedChoice):
         return tools, choice
@@ -39,7 +39,7 @@ def allowed(tools: Sequence[Tool], choice: Choice | AllowedChoice) -> tuple[Sequ
 
 
 def tool_form(
-    form: CallFormat, tools: Sequence[Tool], choice: Choice, *, parallel: bool
+    form: CallFormat, tools: Sequence[Tool], choice: ChoiceAmong, *, parallel: bool
 ) -> Structure | None:
     """The structure of the answer; None where any text is allowed."""
     if isinstance(choice, NamedChoice):
@@ -48,9 +48,9 @@ def tool_form(
     optional = choice in ("auto", None)
     if optional and parallel and not any(tool.function.strict for tool in tools):
         return None
-    most = MAX_PARALLEL_CALLS if parallel and not form.bare else 1
+    max_calls = MAX_PARALLEL_CALLS if parallel and not form.bare else 1
     pieces = {**_markers(form), "alternatives": [_piece(form, tool) for tool in tools]}
-    source = json.dumps(pieces | {"most": most, "optional": optional})
+    source = json.dumps(pieces | {"most": max_calls, "optional": optional})
     return Structure("json_pieces", source, param="tools")
 
 

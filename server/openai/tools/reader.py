@@ -7,7 +7,7 @@
      +----- closing marker ----- CLOSING <------------------- the last bracket -----------------+
 
 A call begins, for the client, once the name of a known tool and the bracket that opens its
-arguments have come; from there on its arguments are told as they are written. What turns out before
+arguments have come; from there on its arguments are sent as they are written. What turns out before
 that to be no call is content, character for character, and is not looked at again (so reading takes
 time in proportion to the text). A call that has begun stays one: its arguments are the model's own
 text, which may be cut short or be no JSON, and only what does not belong to its form is content
@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
+from lookm.stop_strings import overlap
 from server.openai.tools.formats import Call, CallFormat
 
-MAX_BEFORE_ARGUMENTS = 512  # characters of a call's JSON; behind more, arguments are told whole
+MAX_BEFORE_ARGUMENTS = 512  # characters of a call's JSON; behind more, arguments are sent whole
 
 State = Literal["text", "head", "list", "object", "arguments", "rest", "closing"]
 
@@ -56,9 +57,9 @@ class CallReader:
     def _reset(self) -> None:
         """Outside of calls, nothing held back."""
         self._state: State = "text"
-        self._held = ""  # text that is not told yet: white space, or the beginning of a marker
-        self._block: list[str] = []  # not told yet: from the marker, or from the last call's end
-        self._told = False  # whether a call of this block was told
+        self._held = ""  # text that is not sure yet: white space, or the beginning of a marker
+        self._block: list[str] = []  # not sure yet: from the marker, or from the last call's end
+        self._has_call = False  # whether a call of this block has begun
         self._head = ""
         self._beside = ""  # what came beside objects and arguments, without white space
         self._object: list[str] = []
@@ -71,7 +72,7 @@ class CallReader:
 
     def finish(self) -> list[Found]:
         """The text is over; all that is left."""
-        found = [] if self._told and self._state != "object" else list(self._no_call())
+        found = [] if self._has_call and self._state != "object" else list(self._no_call())
         if self.num_calls:
             found = [each.rstrip() if isinstance(each, str) else each for each in found]
         return list(_joined(found))
@@ -104,18 +105,18 @@ class CallReader:
             return
         self._held += character
         if character.isspace():
-            return  # told together with what follows
+            return  # goes together with what follows
         marker = self._form.marker
         found = self._held.endswith(marker)
-        num_sure = len(self._held) - (len(marker) if found else _overlap(self._held, marker))
-        told = self._held[:num_sure].rstrip()
-        self._held = self._held[len(told) :]
+        num_sure = len(self._held) - (len(marker) if found else overlap(self._held, marker))
+        text = self._held[:num_sure].rstrip()
+        self._held = self._held[len(text) :]
         if found:
             self._held, self._block = self._held[: -len(marker)], [marker]
             self._state = "head"
-        if told:
+        if text:
             self._has_text = True
-            yield told
+            yield text
 
     def _take_head(self, character: str) -> Iterator[Found]:
         form = self._form
@@ -134,7 +135,7 @@ class CallReader:
 
     def _take_between(self, character: str) -> Iterator[Found]:
         """`[`, then `,` or `]`, around the objects of a list."""
-        if character == "{" and self._beside == ("," if self._told else "["):
+        if character == "{" and self._beside == ("," if self._has_call else "["):
             self._state, self._beside = "object", ""
             yield from self._step(character)
             return
@@ -142,9 +143,9 @@ class CallReader:
         if character.isspace():
             return
         self._beside += character
-        if self._told and self._beside in ("]", ",]"):
+        if self._has_call and self._beside in ("]", ",]"):
             self._end_block()
-        elif self._beside != ("," if self._told else "["):
+        elif self._beside != ("," if self._has_call else "["):
             yield from self._no_call()
 
     def _take_object(self, character: str) -> Iterator[Found]:
@@ -161,7 +162,7 @@ class CallReader:
             yield from self._take_whole(self._form.call("".join(self._object)))
 
     def _take_whole(self, call: Call | None) -> Iterator[Found]:
-        """An object whose arguments could not be told while they were written."""
+        """An object whose arguments could not be sent while they were written."""
         if call is None or call.name not in self._names:
             yield from self._no_call()
             return
@@ -200,7 +201,7 @@ class CallReader:
             yield from self._no_call()
             return
         self.num_calls += 1
-        self._held, self._block, self._told = "", [], True
+        self._held, self._block, self._has_call = "", [], True
         self._state, self._arguments_extent = "arguments", _JsonExtent()
         yield Begun(name)
 
@@ -225,12 +226,12 @@ class CallReader:
 
     def _no_call(self) -> Iterator[Found]:
         """What was held is content."""
-        told = self._held + "".join(self._block)
+        text = self._held + "".join(self._block)
         if self.num_calls and not self._has_text:
-            told = told.lstrip()
+            text = text.lstrip()
         self._reset()
-        self._has_text = self._has_text or bool(told)
-        yield told
+        self._has_text = self._has_text or bool(text)
+        yield text
 
 
 class _JsonExtent:
@@ -267,23 +268,17 @@ class _JsonExtent:
 
 def with_calls(found: Iterable[Found]) -> list[str | Call]:
     """The same with each call as a whole."""
-    told: list[str | Call] = []
+    whole: list[str | Call] = []
     for each in found:
         if isinstance(each, Begun):
-            told.append(Call(each.name, ""))
+            whole.append(Call(each.name, ""))
         elif isinstance(each, str):
-            told.append(each)
+            whole.append(each)
         else:
-            call = told[-1]
+            call = whole[-1]
             assert isinstance(call, Call), "arguments follow their call's beginning"
-            told[-1] = Call(call.name, call.arguments + each.text)
-    return told
-
-
-def _overlap(text: str, marker: str) -> int:
-    """Length of the longest ending of `text` that is a proper beginning of `marker`."""
-    sizes = range(min(len(marker) - 1, len(text)), 0, -1)
-    return next((size for size in sizes if text.endswith(marker[:size])), 0)
+            whole[-1] = Call(call.name, call.arguments + each.text)
+    return whole
 
 
 def _joined(found: Iterable[Found]) -> Iterator[Found]:

@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Any
 
 from lookm.errors import LookmError
-from server.openai.protocols import Processor
+from server.openai.protocols import ChatProcessor
 from server.openai.tools.formats import FORMATS, Call, CallFormat
 from server.openai.tools.reader import CallReader, with_calls
 
@@ -58,7 +58,7 @@ class ToolSupport:
     reason: str = ""
 
 
-def tool_support(processor: Processor) -> ToolSupport:
+def tool_support(processor: ChatProcessor) -> ToolSupport:
     """Try the chat template."""
     question = {"role": "user", "content": [{"type": "text", "text": QUESTION}]}
     prompt = _rendered(processor, [question])
@@ -95,7 +95,7 @@ def _conversation(question: Mapping[str, Any], dialect: Dialect) -> list[Mapping
     ]
 
 
-def _rendered(processor: Processor, messages: Sequence[Mapping[str, Any]]) -> str:
+def _rendered(processor: ChatProcessor, messages: Sequence[Mapping[str, Any]]) -> str:
     try:
         return processor.rendered(messages, [TOOL])
     except LookmError:

@@ -66,8 +66,8 @@ def standing_in(answer: Callable[[Call], None], metrics: str | None = None) -> I
                 answer(Call(self, body))
 
         def do_GET(self) -> None:
-            told = {"/v1/models": json.dumps({"data": [{"id": "stand-in"}]}), "/metrics": metrics}
-            text = told.get(self.path)
+            bodies = {"/v1/models": json.dumps({"data": [{"id": "stand-in"}]}), "/metrics": metrics}
+            text = bodies.get(self.path)
             self.send_response(404 if text is None else 200)
             self.end_headers()
             self.wfile.write((text or "").encode())

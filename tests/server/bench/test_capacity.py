@@ -49,35 +49,35 @@ def sample(index, first_s, end_s, finish="length", error=None):
     return Sample(index, "full", 0.0, 0.0, pieces, end_s, finish, error, kv_bytes=30)
 
 
-def told(*samples, preemptions=0, peak=80):
+def missed_of(*samples, preemptions=0, peak=80):
     kv = (KvSample(0, 0, 100, 0, 0, 3), KvSample(1, peak, 100, 0, 0, 3 + preemptions))
     return missed(Run(samples, kv, 5.0), SLO)
 
 
 def test_conversations_that_overlap_within_the_slo_are_served_together():
-    assert told(sample(0, 0.1, 0.5), sample(1, 0.4, 0.8)) == ()
+    assert missed_of(sample(0, 0.1, 0.5), sample(1, 0.4, 0.8)) == ()
 
 
 def test_one_that_begins_when_another_has_ended_was_not_served_together():
-    assert told(sample(0, 0.1, 0.5), sample(1, 0.6, 0.9)) == ("queued",)
+    assert missed_of(sample(0, 0.1, 0.5), sample(1, 0.6, 0.9)) == ("queued",)
 
 
 def test_waiting_beside_free_pages_is_waiting_for_the_prefill():
     """Where the pool had room for another prompt of 30 bytes, it was not the pool."""
     apart = (sample(0, 0.1, 0.5), sample(1, 0.6, 0.9))
-    assert told(*apart, peak=70) == ("slow prefill",)
-    assert told(*apart, peak=71) == ("queued",)
+    assert missed_of(*apart, peak=70) == ("slow prefill",)
+    assert missed_of(*apart, peak=71) == ("queued",)
 
 
 def test_a_preemption_a_late_first_token_and_a_stall_are_each_a_miss():
-    assert told(sample(0, 0.1, 0.5), preemptions=1) == ("preempted",)
-    assert told(sample(0, 1.1, 1.2)) == ("TTFT",)
-    assert told(sample(0, 0.1, 0.7)) == ("ITL",)
+    assert missed_of(sample(0, 0.1, 0.5), preemptions=1) == ("preempted",)
+    assert missed_of(sample(0, 1.1, 1.2)) == ("TTFT",)
+    assert missed_of(sample(0, 0.1, 0.7)) == ("ITL",)
 
 
 def test_an_answer_that_failed_or_is_too_short_is_a_miss():
-    assert told(sample(0, 0.1, 0.2, error="dropped")) == ("failed: dropped",)
-    assert told(sample(0, 0.1, 0.2, finish="stop")) == ("failed: a short answer",)
+    assert missed_of(sample(0, 0.1, 0.2, error="dropped")) == ("failed: dropped",)
+    assert missed_of(sample(0, 0.1, 0.2, finish="stop")) == ("failed: a short answer",)
 
 
 class Pool:
@@ -137,18 +137,18 @@ def test_a_server_that_serves_nobody_is_a_zero_and_not_a_crash():
     assert capacity_report([point], experiment, "test", None)["rows"][0]["ratio"] is None
 
 
-def test_a_conversation_that_the_server_refuses_is_told_and_not_searched_for():
-    asked = []
+def test_a_conversation_that_the_server_refuses_is_reported_and_not_searched_for():
+    policies = []
 
     def refuse(call):
-        asked.append(call.body["kv_cache"])
+        policies.append(call.body["kv_cache"])
         call.status(400, {"error": {"code": "invalid_kv_cache"}})
 
     experiment = Experiment(SMALL, method="zip", fractions=(1.0, 0.5), slo=SLO)
     with standing_in(refuse) as url, pytest.raises(ValueError, match="http_400 invalid_kv_cache"):
         list(explore(Target(url), experiment, lambda keep, tokens: None))
-    assert set(asked) == {"zip@0.5"}
-    assert len(asked) == 2
+    assert set(policies) == {"zip@0.5"}
+    assert len(policies) == 2
 
 
 def test_on_paper_a_fifth_of_the_cache_is_more_than_four_times_the_conversations():
@@ -173,8 +173,8 @@ def test_what_the_committed_run_says_on_paper_is_what_the_engines_arithmetic_say
 def test_the_command_measures_the_demo_model(tmp_path):
     flags = "--kv-cache-memory 6MiB --keep 1,0.2 --images 8 --answer-tokens 12 --slo-ttft-s 60"
     saved = tmp_path / "capacity.json"
-    asked = ["bench", "capacity", *flags.split(), "--slo-itl-s", "30", "--json", str(saved)]
-    done = CliRunner().invoke(app, asked)
+    arguments = ["bench", "capacity", *flags.split(), "--slo-itl-s", "30", "--json", str(saved)]
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     full, fifth = json.loads(saved.read_text())["rows"]
     assert full["conversations"] == full["expected"] == 1

@@ -11,7 +11,7 @@ from server.bench.load.generator import run
 from server.bench.load.measures import Slo, measure
 from server.bench.load.workload import Spread, Workload
 from tests.server.bench.stub_server import standing_in
-from tests.server.process import ServerProcess
+from tests.server.process import serving_process
 
 SMALL = Workload("m", Spread(1, 1), 16, Spread(3, 3), Spread(4, 4))
 ONE = Schedule(concurrency=1, num_requests=1)
@@ -45,13 +45,13 @@ def test_a_slow_server_cannot_hide_its_queue():
 
 
 def test_a_fixed_number_of_clients_is_never_exceeded():
-    at_once, most, lock = 0, 0, threading.Lock()
+    at_once, max_at_once, lock = 0, 0, threading.Lock()
 
     def counted(call):
-        nonlocal at_once, most
+        nonlocal at_once, max_at_once
         with lock:
             at_once += 1
-            most = max(most, at_once)
+            max_at_once = max(max_at_once, at_once)
         time.sleep(0.02)
         with lock:
             at_once -= 1
@@ -59,7 +59,7 @@ def test_a_fixed_number_of_clients_is_never_exceeded():
 
     with standing_in(counted) as url:
         measured = run(Target(url), SMALL, Schedule(concurrency=3, num_requests=12))
-    assert most == 3
+    assert max_at_once == 3
     assert [sample.index for sample in measured.samples] == list(range(12))
 
 
@@ -177,7 +177,6 @@ def test_a_server_without_our_metrics_has_no_memory_rather_than_none_used():
 
 @pytest.mark.e2e
 def test_this_server_is_measured_with_its_memory_and_its_policies():
-    server = ServerProcess("--model", "fake:step_s=0.005")
     mixed = Workload(
         "fake",
         Spread(1, 2),
@@ -185,11 +184,8 @@ def test_this_server_is_measured_with_its_memory_and_its_policies():
         answer_tokens=Spread(6, 6),
         policies=(("full", 1), ("look-m@0.2", 1)),
     )
-    try:
-        server.wait_ready()
+    with serving_process("--model", "fake:step_s=0.005") as server:
         measured = run(Target(server.url), mixed, Schedule(concurrency=4, num_requests=16))
-    finally:
-        server.close()
     assert {sample.policy for sample in measured.samples} == {"full", "look-m@0.2"}
     assert all(sample.error is None for sample in measured.samples)
     assert all(sample.output_tokens == 6 for sample in measured.samples)

@@ -9,8 +9,8 @@ from server.bench.load.polling import KvSample
 
 
 def sample(index=0, policy="full", due_s=0.0, piece_s=(1.0, 2.0), end_s=2.0, **fields):
-    told = {"finish": "length", "prompt_tokens": 10, "output_tokens": 4} | fields
-    return Sample(index, policy, due_s, due_s, list(piece_s), end_s, **told)
+    ending = {"finish": "length", "prompt_tokens": 10, "output_tokens": 4} | fields
+    return Sample(index, policy, due_s, due_s, list(piece_s), end_s, **ending)
 
 
 def test_percentiles_are_linear_between_the_nearest_two():
@@ -39,25 +39,25 @@ def test_an_answer_without_text_has_its_first_token_at_its_end():
 
 
 def test_tokens_come_from_usage_and_not_from_pieces():
-    told = measure([sample(piece_s=(1.0, 2.0), output_tokens=5)], 2.0, Slo())
-    assert told["output_tokens"] == 5
-    assert told["output_tokens_per_s"] == 2.5
-    assert told["tpot_s"]["mean"] == 0.25  # one second for the four tokens after the first
-    assert told["itl_s"]["mean"] == 1.0  # one gap between two pieces
+    found = measure([sample(piece_s=(1.0, 2.0), output_tokens=5)], 2.0, Slo())
+    assert found["output_tokens"] == 5
+    assert found["output_tokens_per_s"] == 2.5
+    assert found["tpot_s"]["mean"] == 0.25  # one second for the four tokens after the first
+    assert found["itl_s"]["mean"] == 1.0  # one gap between two pieces
 
 
 def test_answers_of_unknown_length_are_said_to_be_uncounted():
-    told = measure([sample(), sample(output_tokens=None)], 1.0, Slo())
-    assert (told["output_tokens"], told["uncounted"], told["tpot_s"]["count"]) == (4, 1, 1)
+    found = measure([sample(), sample(output_tokens=None)], 1.0, Slo())
+    assert (found["output_tokens"], found["uncounted"], found["tpot_s"]["count"]) == (4, 1, 1)
 
 
 def test_errors_are_counted_by_kind_and_have_no_latency():
     samples = [sample(), sample(error="timeout", end_s=60.0), sample(error="timeout"), sample()]
-    told = measure([*samples, sample(error="http_429 queue_full")], 2.0, Slo())
-    assert told["errors"] == {"http_429 queue_full": 1, "timeout": 2}
-    assert (told["requests"], told["completed"]) == (5, 2)
-    assert told["e2e_s"]["max"] == 2.0
-    assert told["requests_per_s"] == 1.0
+    found = measure([*samples, sample(error="http_429 queue_full")], 2.0, Slo())
+    assert found["errors"] == {"http_429 queue_full": 1, "timeout": 2}
+    assert (found["requests"], found["completed"]) == (5, 2)
+    assert found["e2e_s"]["max"] == 2.0
+    assert found["requests_per_s"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_a_failed_request_is_never_good():
 
 def test_goodput_is_good_answers_per_second_of_the_whole_run():
     samples = [sample(), sample(end_s=9.0), sample(error="connect"), sample()]
-    told = measure(samples, 4.0, Slo(e2e_s=5.0))
-    assert (told["good"], told["good_per_s"]) == (2, 0.5)
+    found = measure(samples, 4.0, Slo(e2e_s=5.0))
+    assert (found["good"], found["good_per_s"]) == (2, 0.5)
     assert measure(samples, 4.0, Slo())["good"] is None
 
 
@@ -108,12 +108,12 @@ def look(at_s, used_bytes, running=1, waiting=0, preemptions=0):
 
 
 def test_the_mean_of_the_pool_is_over_time_and_not_over_looks():
-    told = measure_kv([look(0.0, 0), look(1.0, 100), look(1.1, 100), look(4.0, 100)])
-    assert told["used_bytes_mean"] == pytest.approx((50 + 300) / 4)
-    assert told["used_bytes_peak"] == 100
+    found = measure_kv([look(0.0, 0), look(1.0, 100), look(1.1, 100), look(4.0, 100)])
+    assert found["used_bytes_mean"] == pytest.approx((50 + 300) / 4)
+    assert found["used_bytes_peak"] == 100
 
 
 def test_preemptions_are_those_of_this_run():
-    told = measure_kv([look(0, 0, preemptions=7), look(1, 5, running=9, waiting=2, preemptions=9)])
-    assert (told["preemptions"], told["running_peak"], told["waiting_peak"]) == (2, 9, 2)
+    found = measure_kv([look(0, 0, preemptions=7), look(1, 5, running=9, waiting=2, preemptions=9)])
+    assert (found["preemptions"], found["running_peak"], found["waiting_peak"]) == (2, 9, 2)
     assert measure_kv([]) is None

@@ -59,5 +59,5 @@ def test_answers_are_shown_with_their_intervals():
 
 
 def test_a_run_of_another_kind_is_shown_as_it_is():
-    told = list(plain({"rows": [{"what": "prefill", "time_s": 1.23456}, {"what": "x"}]}))
-    assert told == ["| what | time s |", "|---|---|", "| prefill | 1.235 |", "| x | |"]
+    lines = list(plain({"rows": [{"what": "prefill", "time_s": 1.23456}, {"what": "x"}]}))
+    assert lines == ["| what | time s |", "|---|---|", "| prefill | 1.235 |", "| x | |"]

@@ -76,9 +76,9 @@ def test_the_table_names_every_policy_the_errors_and_the_pool():
 
 
 def test_the_schema_in_the_module_is_the_schema_of_the_file():
-    made, told = load_run(), report.__doc__
+    made, schema = load_run(), report.__doc__
     names = {*made, *made["total"], *made["kv"], *made["requests"][0], *made["workload"]}
-    assert all(f'"{name}"' in told for name in names)
+    assert all(f'"{name}"' in schema for name in names)
 
 
 def test_a_saved_run_is_read_back_and_another_file_is_refused(tmp_path):
@@ -150,10 +150,10 @@ def test_a_report_says_where_it_comes_from_and_no_secret(monkeypatch):
     assert command() == "lookm bench --rate=2"
     monkeypatch.setattr(sys, "argv", ["lookm", "bench", "--api-key=s3", "--policies", "full h2o"])
     assert command() == "lookm bench --policies 'full h2o'"
-    told = provenance("x")
-    assert re.fullmatch(r"[0-9a-f]{7}(-changed)?|unknown", told["commit"])
-    assert "GiB" in told["hardware"]
-    assert "/" not in told["hardware"]
+    found = provenance("x")
+    assert re.fullmatch(r"[0-9a-f]{7}(-changed)?|unknown", found["commit"])
+    assert "GiB" in found["hardware"]
+    assert "/" not in found["hardware"]
 
 
 def test_the_command_writes_what_it_prints_and_compares_with_a_saved_run(tmp_path):
@@ -161,9 +161,9 @@ def test_the_command_writes_what_it_prints_and_compares_with_a_saved_run(tmp_pat
     flags = ["--rate=200", "--requests=6", "--images=1", "--image-side-px=16", "--answer-tokens=3"]
     flags += ["--policies=full=0.5 look-m@0.2=0.5", "--no-ignore-eos"]
     with standing_in(lambda call: call.whole(3)) as url:
-        asked = ["bench", "--url", url, *flags]
-        first = CliRunner().invoke(app, [*asked, "--json", str(saved), "--html", str(html)])
-        second = CliRunner().invoke(app, [*asked, "--compare", str(saved)])
+        arguments = ["bench", "--url", url, *flags]
+        first = CliRunner().invoke(app, [*arguments, "--json", str(saved), "--html", str(html)])
+        second = CliRunner().invoke(app, [*arguments, "--compare", str(saved)])
     assert first.exit_code == second.exit_code == 0, first.output + second.output
     made = records.read(saved, "load")
     assert (made["total"]["completed"], made["total"]["output_tokens"]) == (6, 18)

@@ -5,7 +5,7 @@ from server.bench.load.generator import Run
 from server.bench.transformers_serve import line, peers, row
 
 
-def test_the_baseline_comes_first_and_is_asked_only_what_it_knows():
+def test_the_baseline_comes_first_and_gets_only_fields_it_knows():
     baseline, full, compressed = peers("/models/mid")
     assert baseline.name == "transformers serve"
     plain = baseline.workload(8)
@@ -19,9 +19,9 @@ def test_a_row_counts_all_clients_over_the_wall_time():
         Sample(i, "full", 0.0, 0.0, [first], 4.0, finish, output_tokens=8)
         for i, (first, finish) in enumerate([(1.0, "length"), (3.0, "stop")])
     )
-    told = row("ours", Run(samples, (), 4.0))
-    assert told == {
+    numbers = row("ours", Run(samples, (), 4.0))
+    assert numbers == {
         "server": "ours", "output_tokens_per_s": 4.0, "ttft_max_s": 3.0, "complete": False,
     }  # fmt: skip
-    assert "INCOMPLETE" in line(told, told)
-    assert "(2.00x)" in line(told | {"ttft_max_s": 6.0}, told)
+    assert "INCOMPLETE" in line(numbers, numbers)
+    assert "(2.00x)" in line(numbers | {"ttft_max_s": 6.0}, numbers)

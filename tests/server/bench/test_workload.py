@@ -49,13 +49,13 @@ def test_the_same_seed_asks_the_same_and_another_seed_does_not():
 
 
 def test_a_request_has_its_images_first_then_its_words_and_asks_for_usage():
-    asked = body(replace(SMALL, images=Spread(3, 3), words=Spread(5, 5)))
-    kinds = [part["type"] for part in asked["messages"][0]["content"]]
+    sent = body(replace(SMALL, images=Spread(3, 3), words=Spread(5, 5)))
+    kinds = [part["type"] for part in sent["messages"][0]["content"]]
     assert kinds == ["image_url"] * 3 + ["text"]
-    assert len(asked["messages"][0]["content"][-1]["text"].split()) == 5
-    assert asked["stream_options"] == {"include_usage": True}
-    assert asked["stream"] is True
-    assert asked["temperature"] == 0
+    assert len(sent["messages"][0]["content"][-1]["text"].split()) == 5
+    assert sent["stream_options"] == {"include_usage": True}
+    assert sent["stream"] is True
+    assert sent["temperature"] == 0
 
 
 def test_no_two_pictures_are_the_same():
@@ -72,10 +72,10 @@ def test_another_nonce_changes_the_pictures_and_nothing_else():
     mixed = replace(SMALL, images=Spread(1, 8), words=Spread(1, 8), answer_tokens=Spread(1, 99))
     for index in range(5):
         first, second = body(mixed, index), body(replace(mixed, nonce=1), index)
-        for asked in (first, second):
-            *images, text = asked["messages"][0]["content"]
-            asked["messages"] = [len(images), text]
-            asked["urls"] = [image["image_url"]["url"] for image in images]
+        for sent in (first, second):
+            *images, text = sent["messages"][0]["content"]
+            sent["messages"] = [len(images), text]
+            sent["urls"] = [image["image_url"]["url"] for image in images]
         assert not set(first.pop("urls")) & set(second.pop("urls"))
         assert first == second
 
@@ -102,15 +102,15 @@ def test_a_policy_does_not_depend_on_how_large_its_request_is():
 
 
 def test_a_policy_goes_into_the_models_name_where_there_is_no_field_for_it():
-    asked = body(replace(SMALL, policies=(("look-m@0.2", 1.0),), kv_cache_field=False))
-    assert asked["model"] == "m:look-m@0.2"
-    assert "kv_cache" not in asked
+    sent = body(replace(SMALL, policies=(("look-m@0.2", 1.0),), kv_cache_field=False))
+    assert sent["model"] == "m:look-m@0.2"
+    assert "kv_cache" not in sent
 
 
 def test_a_plain_request_has_nothing_that_only_this_server_knows():
-    asked = body(replace(SMALL, ignore_eos=False))
+    sent = body(replace(SMALL, ignore_eos=False))
     openai = {"model", "messages", "max_tokens", "temperature", "stream", "stream_options"}
-    assert set(asked) == openai
+    assert set(sent) == openai
 
 
 @pytest.mark.parametrize("text", ["full=x", "full=0", "=1", "full,full=2", "full full"])

@@ -1,6 +1,5 @@
 """Pictures made here, and loaders that reach no network."""
 
-import base64
 import io
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -38,10 +37,6 @@ def encode(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def data_url(data: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(data).decode()
-
-
 def resolver(names: Mapping[str, list[str]] | None = None) -> Resolver:
     """Every name is public, except those given."""
 
@@ -52,7 +47,7 @@ def resolver(names: Mapping[str, list[str]] | None = None) -> Resolver:
 
 
 class Body(httpx.AsyncByteStream):
-    """A response body in chunks; `produced` tells how much was asked for."""
+    """A response body in chunks; `produced` counts the bytes that were read."""
 
     def __init__(self, chunk: bytes, times: int = 1) -> None:
         self.chunk, self.times, self.produced, self.closed = chunk, times, 0, False

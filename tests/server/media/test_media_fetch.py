@@ -153,13 +153,13 @@ async def test_next_address_is_tried_where_one_does_not_answer(loading: Loading)
 
 
 @pytest.mark.parametrize("status", [199, 201, 204, 206, 304, 400, 401, 403, 404, 500, 503])
-async def test_status_other_than_200_is_told(loading: Loading, status: int) -> None:
+async def test_status_other_than_200_is_reported(loading: Loading, status: int) -> None:
     failed = await refusal(loading, lambda _: httpx.Response(status, content=PNG))
     assert failed.code == "image_fetch_failed"
     assert (str(status) in failed.message) or status == 304
 
 
-async def test_transport_failures_are_told_without_details(loading: Loading) -> None:
+async def test_transport_failures_are_reported_without_details(loading: Loading) -> None:
     for kind in (httpx.ConnectError, httpx.ReadError, httpx.RemoteProtocolError, httpx.ReadTimeout):
 
         def handler(request: httpx.Request, kind: type[httpx.TransportError] = kind):
@@ -170,7 +170,7 @@ async def test_transport_failures_are_told_without_details(loading: Loading) -> 
         assert "10.1.2.3" not in failed.message
 
 
-async def test_name_that_does_not_resolve_is_told(loading: Loading) -> None:
+async def test_name_that_does_not_resolve_is_reported(loading: Loading) -> None:
     failed = await refusal(loading, None, "http://nowhere/", names={"nowhere": []})
     assert (failed.code, "no address" in failed.message) == ("image_fetch_failed", True)
 

@@ -11,10 +11,11 @@ import httpx
 import pytest
 from PIL import Image
 
-from server.media import MediaConfig, MediaError, decode, errors, loader
+from server.media import MediaConfig, MediaError, decode, loader, media_error
 from server.media.budget import Budget
 from server.media.data_url import read_data_url
-from tests.server.media.conftest import Body, Loading, data_url, encode, picture
+from tests.server.media.conftest import Body, Loading, encode, picture
+from tests.server.requests import data_url
 
 PNG = encode(picture())
 PNG64 = base64.b64encode(PNG).decode()
@@ -94,9 +95,9 @@ async def test_images_of_a_request_keep_their_order(loading: Loading) -> None:
     urls = [f"https://a.example/{side}" for side in range(1, 20)]
     urls.insert(3, data_url(PNG))
     async with loading(handler) as load:
-        images = await load.load_all(urls, [None] * 20)
+        loaded = await load.load_all(urls, [None] * 20)
         assert await load.load_all([], []) == []
-    assert [image.width for image in images] == [1, 2, 3, 8, *range(4, 20)]
+    assert [image.width for (image,) in loaded] == [1, 2, 3, 8, *range(4, 20)]
 
 
 async def test_one_bad_image_fails_the_request_under_its_own_name(loading: Loading) -> None:
@@ -147,13 +148,13 @@ async def test_no_more_decodes_run_at_once_than_allowed_and_the_loop_stays_free(
     loading: Loading, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lock, release = threading.Lock(), threading.Event()
-    running = most = 0
+    running = max_running = 0
 
     def slow(*arguments: object) -> decode.Decoded:
-        nonlocal running, most
+        nonlocal running, max_running
         with lock:
             running += 1
-            most = max(most, running)
+            max_running = max(max_running, running)
         assert release.wait(10)
         with lock:
             running -= 1
@@ -166,7 +167,7 @@ async def test_no_more_decodes_run_at_once_than_allowed_and_the_loop_stays_free(
             await asyncio.sleep(0)
         release.set()
         assert len(await task) == 8
-    assert most == 2
+    assert max_running == 2
 
 
 async def test_thirty_photos_are_affordable(loading: Loading) -> None:
@@ -174,8 +175,8 @@ async def test_thirty_photos_are_affordable(loading: Loading) -> None:
     url = data_url(encode(gradient, "JPEG"))
     begun_s = time.perf_counter()
     async with loading() as load:
-        images = await load.load_all([url] * 30, [None] * 30)
-    assert {(i.width, i.height, *i.image.size) for i in images} == {(4032, 3024, 2016, 1512)}
+        loaded = await load.load_all([url] * 30, [None] * 30)
+    assert {(i.width, i.height, *i.image.size) for (i,) in loaded} == {(4032, 3024, 2016, 1512)}
     assert time.perf_counter() - begun_s < 30
 
 
@@ -198,5 +199,5 @@ async def test_cancelled_load_releases_its_slot(loading: Loading) -> None:
 
 
 def test_every_error_code_is_in_the_table_of_the_docs() -> None:
-    rows = [line.split() for line in (errors.__doc__ or "").splitlines() if " 400 " in line]
-    assert {row[0] for row in rows} == set(get_args(errors.Code))
+    rows = [line.split() for line in (media_error.__doc__ or "").splitlines() if " 400 " in line]
+    assert {row[0] for row in rows} == set(get_args(media_error.Code))

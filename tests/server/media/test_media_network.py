@@ -13,7 +13,8 @@ import pytest
 
 from server.media import MediaConfig, MediaError, MediaLoader
 from server.media.fetch import SystemResolver
-from tests.server.media.conftest import data_url, encode, picture, resolver
+from tests.server.media.conftest import encode, picture, resolver
+from tests.server.requests import data_url
 
 PNG = encode(picture())
 HERE = resolver({"good.test": ["127.0.0.1"], "other.test": ["127.0.0.1"]})

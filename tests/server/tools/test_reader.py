@@ -32,9 +32,9 @@ BARE_CALL = Call("f", '{"a": "}{"}')
 def read(*pieces: str, form: CallFormat = HERMES) -> list[str | Call]:
     """What is found, neighbouring text as one."""
     reader = CallReader(form, NAMES)
-    told = [*(f for piece in pieces for f in reader.push(piece)), *reader.finish()]
+    pushed = [*(f for piece in pieces for f in reader.push(piece)), *reader.finish()]
     found: list[str | Call] = []
-    for each in with_calls(told):
+    for each in with_calls(pushed):
         if found and isinstance(each, str) and isinstance(found[-1], str):
             found[-1] += each
         else:
@@ -104,16 +104,16 @@ def test_a_call_after_one_that_is_none_is_still_found() -> None:
     assert read(f"<tool_call>{TAG}") == ["<tool_call>", CALLED]
 
 
-def told_by_character(text: str, form: CallFormat = HERMES) -> list[Found]:
+def found_by_character(text: str, form: CallFormat = HERMES) -> list[Found]:
     reader = CallReader(form, NAMES)
     return [*(each for character in text for each in reader.push(character)), *reader.finish()]
 
 
-def test_no_piece_of_a_marker_is_told_before_it_is_clear_what_it_is() -> None:
+def test_no_piece_of_a_marker_is_given_before_it_is_clear_what_it_is() -> None:
     begun = Begun("f")
-    told = told_by_character(f"Hm. {TAG}")
-    assert told[:4] == ["H", "m", ".", begun]
-    assert with_calls(told[3:]) == [CALLED]
+    found = found_by_character(f"Hm. {TAG}")
+    assert found[:4] == ["H", "m", ".", begun]
+    assert with_calls(found[3:]) == [CALLED]
 
 
 WRITTEN = '{"x" :\n[1, {"y": "}"}] }'
@@ -133,7 +133,7 @@ WRITTEN = '{"x" :\n[1, {"y": "}"}] }'
         (LLAMA, '{"name": "f", "parameters": ', "}"),
     ],
 )
-def test_arguments_are_told_as_they_are_written(form: CallFormat, before: str, after: str) -> None:
+def test_arguments_are_given_as_they_are_written(form: CallFormat, before: str, after: str) -> None:
     reader = CallReader(form, NAMES)
     assert [each for character in before for each in reader.push(character)] == []
     assert reader.push("{") == [Begun("f"), Arguments("{")]
@@ -203,7 +203,7 @@ WRAPPED = [
 @pytest.mark.parametrize(("form", "wrapped"), WRAPPED)
 @settings(max_examples=25)
 @given(given=st.dictionaries(st.text(), ANYTHING), indent=st.sampled_from([None, 1]))
-def test_arguments_are_told_to_the_letter(
+def test_arguments_are_given_to_the_letter(
     form: CallFormat, wrapped: str, given: dict[str, Any], indent: int | None
 ) -> None:
     written = json.dumps(given, ensure_ascii=False, indent=indent)

@@ -24,7 +24,7 @@ async def test_tool_choice_none_hides_the_tools_and_reads_no_calls() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "optional", "most", "num_tools"),
+    ("fields", "optional", "max_calls", "num_tools"),
     [
         ({"tool_choice": "required"}, False, 16, 2),
         ({"tool_choice": "required", "parallel_tool_calls": False}, False, 1, 2),
@@ -34,7 +34,7 @@ async def test_tool_choice_none_hides_the_tools_and_reads_no_calls() -> None:
     ],
 )
 async def test_a_choice_that_binds_is_a_form_for_the_engine(
-    fields: dict[str, Any], optional: bool, most: int, num_tools: int
+    fields: dict[str, Any], optional: bool, max_calls: int, num_tools: int
 ) -> None:
     async with calling("x") as (client, engine, _):
         await ask(client, **fields)
@@ -42,7 +42,7 @@ async def test_a_choice_that_binds_is_a_form_for_the_engine(
     pieces = json.loads(structure.source)
     assert (structure.kind, structure.param) == ("json_pieces", "tools")
     assert (pieces["optional"], pieces["most"], len(pieces["alternatives"])) == (
-        optional, most, num_tools,
+        optional, max_calls, num_tools,
     )  # fmt: skip
 
 

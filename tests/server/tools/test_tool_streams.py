@@ -1,4 +1,4 @@
-"""Calls in streams: told as they are written, and the same as in a whole answer."""
+"""Calls in streams: sent as they are written, and the same as in a whole answer."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ CUT = tag(town="Oslo").partition("slo")[0]
 
 
 @pytest.mark.parametrize(
-    ("text", "finish", "content", "calls", "told"),
+    ("text", "finish", "content", "calls", "reason"),
     [
         (f"I look.\n{CUT}", "length", "I look.", [["get_weather", '{"town": "O']], "length"),
         (CUT, "stop", "", [["get_weather", '{"town": "O']], "tool_calls"),
@@ -49,8 +49,8 @@ CUT = tag(town="Oslo").partition("slo")[0]
          [["get_weather", '{"town": "Oslo"]']], "tool_calls"),
     ],
 )  # fmt: skip
-async def test_cut_and_malformed_calls_are_told_the_same_whole_and_streamed(
-    text: str, finish: Any, content: str, calls: list[list[str]], told: str
+async def test_cut_and_malformed_calls_are_read_the_same_whole_and_streamed(
+    text: str, finish: Any, content: str, calls: list[list[str]], reason: str
 ) -> None:
     async with calling(*text, finish=finish) as (client, *_):
         whole = (await ask(client))["choices"][0]
@@ -58,8 +58,8 @@ async def test_cut_and_malformed_calls_are_told_the_same_whole_and_streamed(
     message = whole["message"]
     functions = [call["function"] for call in message.get("tool_calls", ())]
     assert [[each["name"], each["arguments"]] for each in functions] == calls
-    assert (message["content"] or "", whole["finish_reason"]) == (content, told)
-    assert joined(chunks) == (content, calls, told)
+    assert (message["content"] or "", whole["finish_reason"]) == (content, reason)
+    assert joined(chunks) == (content, calls, reason)
 
 
 async def test_each_of_n_choices_has_its_own_calls_whole_and_streamed() -> None:

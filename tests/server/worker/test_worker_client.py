@@ -18,8 +18,8 @@ from lookm.types import EngineStats, ImageInput, Request, TokenEvent
 from server.fake import engine as fake
 from server.worker import totals
 from server.worker.client import EngineClient
-from server.worker.errors import WorkerDiedError, WorkerUnavailableError
 from server.worker.restart import RestartPolicy
+from server.worker.worker_errors import WorkerDiedError, WorkerUnavailableError
 from tests.server.worker.conftest import Running
 
 Make = Callable[..., Request]

@@ -10,8 +10,8 @@ import pytest
 from lookm.config import EngineConfig
 from lookm.types import Request
 from server.worker.client import EngineClient
-from server.worker.errors import WorkerDiedError
 from server.worker.restart import RestartPolicy
+from server.worker.worker_errors import WorkerDiedError
 
 Make = Callable[..., Request]
 

@@ -58,7 +58,7 @@ class Script:
 
 
 def serve(script: Script, engine: FakeEngine | None = None) -> list[wire.Down]:
-    """Run the loop until the script has run out (the loop then waits in vain: IndexError)."""
+    """Run the loop until the script has run out (the loop asks for more: IndexError)."""
     engine = engine or FakeEngine.from_config(EngineConfig(model="fake"))
     with pytest.raises(IndexError):
         process.serve(script, engine)  # type: ignore[arg-type]
@@ -90,18 +90,18 @@ def test_loop_leaves_at_shutdown_with_work_in_hand(make_request: Make) -> None:
     assert [type(message) for message in script.sent] == [wire.Ready]
 
 
-def test_last_words_never_quote_what_the_exception_was_given(
+def test_the_failure_message_never_quotes_what_the_exception_was_given(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     prompt = "a " + "secret"
     try:
         {}[prompt]
     except KeyError as error:
-        words = process._last_words(error)
-    assert words.error == "KeyError"
-    assert "secret" not in words.message + caplog.text
-    assert "test_last_words" in caplog.text
-    assert process._last_words(RuntimeError("CUDA out of memory")).message == "CUDA out of memory"
+        failed = process._failure(error)
+    assert failed.error == "KeyError"
+    assert "secret" not in failed.message + caplog.text
+    assert "test_the_failure_message" in caplog.text
+    assert process._failure(RuntimeError("CUDA out of memory")).message == "CUDA out of memory"
 
 
 def test_threads_are_set_before_torch_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:

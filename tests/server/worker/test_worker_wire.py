@@ -19,7 +19,7 @@ from lookm.types import (
     TokenEvent,
 )
 from server.worker import wire
-from server.worker.errors import WireError
+from server.worker.worker_errors import WireError
 
 STATS = EngineStats(1, 2, 3, 4, 5, prompt_tokens_total=6, decode_s=0.5)
 INFO = ModelInfo("m", 4096, 1024, 16, 2**20, 2, "float32", "cpu")
@@ -215,9 +215,9 @@ def every_error() -> list[type[errors.LookmError]]:
 @pytest.mark.parametrize("kind", every_error(), ids=lambda kind: kind.__name__)
 def test_every_lookm_error_is_raised_again_as_itself(kind: type[errors.LookmError]) -> None:
     sent = wire.rejection("a", kind("the fix", param="messages[0]"))
-    revived = wire.revive(sent.error, sent.message, sent.param)
-    assert type(revived) is kind
-    assert (str(revived), revived.param) == ("the fix", "messages[0]")
+    received = wire.error_from(sent.error, sent.message, sent.param)
+    assert type(received) is kind
+    assert (str(received), received.param) == ("the fix", "messages[0]")
 
 
 def test_a_subclass_the_table_lacks_travels_as_its_base() -> None:
@@ -225,4 +225,4 @@ def test_a_subclass_the_table_lacks_travels_as_its_base() -> None:
         pass
 
     assert wire.error_name(OddError("x")) == "RequestError"
-    assert wire.revive("ValueError", "x") is None
+    assert wire.error_from("ValueError", "x") is None

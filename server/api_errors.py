@@ -1,7 +1,7 @@
-"""Every way to fail, and what the client is told: a table of codes, one of exceptions, an envelope.
+"""Every way to fail, and what the client gets: a table of codes, one of exceptions, an envelope.
 
 Knows OpenAI's error envelope and the exceptions of the packages below. Refuses to show internals:
-an exception that is in no table is told as `internal_error`, without its message.
+an exception that is in no table becomes `internal_error`, without its message.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 
 from lookm import errors as lookm
 from server.media import MediaError
-from server.worker import errors as worker
+from server.worker import worker_errors as worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ RETRY_AFTER_S = {"queue_full": 1, "engine_unavailable": 5}
 
 
 class ApiError(Exception):
-    """A failure told to the client as it stands; `code` is a key of `CODES`."""
+    """A failure that the client gets as it stands; `code` is a key of `CODES`."""
 
     def __init__(self, code: str, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -84,7 +84,7 @@ class ApiError(Exception):
 
 
 def to_api_error(error: Exception, *, param: str | None = None) -> ApiError:
-    """What the client is told about `error`; `param` is used where the error names none."""
+    """What the client gets for `error`; `param` is used where the error names none."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, HTTPException):
@@ -98,22 +98,22 @@ def to_api_error(error: Exception, *, param: str | None = None) -> ApiError:
     return ApiError("internal_error", "The server failed. The request id names it in the log.")
 
 
-def _with_retry(told: ApiError, error: Exception) -> ApiError:
-    """The worker knows best when to come back, or that it is vain."""
+def _with_retry(response: ApiError, error: Exception) -> ApiError:
+    """The worker knows best when to come back, or that coming back is no use."""
     if isinstance(error, worker.WorkerUnavailableError):
-        told.headers.pop("retry-after", None)
+        response.headers.pop("retry-after", None)
         if error.retry_after_s is not None:
-            told.headers["retry-after"] = str(max(1, round(error.retry_after_s)))
-    return told
+            response.headers["retry-after"] = str(max(1, round(error.retry_after_s)))
+    return response
 
 
 def _from_http(error: HTTPException) -> ApiError:
     """Starlette's own failures: no such route, wrong method."""
     if error.status_code == 404:
-        told = ApiError("not_found", "There is no such route. See /docs for those there are.")
+        response = ApiError("not_found", "There is no such route. See /docs for those there are.")
     elif error.status_code == 405:
-        told = ApiError("method_not_allowed", "This route does not take that method.")
+        response = ApiError("method_not_allowed", "This route does not take that method.")
     else:
-        told = ApiError("invalid_value", str(error.detail))
-    told.headers.update(error.headers or {})
-    return told
+        response = ApiError("invalid_value", str(error.detail))
+    response.headers.update(error.headers or {})
+    return response

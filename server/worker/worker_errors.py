@@ -12,7 +12,7 @@ class WorkerError(Exception):
 
 
 class WorkerUnavailableError(WorkerError):
-    """Nothing was started; the request may be sent again. `retry_after_s` is None if it is vain."""
+    """Nothing was started. `retry_after_s`: when to try again; None where that cannot help."""
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)

@@ -1,0 +1,143 @@
+"""From the parts of messages to pictures that the model can take.
+
+    Part --media_part--> MediaPart --load_all--> LoadedImages --preprocess--> Pictures
+
+A part gives any number of pictures, each with the text that stands before it: an `image_url` is one
+without text; of a document it would be each page, of a video each frame. A kind of part is one case
+of `media_part` here, and what `server.media` makes of its bytes. Images are fetched and decoded
+there and preprocessed in a bounded thread pool, never on the event loop. Knows parts and URLs;
+nothing about templates (`template` puts the pictures into them).
+"""
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from lookm.errors import LookmError
+from lookm.types import ImageInput
+from server.api_errors import ApiError, to_api_error
+from server.media import LoadedImage
+from server.metrics import Metrics
+from server.openai.protocols import ChatProcessor, ImageLoader
+from server.openai.request.image_cache import ImageCache, is_named
+from server.openai.request.pools import Pools
+from server.openai.request.schemas import ImagePart, Message, Part
+
+Place = tuple[int, int]  # the index of a message, and of the part in it
+
+
+@dataclass(frozen=True, slots=True)
+class MediaPart:
+    """A part that gives pictures: where it stands, what errors call it, where its bytes are."""
+
+    place: Place
+    param: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One image as the model takes it, and the text that stands before it, if any."""
+
+    image: ImageInput
+    label: str | None = None
+
+
+Pictures = tuple[Picture, ...]
+
+
+def media_parts(messages: Sequence[Message]) -> list[MediaPart]:
+    """Every part that gives pictures, in the order in which the model sees them."""
+    return [
+        found
+        for m, message in enumerate(messages)
+        if not isinstance(message.content, str)
+        for p, part in enumerate(message.content or ())
+        if (found := media_part(part, (m, p))) is not None
+    ]
+
+
+def media_part(part: Part, place: Place) -> MediaPart | None:
+    """The part, if it is of a kind that gives pictures."""
+    if isinstance(part, ImagePart):
+        m, p = place
+        return MediaPart(place, f"messages[{m}].content[{p}].image_url.url", part.image_url.url)
+    return None
+
+
+def images_of(pictures: Mapping[Place, Pictures]) -> Iterator[ImageInput]:
+    """The images of all parts, in the order in which the model sees them."""
+    return (picture.image for place in sorted(pictures) for picture in pictures[place])
+
+
+@dataclass(frozen=True, slots=True)
+class PictureLoader:
+    """Loads the pictures of a request: at most `max_images`, each URL once."""
+
+    media: ImageLoader
+    processor: ChatProcessor
+    pools: Pools
+    metrics: Metrics
+    cache: ImageCache
+    max_images: int
+
+    async def load(self, parts: Sequence[MediaPart]) -> dict[Place, Pictures]:
+        """The pictures of each part. Raises `ApiError`, `MediaError`: one failure ends them all."""
+        self._check_number(len(parts))  # each gives one at least: nothing is fetched for too many
+        unique, indices = distinct(parts)
+        named = {p.param: [self.cache.named(p.url, p.param)] for p in unique if is_named(p.url)}
+        sent = [part for part in unique if part.param not in named]
+        params = [part.param for part in sent]
+        loaded = await self.media.load_all([part.url for part in sent], params)
+        found: dict[str, Sequence[LoadedImage | ImageInput]] = {**named}
+        found |= zip(params, loaded, strict=True)
+        self._check_number(sum(len(found[unique[n].param]) for n in indices))
+        pictures = await asyncio.gather(*(self._pictures(found[p.param], p.param) for p in unique))
+        return {part.place: pictures[n] for part, n in zip(parts, indices, strict=True)}
+
+    def _check_number(self, num_pictures: int) -> None:
+        if num_pictures > self.max_images:
+            message = f"The request has {num_pictures} images; {self.max_images} are allowed."
+            raise ApiError("invalid_value", message, param="messages")
+
+    async def _pictures(self, images: Sequence[LoadedImage | ImageInput], param: str) -> Pictures:
+        return tuple(await asyncio.gather(*(self._picture(image, param) for image in images)))
+
+    async def _picture(self, image: LoadedImage | ImageInput, param: str) -> Picture:
+        if isinstance(image, ImageInput):
+            return Picture(image)
+        return Picture(await self._preprocess(image, param), image.label)
+
+    async def _preprocess(self, loaded: LoadedImage, param: str) -> ImageInput:
+        if loaded.fetch_s:
+            self.metrics.observe("lookm_media_fetch_seconds", loaded.fetch_s)
+        self.metrics.observe("lookm_media_decode_seconds", loaded.decode_s)
+        if (known := self.cache.get(loaded.digest)) is not None:
+            return known
+        try:
+            with self.metrics.time("lookm_media_preprocess_seconds"):
+                image = await self.pools.image(
+                    lambda: self.processor.image(loaded.image, loaded.digest)
+                )
+        except LookmError as error:
+            raise to_api_error(error, param=param) from error
+        self.cache.put(image)
+        return image
+
+
+def distinct(parts: Sequence[MediaPart]) -> tuple[list[MediaPart], list[int]]:
+    """Each URL once, and for each part which of them it has.
+
+    Not a dict by URL: hashing 150 MB of them would hold up the event loop for 50 ms.
+    """
+    unique: list[MediaPart] = []
+    indices: list[int] = []
+    alike: dict[tuple[int, str], list[int]] = {}
+    for part in parts:
+        candidates = alike.setdefault((len(part.url), part.url[-64:]), [])
+        index = next((i for i in candidates if unique[i].url == part.url), len(unique))
+        if index == len(unique):
+            unique.append(part)
+            candidates.append(index)
+        indices.append(index)
+    return unique, indices

@@ -1,0 +1,66 @@
+"""Messages as chat templates take them: roles, text, placeholders for images, calls of tools.
+
+Each kind of part gives template parts of its own, in its place: text is text, and every picture of
+a part that has any is its label (text, where it has one) and an image. Knows what templates expect;
+nothing about where pictures come from.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from server.openai.request.pictures import Pictures, Place
+from server.openai.request.schemas import AssistantMessage, Message, TextPart, ToolMessage
+from server.openai.tools.checks import template_calls
+from server.openai.tools.template_support import Dialect
+
+TemplatePart = dict[str, str]
+
+
+def template_messages(
+    messages: Sequence[Message], dialect: Dialect | None, pictures: Mapping[Place, Pictures]
+) -> list[dict[str, Any]]:
+    """The conversation, in its order. A tool's answer names its tool, which some templates show."""
+    template: list[dict[str, Any]] = []
+    names: dict[str, str] = {}
+    for m, message in enumerate(messages):
+        role = "system" if message.role == "developer" else message.role
+        parts = list(_template_parts(message, m, pictures))
+        turn: dict[str, Any] = {"role": role, "content": parts}
+        if dialect is not None and isinstance(message, AssistantMessage) and message.tool_calls:
+            turn["content"] = dialect.content(_text(parts))
+            turn["tool_calls"] = list(template_calls(message.tool_calls, dialect))
+            names |= {call.id: call.function.name for call in message.tool_calls}
+        if dialect is not None and isinstance(message, ToolMessage):
+            turn["content"] = dialect.content(_text(parts))
+            turn["tool_call_id"] = dialect.call_id(message.tool_call_id)
+            turn["name"] = names[message.tool_call_id]
+        template.append(turn)
+    return template
+
+
+def _template_parts(
+    message: Message, m: int, pictures: Mapping[Place, Pictures]
+) -> Iterator[TemplatePart]:
+    if isinstance(message.content, str):
+        yield _text_part(message.content)
+        return
+    for p, part in enumerate(message.content or ()):
+        if isinstance(part, TextPart):
+            yield _text_part(part.text)
+        else:
+            yield from _picture_parts(pictures[m, p])
+
+
+def _text_part(text: str) -> TemplatePart:
+    return {"type": "text", "text": text}
+
+
+def _picture_parts(pictures: Pictures) -> Iterator[TemplatePart]:
+    for picture in pictures:
+        if picture.label is not None:
+            yield _text_part(picture.label)
+        yield {"type": "image"}
+
+
+def _text(parts: Sequence[TemplatePart]) -> str:
+    return "".join(part.get("text", "") for part in parts)

@@ -1,0 +1,118 @@
+"""Parts of messages become pictures: in their order, loaded once, any number from each part."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lookm.types import ImageInput
+from server.fake.processor import FakeProcessor
+from server.media import LoadedImage
+from server.openai.request.pictures import MediaPart, Picture, distinct, media_parts
+from server.openai.request.schemas import ChatRequest
+from server.openai.request.template import template_messages
+from server.settings import Settings
+from tests.server.requests import CHAT, chat, data_url, image, png, says, serving, text
+
+pytestmark = pytest.mark.anyio
+
+CONVERSATION = [
+    {"role": "developer", "content": "be brief"},
+    {"role": "user", "content": [text("a"), image("data:1"), text("b"), image("data:2")]},
+    {"role": "assistant", "content": [image("data:3"), text("c")]},
+    {"role": "user", "content": [image("data:1"), text("d")]},
+]
+
+
+def test_images_and_text_keep_their_order_in_every_turn() -> None:
+    body = ChatRequest.model_validate({"model": "m", "messages": CONVERSATION})
+    parts = media_parts(body.messages)
+    picture = Picture(ImageInput("0", {}, 1))
+    template = template_messages(body.messages, None, {part.place: (picture,) for part in parts})
+    shown = [
+        (message["role"], [part.get("text", "IMAGE") for part in message["content"]])
+        for message in template
+    ]
+    assert shown == [
+        ("system", ["be brief"]),
+        ("user", ["a", "IMAGE", "b", "IMAGE"]),
+        ("assistant", ["IMAGE", "c"]),
+        ("user", ["IMAGE", "d"]),
+    ]
+    assert [part.url for part in parts] == ["data:1", "data:2", "data:3", "data:1"]
+    assert parts[1].param == "messages[1].content[3].image_url.url"
+
+
+async def test_images_reach_the_engine_in_order_and_repeated_ones_are_loaded_once() -> None:
+    urls = [data_url(png(colour)) for colour in ("red", "green", "blue")]
+    parts = [image(urls[0]), image(urls[1]), "x", image(urls[2]), image(urls[0])]
+    async with serving(Settings(model="fake"), says) as (client, engine, _):
+        assert (await client.post(CHAT, json=chat(*parts))).status_code == 200
+        digests = [each.digest for each in engine.requests[0].images]
+        metrics = (await client.get("/metrics")).text
+    assert digests[0] == digests[3]
+    assert len(set(digests)) == 3
+    assert "lookm_media_preprocess_seconds_count 3.0" in metrics
+
+
+def test_equal_urls_are_one_and_alike_ones_are_not() -> None:
+    urls = ["x" + "y" * 99, "z" + "y" * 99, "x" + "y" * 99, "short"]
+    parts = [MediaPart((0, n), str(n), url) for n, url in enumerate(urls)]
+    unique, places = distinct(parts)
+    assert [part.param for part in unique] == ["0", "1", "3"]
+    assert places == [0, 1, 0, 2]
+
+
+class Pages:
+    """An image loader for which every URL is a document: `data:3` has three pages."""
+
+    async def load_all(
+        self, urls: Sequence[str], params: Sequence[str | None]
+    ) -> list[list[LoadedImage]]:
+        return [[page(url, n) for n in range(int(url[-1]))] for url in urls]
+
+    async def aclose(self) -> None:
+        pass
+
+
+def page(url: str, number: int) -> LoadedImage:
+    picture = Image.new("RGB", (8, 8))
+    label = f"Page {number + 1}"
+    return LoadedImage(picture, f"{url}/{number}", 8, 8, 9, 0.0, 0.1, label)
+
+
+class Recording(FakeProcessor):
+    """Remembers the conversation that it was to render."""
+
+    def prompt(self, messages: Sequence[Any], *images_and_tools: Any) -> tuple[int, ...]:
+        self.messages = messages
+        return super().prompt(messages, *images_and_tools)
+
+
+async def test_each_picture_of_a_part_follows_its_label_where_the_part_stands() -> None:
+    processor = Recording()
+    parts = {"media": Pages(), "load_processor": lambda: processor}
+    async with serving(Settings(model="fake"), says, **parts) as (client, engine, _):
+        body = chat("a", image("data:2"), "b", image("data:1"), image("data:2"))
+        assert (await client.post(CHAT, json=body)).status_code == 200
+        digests = [each.digest for each in engine.requests[0].images]
+    shown = [part.get("text", "IMAGE") for part in processor.messages[0]["content"]]
+    two = ["Page 1", "IMAGE", "Page 2", "IMAGE"]
+    assert shown == ["a", *two, "b", "Page 1", "IMAGE", *two]
+    assert digests == ["data:2/0", "data:2/1", "data:1/0", "data:2/0", "data:2/1"]
+
+
+@pytest.mark.parametrize(("max_images", "status"), [(5, 200), (4, 400)])
+async def test_the_bound_on_images_counts_pictures_and_not_parts(
+    max_images: int, status: int
+) -> None:
+    settings = Settings(model="fake", max_images=max_images)
+    async with serving(settings, says, media=Pages()) as (client, _, _app):
+        body = chat(image("data:2"), image("data:1"), image("data:2"))
+        response = await client.post(CHAT, json=body)
+    assert response.status_code == status
+    if status == 400:
+        error = response.json()["error"]
+        assert (error["code"], error["param"]) == ("invalid_value", "messages")
+        assert "5 images; 4 are allowed" in error["message"]
