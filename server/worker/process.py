@@ -77,12 +77,12 @@ def serve(channel: WorkerChannel, engine: EngineLike) -> None:
             message = channel.receive()
             if isinstance(message, wire.Shutdown):
                 return
-            _take(message, engine, channel)
+            _handle(message, engine, channel)
         events = engine.step()
         channel.send(wire.Step(tuple(events), engine.stats()))
 
 
-def _take(message: wire.Up, engine: EngineLike, channel: WorkerChannel) -> None:
+def _handle(message: wire.Up, engine: EngineLike, channel: WorkerChannel) -> None:
     match message:
         case wire.Add(request):
             _add(request, engine, channel)

@@ -59,6 +59,17 @@ def test_files_that_the_documents_name_exist():
             assert (ROOT / path).exists(), (document, path)
 
 
+def test_the_steps_that_the_architecture_draws_are_where_it_says():
+    drawn = (ROOT / "ARCHITECTURE.md").read_text().splitlines()
+    steps = [re.match(r"[ 0-9]+((?:lookm|server)/\S+\.py) +([\w.]+) ", line) for line in drawn]
+    found = [step.groups() for step in steps if step is not None]
+    assert len(found) > 15
+    for path, name in found:
+        text = (ROOT / path).read_text()
+        for part in name.split("."):
+            assert re.search(rf"(?:class|def) {part}\b", text), (path, name)
+
+
 def test_the_lock_pins_every_dependency_and_the_agreed_torch():
     lock = (ROOT / "requirements.lock").read_text()
     pinned = dict(re.findall(r"^([A-Za-z0-9_.-]+)==([^\s;]+)", lock, re.MULTILINE))
