@@ -14,37 +14,37 @@ from lookm.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 
-def choose_device(asked: str) -> torch.device:
+def choose_device(name: str) -> torch.device:
     """The device called `auto`, `cpu`, `cuda` or `cuda:N`, made current where it is a GPU.
 
     Raises `ConfigError` for one that is not there, and says why.
     """
-    if asked == "auto":
-        asked = "cuda" if torch.cuda.is_available() else "cpu"
-        if asked == "cpu" and torch.version.cuda is not None:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and torch.version.cuda is not None:
             logger.warning("device: cpu, because %s", _missing_cuda())
     try:
-        device = torch.device(asked)
+        device = torch.device(name)
     except RuntimeError:
         device = None
     if device is None or device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"unknown device {asked!r}: use auto, cpu, cuda or cuda:N.")
+        raise ConfigError(f"unknown device {name!r}: use auto, cpu, cuda or cuda:N.")
     if device.type == "cpu":
         return device
     if not torch.cuda.is_available():
-        raise ConfigError(f"device {asked!r} cannot be used: {_missing_cuda()}.")
+        raise ConfigError(f"device {name!r} cannot be used: {_missing_cuda()}.")
     count = torch.cuda.device_count()
     if device.index is not None and device.index >= count:
-        raise ConfigError(f"device {asked!r} does not exist: {count} found, counted from cuda:0.")
+        raise ConfigError(f"device {name!r} does not exist: {count} found, counted from cuda:0.")
     if device.index is not None:
         torch.cuda.set_device(device)  # streams, graphs and events are the current device's
     return device
 
 
-def choose_dtype(asked: DType, own: Any, device: torch.device) -> torch.dtype:
-    """The asked type, or the checkpoint's `own`; float16 on a CPU becomes bfloat16 (it is slow)."""
-    if asked != "auto":
-        dtype: torch.dtype = getattr(torch, asked)
+def choose_dtype(requested: DType, own: Any, device: torch.device) -> torch.dtype:
+    """The requested type, or the checkpoint's; float16 on a CPU becomes bfloat16 (it is slow)."""
+    if requested != "auto":
+        dtype: torch.dtype = getattr(torch, requested)
         return dtype
     own = own or torch.float32
     own = getattr(torch, own) if isinstance(own, str) else own

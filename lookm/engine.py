@@ -32,7 +32,7 @@ from lookm.pages import PageLayout
 from lookm.policy import PRESETS, resolve
 from lookm.postprocess import Postprocessor
 from lookm.runner import Runner
-from lookm.sampling import Choice
+from lookm.sampling import SampledToken
 from lookm.scheduler import Scheduler
 from lookm.sequence import SequenceState
 from lookm.sizing import CacheShape, kept_rows
@@ -240,7 +240,7 @@ class Engine:
         self._scheduler.remove(sequence)
         del self._sequences[sequence.request.id]
 
-    def _accept(self, sequence: SequenceState, choice: Choice) -> TokenEvent:
+    def _accept(self, sequence: SequenceState, choice: SampledToken) -> TokenEvent:
         """Add a chosen token to its sequence, and forget the sequence where it ends."""
         event = self._postprocessor.accept(sequence, choice)
         if event.token_id is not None:
@@ -262,21 +262,21 @@ class Engine:
                 f"the prompt has {num_image_tokens} image tokens, its images take {expected}",
                 param="messages",
             )
-        most = self._adapter.num_embeddings
-        if len(text_ids_N) and not 0 <= int(text_ids_N.min()) <= int(text_ids_N.max()) < most:
-            raise RequestError(f"token ids must be from 0 to {most - 1}", param="messages")
+        num_ids = self._adapter.num_embeddings
+        if len(text_ids_N) and not 0 <= int(text_ids_N.min()) <= int(text_ids_N.max()) < num_ids:
+            raise RequestError(f"token ids must be from 0 to {num_ids - 1}", param="messages")
 
     def _check_fits(self, request: Request, bound_L: Int64) -> None:
         """Refuse what could not run even alone."""
-        num_prompt, asked = len(request.prompt_ids), request.sampling.max_tokens
+        num_prompt, max_tokens = len(request.prompt_ids), request.sampling.max_tokens
         context = self.plan.max_context_tokens
-        if num_prompt + asked > context:
+        if num_prompt + max_tokens > context:
             raise PromptTooLongError(
-                f"the prompt has {num_prompt} tokens and max_tokens is {asked}; together they "
+                f"the prompt has {num_prompt} tokens and max_tokens is {max_tokens}; together they "
                 f"exceed the {context} tokens this model can hold",
                 param="messages" if num_prompt >= context else "max_tokens",
             )
-        needed_bytes = CacheShape.of(self.info).bytes(bound_L + asked)
+        needed_bytes = CacheShape.of(self.info).bytes(bound_L + max_tokens)
         if needed_bytes > self.plan.capacity_bytes:
             raise PromptTooLongError(
                 f"the request needs {needed_bytes} bytes of KV cache, the pool has "

@@ -215,7 +215,7 @@ def make_graphs(
     """Decode steps on static buffers, recorded on CUDA unless "off"; None where they cannot run.
 
     A CPU, which records nothing, has them where they are "on". What keeps them from running is
-    logged. Raises `ConfigError` for an "on" in vain.
+    logged. Raises `ConfigError` where "on" is impossible.
     """
     cuda = pool.device.type == "cuda"
     if not cuda and config.graphs != "on":
@@ -233,10 +233,10 @@ def make_graphs(
     return graphs
 
 
-def batch_sizes(most: int) -> list[int]:
+def batch_sizes(max_size: int) -> list[int]:
     """1, 2, 4, 8, then every 8 up to 64, every 32 beyond: little padding, few recordings."""
-    sizes = [1, 2, 4, *range(8, 64, 8), *range(64, most + 32, 32)]
-    return [*(size for size in sizes if size < most), most]
+    sizes = [1, 2, 4, *range(8, 64, 8), *range(64, max_size + 32, 32)]
+    return [*(size for size in sizes if size < max_size), max_size]
 
 
 def _problem(adapter: Adapter, pool: PagePool, backend: Backend) -> str | None:

@@ -105,17 +105,17 @@ def make_plan(
     )
 
 
-def _check_possible(asked_bytes: int, device: torch.device) -> None:
+def _check_possible(requested_bytes: int, device: torch.device) -> None:
     """Refuse a pool that can never be; one that is too large just now is the allocator's to say."""
     if device.type == "cuda":
-        most = torch.cuda.mem_get_info(device)[1] - torch.cuda.memory_allocated(device)
+        total = torch.cuda.mem_get_info(device)[1] - torch.cuda.memory_allocated(device)
     else:
-        most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        most = min([most, *filter(None, (_read_int(limit) for limit, _used in _CGROUP_LIMITS))])
-    if asked_bytes > most:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        total = min([total, *filter(None, (_read_int(limit) for limit, _used in _CGROUP_LIMITS))])
+    if requested_bytes > total:
         raise ConfigError(
-            f"the KV cache memory is to be {asked_bytes / 2**30:.2f} GiB, but this machine has "
-            f"{most / 2**30:.2f} GiB for it: lower it"
+            f"the KV cache memory is to be {requested_bytes / 2**30:.2f} GiB, but this machine has "
+            f"{total / 2**30:.2f} GiB for it: lower it"
         )
 
 

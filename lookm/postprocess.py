@@ -8,7 +8,7 @@ import functools
 
 from lookm.detokenize import Detokenizer
 from lookm.models.processor import Processor
-from lookm.sampling import Choice, Sampler, check, describe
+from lookm.sampling import SampledToken, Sampler, check, describe
 from lookm.sequence import SequenceState
 from lookm.structure import Vocabulary
 from lookm.types import FinishReason, Sampling, TokenEvent, TokenLogprob
@@ -38,7 +38,7 @@ class Postprocessor:
         """A new request's detokenizer."""
         return Detokenizer(self._processor.decode, sampling.stop, sampling.min_tokens)
 
-    def accept(self, sequence: SequenceState, choice: Choice) -> TokenEvent:
+    def accept(self, sequence: SequenceState, choice: SampledToken) -> TokenEvent:
         """Add a chosen token to its sequence. The event has a `finish` where the answer ends."""
         sampler, detokenizer = sequence.sampler, sequence.detokenizer
         if sampler.failure is not None:
@@ -81,7 +81,7 @@ class Postprocessor:
             error=error,
         )
 
-    def _logprobs(self, choice: Choice) -> TokenLogprob | None:
+    def _logprobs(self, choice: SampledToken) -> TokenLogprob | None:
         if choice.logprob is None:
             return None
         return describe(choice, self._vocabulary.bytes_of)

@@ -20,7 +20,7 @@ from lookm.models.attention_interface import LayerRows
 from lookm.models.features import FeatureCache
 from lookm.models.inputs import PackedRows
 from lookm.policy import PromptPolicy
-from lookm.sampling import Choice, sample
+from lookm.sampling import SampledToken, sample
 from lookm.sequence import SequenceState
 from lookm.types import CacheReport, Needs
 
@@ -81,7 +81,7 @@ class Runner:
         )
 
     @torch.inference_mode()
-    def run(self, batch: Batch) -> list[Choice]:
+    def run(self, batch: Batch) -> list[SampledToken]:
         """Compute one step; returns a new token for each of `batch.sampled`."""
         if self._graphs is None or batch.prefills:
             return self._run(batch)
@@ -89,7 +89,7 @@ class Runner:
         _advance_decodes(batch)
         return sample(logits_BV, [sequence.sampler for sequence in batch.decodes])
 
-    def _run(self, batch: Batch) -> list[Choice]:
+    def _run(self, batch: Batch) -> list[SampledToken]:
         """A step with prompts in it, or any step where decode steps are not recorded."""
         step = _Step(batch, self._pool, self._backend)
         hidden_TE = self._adapter.forward(self._embed(batch), step)

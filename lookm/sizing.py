@@ -15,7 +15,7 @@ import torch
 from lookm.config import EngineConfig
 from lookm.errors import PolicyError
 from lookm.pages import pages_for
-from lookm.policy import Recipe, most_rows, nominal_rows, scores
+from lookm.policy import Recipe, max_rows, nominal_rows, scores
 from lookm.types import ModelInfo
 
 Int64 = npt.NDArray[np.int64]
@@ -64,10 +64,10 @@ def kept_rows(
             "tokens only, and such layers are not compressed: use 'full'."
         )
     num_compressed = list(windows_L).count(None)
-    most = most_rows(recipe, is_image_T, num_compressed)
-    expected = most if sum(most) == nominal * num_compressed else [nominal] * num_compressed
+    bound = max_rows(recipe, is_image_T, num_compressed)
+    expected = bound if sum(bound) == nominal * num_compressed else [nominal] * num_compressed
     return KeptRows(
-        _with_windows(most, windows_L, num_tokens), _with_windows(expected, windows_L, num_tokens)
+        _with_windows(bound, windows_L, num_tokens), _with_windows(expected, windows_L, num_tokens)
     )
 
 

@@ -66,11 +66,11 @@ def plan(
     from lookm.errors import LookmError
     from server import plan
 
-    asked = EngineConfig(
+    config = EngineConfig(
         model=model, dtype=cast(DType, dtype), max_context_tokens=max_context_tokens
     )
     try:
-        for line in plan.plan(asked, gpu_memory, weights, (prompt_tokens, answer_tokens)):
+        for line in plan.plan(config, gpu_memory, weights, (prompt_tokens, answer_tokens)):
             typer.echo(line)
     except (LookmError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)

@@ -122,7 +122,7 @@ def read_shape(model: str, dtype: DType = "auto") -> ModelShape:
 
 
 def pool_bytes(
-    shape: ModelShape, gpu_bytes: int, weight_bytes: int, asked: EngineConfig = DEFAULTS
+    shape: ModelShape, gpu_bytes: int, weight_bytes: int, config: EngineConfig = DEFAULTS
 ) -> int:
     """What the page pool gets of a GPU. Raises `ConfigError` where nothing is left for it."""
     free = gpu_bytes - weight_bytes
@@ -131,17 +131,17 @@ def pool_bytes(
             f"the weights take {format_size(weight_bytes)} of {format_size(gpu_bytes)}: take a "
             "bigger GPU or a smaller model"
         )
-    context = asked.max_context_tokens or shape.max_context_tokens
-    longest = longest_prefill_tokens(asked, context)
-    pool = gpu_pool_bytes(asked, free, shape.prefill_bytes(longest))
+    context = config.max_context_tokens or shape.max_context_tokens
+    longest = longest_prefill_tokens(config, context)
+    pool = gpu_pool_bytes(config, free, shape.prefill_bytes(longest))
     if pool < shape.num_layers * shape.page_bytes:
         raise ConfigError(
             f"nothing is left for the cache: of {format_size(free)} beside the weights, the "
             f"prefill of {longest:,} tokens takes {format_size(shape.prefill_bytes(longest))} and "
-            f"images {format_size(asked.image_cache_bytes)}: take a bigger GPU, or give a smaller "
+            f"images {format_size(config.image_cache_bytes)}: take a bigger GPU, or give a smaller "
             "--max-context-tokens, here and to lookm serve"
         )
-    return min(pool, enough_pages(asked, context, shape.num_layers) * shape.page_bytes)
+    return min(pool, enough_pages(config, context, shape.num_layers) * shape.page_bytes)
 
 
 def fits(
@@ -163,25 +163,25 @@ def fits(
 
 
 def plan(
-    asked: EngineConfig,
+    config: EngineConfig,
     gpu_memory: str,
     weights: str | None = None,
     tokens: tuple[int, int] = (1536, 256),
 ) -> Iterator[str]:
     """The lines that `lookm plan` prints. Raises `LookmError`, and `ValueError` for a size."""
-    shape = read_shape(asked.model, asked.dtype)
-    context = asked.max_context_tokens or shape.max_context_tokens
+    shape = read_shape(config.model, config.dtype)
+    context = config.max_context_tokens or shape.max_context_tokens
     if sum(tokens) > context or context > shape.max_context_tokens:
         raise ConfigError(
-            f"{asked.model} holds {min(context, shape.max_context_tokens):,} tokens, prompt and "
+            f"{config.model} holds {min(context, shape.max_context_tokens):,} tokens, prompt and "
             "answer together: give a smaller --prompt-tokens, --answer-tokens or "
             "--max-context-tokens"
         )
     weight_bytes = shape.weight_bytes if weights is None else parse_size(weights)
-    pool = pool_bytes(shape, parse_size(gpu_memory), weight_bytes, asked)
-    longest = longest_prefill_tokens(asked, context)
+    pool = pool_bytes(shape, parse_size(gpu_memory), weight_bytes, config)
+    longest = longest_prefill_tokens(config, context)
     yield (
-        f"{asked.model}: {shape.num_layers} layers x {shape.num_kv_heads} KV heads x "
+        f"{config.model}: {shape.num_layers} layers x {shape.num_kv_heads} KV heads x "
         f"{shape.head_dim} x 2 (K and V) x {shape.dtype.itemsize} bytes "
         f"({str(shape.dtype).removeprefix('torch.')})"
     )
@@ -196,9 +196,9 @@ def plan(
     )
     rows = fits(shape, pool, Conversation(*tokens))
     yield from table(rows)
-    if max(row.num_conversations for row in rows) > asked.max_running:
+    if max(row.num_conversations for row in rows) > config.max_running:
         yield ""
-        yield f"More than {asked.max_running} at a time: raise --max-running of lookm serve."
+        yield f"More than {config.max_running} at a time: raise --max-running of lookm serve."
 
 
 def table(rows: Sequence[Fit]) -> Iterator[str]:

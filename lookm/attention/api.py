@@ -83,7 +83,7 @@ class Attention(Protocol):
 
 
 class MergeKernels(Protocol):
-    """Faster twins of `lookm.policy.merges`; they give None where they cannot run."""
+    """Faster versions of `lookm.policy.merges`; None where they cannot run."""
 
     def nearest(
         self, kept_KSD: torch.Tensor, evicted_KED: torch.Tensor

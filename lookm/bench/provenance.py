@@ -62,9 +62,9 @@ def versions() -> dict[str, str]:
 
 def _git(*arguments: str) -> str:
     try:
-        told = subprocess.run(
+        done = subprocess.run(
             ["git", *arguments], check=False, cwd=ROOT, capture_output=True, text=True
         )
     except OSError:
         return ""
-    return told.stdout.strip() if told.returncode == 0 else ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -14,7 +14,7 @@ class PagePool:
 
     A page belongs to at most one owner at a time; `check()` proves it against the owners' own
     lists. `pages` has one page more: the last, `scratch_page`, is nobody's: rows that stand for no
-    sequence write there. `write_rows` may be a faster twin of `pages.write_rows`.
+    sequence write there. `write_rows` may be a faster `pages.write_rows`.
     """
 
     def __init__(

@@ -39,8 +39,8 @@ def which(rng: random.Random, world: World) -> Answered | None:
 
 def _numbered(words: list[str]) -> str:
     """Image 1 is red, image 2 is blue and image 3 is red. (Bare lists lose count.)"""
-    told = join([f"image {i + 1} is {word}" for i, word in enumerate(words)])
-    return f"I{told[1:]}."
+    answer = join([f"image {i + 1} is {word}" for i, word in enumerate(words)])
+    return f"I{answer[1:]}."
 
 
 def list_colours(rng: random.Random, world: World) -> Answered | None:
@@ -52,8 +52,8 @@ def list_colours(rng: random.Random, world: World) -> Answered | None:
         "List the {0} of all images.|List all {0}.|List the {0} in order.|What are the {0}?|"
         "What {0} are in the images?|Name the {0}.|What {0} are the objects?|List the {0}."
     )
-    told = _numbered([scene.colour for scene in world.scenes])
-    return one_of(rng, forms).format(word), told
+    answer = _numbered([scene.colour for scene in world.scenes])
+    return one_of(rng, forms).format(word), answer
 
 
 def list_shapes(rng: random.Random, world: World) -> Answered | None:
@@ -65,8 +65,8 @@ def list_shapes(rng: random.Random, world: World) -> Answered | None:
         "What are the shapes?|What shapes are in the images?|Name the shapes.|"
         "What shapes do you see?|List the shapes."
     )
-    told = _numbered([a(scene.shapes[0].kind) for scene in world.scenes])
-    return one_of(rng, forms), told
+    answer = _numbered([a(scene.shapes[0].kind) for scene in world.scenes])
+    return one_of(rng, forms), answer
 
 
 def describe_all(rng: random.Random, world: World) -> Answered | None:
@@ -118,8 +118,8 @@ def same(rng: random.Random, world: World) -> Answered | None:
         return None
     by_colour = rng.random() < 0.5
     words = {i: seen.colour if by_colour else a(seen.kind) for i, seen in singles.items()}
-    twins = [(i, j) for i, j in pairs if words[i] == words[j]]
-    one, other = rng.choice(twins if twins and rng.random() < 0.4 else pairs)
+    equal_pairs = [(i, j) for i, j in pairs if words[i] == words[j]]
+    one, other = rng.choice(equal_pairs if equal_pairs and rng.random() < 0.4 else pairs)
     verdict = "yes" if words[one] == words[other] else "no"
     first = f"Image {one + 1} is {words[one]}"
     second = f"image {other + 1} is {words[other]}"
@@ -128,8 +128,8 @@ def same(rng: random.Random, world: World) -> Answered | None:
         "Are image {0} and image {1} the same {2}?"
     )
     word = spelling(rng) if by_colour else "shape"
-    asked = one_of(rng, forms).format(one + 1, other + 1, word)
-    return asked, f"{first} and {second}, so {verdict}."
+    question = one_of(rng, forms).format(one + 1, other + 1, word)
+    return question, f"{first} and {second}, so {verdict}."
 
 
 def count(rng: random.Random, world: World) -> Answered | None:
@@ -143,8 +143,8 @@ def count(rng: random.Random, world: World) -> Answered | None:
         plural = {"cross": "crosses"}.get(thing.kind, f"{thing.kind}s")
         return f"How many {plural} are there?", f"The number of {plural} is {number}."
     number = sum(seen.colour == thing.colour for seen in objects)
-    asked = f"How many {thing.colour} objects are there?"
-    return asked, f"The number of {thing.colour} objects is {number}."
+    question = f"How many {thing.colour} objects are there?"
+    return question, f"The number of {thing.colour} objects is {number}."
 
 
 def how_many(rng: random.Random, world: World) -> Answered | None:
@@ -154,8 +154,8 @@ def how_many(rng: random.Random, world: World) -> Answered | None:
         "How many images are there?|How many images do you see?|How many pictures are there?|"
         "How many images did I send?|Count the images."
     )
-    told = "There is 1 image." if number == 1 else f"There are {number} images."
-    return one_of(rng, forms), told
+    answer = "There is 1 image." if number == 1 else f"There are {number} images."
+    return one_of(rng, forms), answer
 
 
 def missing(rng: random.Random, world: World) -> Answered | None:
@@ -172,8 +172,8 @@ def note(rng: random.Random, world: World) -> Answered | None:
     forms = "What is the {0}?|What was the {0}?|Tell me the {0}."
     if not world.notes:
         key = rng.choice(NOTE_KEYS)
-        told = f"You did not tell me the {key}."
-        return (one_of(rng, forms).format(key), told) if rng.random() < 0.05 else None
+        answer = f"You did not tell me the {key}."
+        return (one_of(rng, forms).format(key), answer) if rng.random() < 0.05 else None
     key, word = rng.choice(world.notes)
     return one_of(rng, forms).format(key), f"The {key} is {word}."
 

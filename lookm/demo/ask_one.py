@@ -52,47 +52,47 @@ def pick_single(rng: random.Random, world: World) -> tuple[Shape, str, str] | No
     if not rows:
         return None
     index = rng.choice(rows)
-    asked, told = refer(rng, index, len(world.scenes))
-    return world.scenes[index].shapes[0], asked, told[0].lower() + told[1:]
+    question, subject = refer(rng, index, len(world.scenes))
+    return world.scenes[index].shapes[0], question, subject[0].lower() + subject[1:]
 
 
 def what(rng: random.Random, world: World) -> Answered | None:
     """What is in image 2?"""
-    scene, asked, told = pick(rng, world)
+    scene, question, subject = pick(rng, world)
     forms = (
         "What is in {0}?|What is in {0}?|What does {0} show?|What do you see in {0}?|What is {0}?|"
         "What can you see in {0}?|What object is in {0}?|What is shown in {0}?|What's in {0}?"
     )
-    return one_of(rng, forms).format(asked), f"{told} {content(scene)}."
+    return one_of(rng, forms).format(question), f"{subject} {content(scene)}."
 
 
 def describe(rng: random.Random, world: World) -> Answered | None:
     """Describe image 2."""
-    scene, asked, told = pick(rng, world)
+    scene, question, subject = pick(rng, world)
     forms = (
         "Describe {0}.|Describe {0}.|Describe {0} in detail.|Can you describe {0}?|"
         "Tell me about {0}.|Give a description of {0}."
     )
-    return one_of(rng, forms).format(asked), f"{told} {description(scene)}."
+    return one_of(rng, forms).format(question), f"{subject} {description(scene)}."
 
 
 def colour(rng: random.Random, world: World) -> Answered | None:
     """What colour is the object in image 2?"""
     if rng.random() < 0.1:
-        scene, asked, told = pick(rng, world)
+        scene, question, subject = pick(rng, world)
         if not scene.shapes:
-            return f"What {spelling(rng)} is {asked}?", f"{told} is plain {scene.colour}."
+            return f"What {spelling(rng)} is {question}?", f"{subject} is plain {scene.colour}."
     found = pick_single(rng, world)
     if found is None:
         return None
-    seen, asked, told = found
+    seen, question, subject = found
     thing = rng.choice(("object", seen.kind, "shape"))
     forms = (
         "What {0} is the {1} in {2}?|What {0} is the {1} in {2}?|Which {0} is the {1} in {2}?|"
         "What is the {0} of the {1} in {2}?"
     )
-    asked = one_of(rng, forms).format(spelling(rng), thing, asked)
-    return asked, f"The {seen.kind} in {told} is {seen.colour}."
+    question = one_of(rng, forms).format(spelling(rng), thing, question)
+    return question, f"The {seen.kind} in {subject} is {seen.colour}."
 
 
 def shape(rng: random.Random, world: World) -> Answered | None:
@@ -100,13 +100,13 @@ def shape(rng: random.Random, world: World) -> Answered | None:
     found = pick_single(rng, world)
     if found is None:
         return None
-    seen, asked, told = found
+    seen, question, subject = found
     forms = (
         "What shape is in {0}?|What shape is the object in {0}?|Which shape is in {0}?|"
         "What shape does {0} show?|What shape is the {1} object in {0}?"
     )
-    asked = one_of(rng, forms).format(asked, seen.colour)
-    return asked, f"The shape in {told} is {a(seen.kind)}."
+    question = one_of(rng, forms).format(question, seen.colour)
+    return question, f"The shape in {subject} is {a(seen.kind)}."
 
 
 def where(rng: random.Random, world: World) -> Answered | None:
@@ -114,25 +114,27 @@ def where(rng: random.Random, world: World) -> Answered | None:
     found = pick_single(rng, world)
     if found is None:
         return None
-    seen, asked, told = found
+    seen, question, subject = found
     thing = rng.choice(("object", seen.kind, name(seen), "shape"))
-    asked = one_of(rng, "Where is the {0} in {1}?|Where in {1} is the {0}?").format(thing, asked)
-    return asked, f"The {seen.kind} in {told} is {at(seen.place)}."
+    question = one_of(rng, "Where is the {0} in {1}?|Where in {1} is the {0}?").format(
+        thing, question
+    )
+    return question, f"The {seen.kind} in {subject} is {at(seen.place)}."
 
 
 def background(rng: random.Random, world: World) -> Answered | None:
     """What colour is the background of image 2?"""
-    scene, asked, told = pick(rng, world)
+    scene, question, subject = pick(rng, world)
     if not scene.shapes:
         return None
     forms = (
         "What {0} is the background of {1}?|What is the background of {1}?|"
         "What background does {1} have?"
     )
-    told = told[0].lower() + told[1:]
+    subject = subject[0].lower() + subject[1:]
     word = a("gradient") if scene.background == "gradient" else scene.background
-    asked = one_of(rng, forms).format(spelling(rng), asked)
-    return asked, f"The background of {told} is {word}."
+    question = one_of(rng, forms).format(spelling(rng), question)
+    return question, f"The background of {subject} is {word}."
 
 
 def colour_of(rng: random.Random, world: World) -> Answered | None:
@@ -142,8 +144,8 @@ def colour_of(rng: random.Random, world: World) -> Answered | None:
         return None
     seen = found[1]
     forms = "What {0} is the {1}?|What is the {0} of the {1}?"
-    asked = one_of(rng, forms).format(spelling(rng), seen.kind)
-    return asked, f"The {seen.kind} is {seen.colour}."
+    question = one_of(rng, forms).format(spelling(rng), seen.kind)
+    return question, f"The {seen.kind} is {seen.colour}."
 
 
 def shape_of(rng: random.Random, world: World) -> Answered | None:
@@ -167,7 +169,7 @@ def place_of(rng: random.Random, world: World) -> Answered | None:
 
 def yes_no(rng: random.Random, world: World) -> Answered | None:
     """Is there a red star in image 2? The answer looks first, then judges."""
-    scene, asked, told = pick(rng, world)
+    scene, question, subject = pick(rng, world)
     objects = [seen for _, seen in objects_of(world)]
     if not objects:
         return None
@@ -178,16 +180,18 @@ def yes_no(rng: random.Random, world: World) -> Answered | None:
     )
     verdict = "yes" if any(by(seen) == by(thing) for seen in scene.shapes) else "no"
     forms = "Is there {0} in {1}?|Does {1} show {0}?"
-    return one_of(rng, forms).format(a(by(thing)), asked), f"{told} {content(scene)}, so {verdict}."
+    return one_of(rng, forms).format(
+        a(by(thing)), question
+    ), f"{subject} {content(scene)}, so {verdict}."
 
 
 def how_many_objects(rng: random.Random, world: World) -> Answered | None:
     """How many objects are in image 2?"""
-    scene, asked, told = pick(rng, world)
+    scene, question, subject = pick(rng, world)
     if not scene.shapes:
         return None
     forms = (
         "How many objects are in {0}?|How many shapes are in {0}?|How many objects does {0} show?"
     )
     number = "one object" if len(scene.shapes) == 1 else "two objects"
-    return one_of(rng, forms).format(asked), f"{told} {content(scene)}, so {number}."
+    return one_of(rng, forms).format(question), f"{subject} {content(scene)}, so {number}."

@@ -39,10 +39,10 @@ def draw_exam(
         answered = task.ask(rng, World(scenes, notes))
         if answered is None:
             continue
-        asked, answer = answered
+        question, answer = answered
         images: list[dict[str, str]] = [{"type": "image"} for _ in scenes]
         said = [{"type": "text", "text": f"Note: the {key} is {word}."} for key, word in notes]
-        text = {"type": "text", "text": asked}
+        text = {"type": "text", "text": question}
         parts = [*said, text, *images] if ask_first else [*said, *images, text]
         pictures = [render(scene) for scene in scenes]
         return Exam(task.name, [{"role": "user", "content": parts}], pictures, answer)

@@ -47,6 +47,6 @@ def draw_shade(rng: random.Random, colour: str) -> RGB:
 
 
 def differ(one: RGB, other: RGB, least: float = 70.0) -> bool:
-    """Whether two shades are far enough apart (Euclidean, 0 to 441) to be told from each other."""
+    """Whether two shades are far enough apart (Euclidean, 0 to 441) to be distinguished."""
     squares = sum((a - b) ** 2 for a, b in zip(one, other, strict=True))
     return bool(squares >= least * least)

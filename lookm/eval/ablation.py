@@ -228,10 +228,10 @@ def table(points: Iterable[Point], budget: float) -> str:
     ]
     for row in dict.fromkeys(point.row for point in chosen):
         cells = {point.suite: point for point in chosen if point.row == row}
-        told = [_cell(cells[suite], budget) if suite in cells else "-" for suite in SUITES]
+        shown = [_cell(cells[suite], budget) if suite in cells else "-" for suite in SUITES]
         mean = sum(point.accuracy for point in cells.values()) / len(cells)
         error = math.sqrt(sum(point.error**2 for point in cells.values())) / len(cells)
-        lines.append(f"| {row} | {' | '.join(told)} | {mean:.0%} ± {error:.0%} |")
+        lines.append(f"| {row} | {' | '.join(shown)} | {mean:.0%} ± {error:.0%} |")
     return "\n".join(lines)
 
 

@@ -60,13 +60,13 @@ def questions(
                     yield _question(key, family, exam, draw)
 
 
-def lenient(told: str, truth: str) -> float:
+def lenient(answer: str, truth: str) -> float:
     """How much of the news is right: F1 of the words that carry it, in order.
 
     Words of form ("the image shows a") are left out. With W the longest common subsequence of the
-    others: 2 |W| / (|told| + |truth|), so 1 means every fact and nothing else.
+    others: 2 |W| / (|answer| + |truth|), so 1 means every fact and nothing else.
     """
-    said, true = _news(told), _news(truth)
+    said, true = _news(answer), _news(truth)
     if not said and not true:
         return 1.0
     return 2 * _common(said, true) / (len(said) + len(true))

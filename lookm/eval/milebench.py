@@ -187,7 +187,7 @@ def _question(
         messages=[{"role": "user", "content": parts_of(text)}],
         pictures=lambda: [_open(image) for image in left],
         truth=truth,
-        mark=lambda told: Marks(rule(told)),
+        mark=lambda answer: Marks(rule(answer)),
         num_images=len(left),
         max_tokens=MAX_TOKENS,
     )

@@ -43,21 +43,21 @@ def scorer(
     """The rule that judges an answer to one sample, in [0, 1]. Raises `ConfigError`."""
     true = normalise(truth)
     if "NeedleInAHaystack" in dataset:
-        return lambda told: float(true in normalise(told).split())
+        return lambda answer: float(true in normalise(answer).split())
     if "MMCoQA" in dataset:
-        return lambda told: float(true in normalise(told))
+        return lambda answer: float(true in normalise(answer))
     if question_type == "open-ended":
         if not true:
             raise ConfigError(f"{dataset} has a sample whose response is empty")
         rouge = _rouge()
-        return lambda told: rouge_l(rouge, normalise(told), true)
+        return lambda answer: rouge_l(rouge, normalise(answer), true)
     if question_type != "multi-choice" or choices is None:
         raise ConfigError(f"{dataset}: no rule for question_type {question_type!r}")
     options = [normalise(str(choice)) for choice in choices]
     if true not in options:
         raise ConfigError(f"{dataset} has a sample whose response is not in its choice_list")
     right = letter(options.index(true))
-    return lambda told: float(extract(normalise(told), options) == right)
+    return lambda answer: float(extract(normalise(answer), options) == right)
 
 
 def columns(share_by_dataset: Mapping[str, float]) -> dict[str, float | None]:
@@ -121,12 +121,12 @@ def extract(text: str, options: Sequence[str]) -> str:
     return "".join(sign.upper() for sign in text if sign.upper() in by_letter)
 
 
-def rouge_l(rouge: Any, told: str, true: str) -> float:
+def rouge_l(rouge: Any, answer: str, true: str) -> float:
     """ROUGE-L's F1 as the `rouge` package has it: words of the union of longest common
     subsequences, each word once, without stemming (Lin 2004, summary level)."""
-    if not told.replace(".", ""):
+    if not answer.replace(".", ""):
         return 0.0
-    return float(rouge.get_scores(told, true)[0]["rouge-l"]["f"])
+    return float(rouge.get_scores(answer, true)[0]["rouge-l"]["f"])
 
 
 def _pattern(option: str) -> str:

@@ -89,7 +89,7 @@ class Remote:
         elif self.policy_in == "model":
             body["model"] = f"{model}:{job.policy}"
         elif job.policy != FULL:
-            raise ConfigError(f"a server that is told no policy can only be asked at {FULL}")
+            raise ConfigError(f"a server that takes no policy can only be asked at {FULL}")
         return body
 
     def _ask(self, model: str, job: Job) -> Reply:
@@ -175,5 +175,5 @@ def _message(error: urllib.error.HTTPError) -> str:
 
 
 def _asked_pause_s(error: urllib.error.HTTPError) -> float | None:
-    asked = error.headers.get("Retry-After", "")
-    return float(asked) if asked.isdigit() else None
+    wait = error.headers.get("Retry-After", "")
+    return float(wait) if wait.isdigit() else None

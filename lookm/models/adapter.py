@@ -79,7 +79,7 @@ class Adapter:
         """
         names = [name for name in self.family.image_tensors if name in image.tensors]
         tensors = {name: self._tensor(image, name) for name in names}
-        if image.num_tokens == 1:  # Mistral3 squeezes a lone feature away: give it company
+        if image.num_tokens == 1:  # Mistral3 squeezes a lone feature away: give it a second
             tensors = {name: torch.cat([tensor, tensor]) for name, tensor in tensors.items()}
         output = self._model.get_image_features(**tensors, return_dict=True)
         levels = [output.pooler_output]
@@ -101,9 +101,9 @@ class Adapter:
 
         On a CPU they go one by one: batches are no faster there, and round differently.
         """
-        most = MAX_IMAGES_TOGETHER if self.device.type == "cuda" else 1
+        max_together = MAX_IMAGES_TOGETHER if self.device.type == "cuda" else 1
         encoded: dict[str, torch.Tensor] = {}
-        for group in alike(images, most):
+        for group in alike(images, max_together):
             features = self.encode_together(group) if len(group) > 1 else None
             for i, image in enumerate(group):
                 encoded[image.digest] = (

@@ -34,8 +34,8 @@ def _among_others(image: ImageInput) -> ImageInput:
     )
 
 
-def alike(images: Sequence[ImageInput], most: int) -> Iterator[list[ImageInput]]:
-    """The images in groups of up to `most` that one pass of the vision tower can encode.
+def alike(images: Sequence[ImageInput], max_group: int) -> Iterator[list[ImageInput]]:
+    """The images in groups of up to `max_group` that one pass of the vision tower can encode.
 
     Those are single pictures of one size that come as pixels alone. Tiles, grids and masks say
     what belongs together in ways that differ by family: such images stay alone.
@@ -47,5 +47,5 @@ def alike(images: Sequence[ImageInput], most: int) -> Iterator[list[ImageInput]]
         key = (-1, len(groups)) if alone else (image.num_tokens, *shape)
         groups.setdefault(key, []).append(image)
     for group in groups.values():
-        for start in range(0, len(group), most):
-            yield group[start : start + most]
+        for start in range(0, len(group), max_group):
+            yield group[start : start + max_group]

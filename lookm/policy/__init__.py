@@ -13,7 +13,7 @@ from lookm.policy.budgets import Budget
 from lookm.policy.compose import Compressed, compress
 from lookm.policy.pins import Pins
 from lookm.policy.presets import DEFAULT_KEEP, PRESETS, parse, resolve, to_string
-from lookm.policy.prompt import PromptPolicy, most_rows, nominal_rows, open_ledger
+from lookm.policy.prompt import PromptPolicy, max_rows, nominal_rows, open_ledger
 from lookm.policy.recipe import Preset, Recipe
 from lookm.policy.view import View
 
@@ -28,7 +28,7 @@ __all__ = [
     "Recipe",
     "View",
     "compress",
-    "most_rows",
+    "max_rows",
     "nominal_rows",
     "open_ledger",
     "parse",

@@ -115,7 +115,7 @@ class Rows:
 
 
 class MergeKernels(Protocol):
-    """Faster twins of `nearest_by_cosine` and `combine`; None where they cannot run.
+    """Faster versions of `nearest_by_cosine` and `combine`; None where they cannot run.
 
     `combine` takes several rows that go the same ways: keys and values.
     """

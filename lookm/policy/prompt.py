@@ -74,7 +74,7 @@ def nominal_rows(recipe: Recipe, is_image_T: torch.Tensor) -> int:
     return _counts(recipe, is_image_T)[0].total
 
 
-def most_rows(recipe: Recipe, is_image_T: torch.Tensor, num_layers: int) -> list[int]:
+def max_rows(recipe: Recipe, is_image_T: torch.Tensor, num_layers: int) -> list[int]:
     """The most that each of `num_layers` layers keeps: all T, or in every layer fewer.
 
     Their mean is `nominal_rows`, unless the depth rule is `Adaptive`.

@@ -36,7 +36,7 @@ class Preset:
 
     @property
     def modality_aware(self) -> bool:
-        """Whether text is told from images."""
+        """Whether text and images are treated differently."""
         return self.about_images or self.pins.text != "none"
 
 

@@ -16,7 +16,7 @@ or how a grammar works.
 """
 
 from lookm.sampling.checks import check
-from lookm.sampling.logprobs import Choice, describe
+from lookm.sampling.logprobs import SampledToken, describe
 from lookm.sampling.sampler import Grammar, Sampler, sample
 
-__all__ = ["Choice", "Grammar", "Sampler", "check", "describe", "sample"]
+__all__ = ["Grammar", "SampledToken", "Sampler", "check", "describe", "sample"]

@@ -29,10 +29,10 @@ RANGES: dict[str, tuple[float, float]] = {
 
 def check(sampling: Sampling, num_vocabulary: int) -> None:
     """Raise `RequestError` for what no model with `num_vocabulary` logits can do."""
-    for name, (least, most) in RANGES.items():
+    for name, (low, high) in RANGES.items():
         value = getattr(sampling, name)
-        if value is not None and not (least <= value <= most and math.isfinite(value)):
-            allowed = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+        if value is not None and not (low <= value <= high and math.isfinite(value)):
+            allowed = f"at least {low}" if high == math.inf else f"from {low} to {high}"
             raise RequestError(f"{name} must be {allowed}, not {value}", param=name)
     penalty = sampling.repetition_penalty
     if not (penalty > 0 and math.isfinite(penalty)):
@@ -77,9 +77,11 @@ def _check_bias(sampling: Sampling) -> None:
             )
 
 
-def _check_count(name: str, count: int, most: int) -> None:
-    if count > most:
-        raise RequestError(f"{name} has {count} entries; at most {most} are allowed", param=name)
+def _check_count(name: str, count: int, max_count: int) -> None:
+    if count > max_count:
+        raise RequestError(
+            f"{name} has {count} entries; at most {max_count} are allowed", param=name
+        )
 
 
 def _check_ids(name: str, ids: Iterable[int], num_vocabulary: int) -> None:

@@ -1,4 +1,4 @@
-"""Log-probabilities of the model's own distribution: read from raw logits, told as OpenAI does."""
+"""Log-probabilities of the model's own distribution: read from raw logits, in OpenAI's shape."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ LEAST = -9999.0  # stands for "impossible": JSON has no -inf
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SampledToken:
     """A row's next token, and where asked for its log-probability and the likeliest tokens'."""
 
     token: int
@@ -19,24 +19,26 @@ class Choice:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def choices(logits_BV: torch.Tensor, tokens: list[int], asked: list[int | None]) -> list[Choice]:
-    """Each row's token as a `Choice`; `asked` is how many of the likeliest to tell, None is off."""
-    told = [Choice(token) for token in tokens]
-    rows = [row for row, count in enumerate(asked) if count is not None]
+def choices(
+    logits_BV: torch.Tensor, tokens: list[int], num_top: list[int | None]
+) -> list[SampledToken]:
+    """Each row's token as a `SampledToken`; `num_top`: how many of the likeliest, None is off."""
+    sampled = [SampledToken(token) for token in tokens]
+    rows = [row for row, count in enumerate(num_top) if count is not None]
     if not rows:
-        return told
+        return sampled
     logprob_BV = logits_BV[rows].log_softmax(-1).clamp_min(LEAST)
     chosen = torch.tensor([tokens[row] for row in rows], device=logits_BV.device)
     chosen_B = logprob_BV.gather(-1, chosen[:, None])[:, 0].tolist()
-    most = min(max(asked[row] or 0 for row in rows), logits_BV.shape[-1])
-    values, ids = (each.tolist() for each in logprob_BV.topk(most))
+    max_top = min(max(num_top[row] or 0 for row in rows), logits_BV.shape[-1])
+    values, ids = (each.tolist() for each in logprob_BV.topk(max_top))
     for i, row in enumerate(rows):
-        pairs = zip(ids[i][: asked[row]], values[i], strict=False)
-        told[row] = Choice(tokens[row], chosen_B[i], tuple(pairs))
-    return told
+        pairs = zip(ids[i][: num_top[row]], values[i], strict=False)
+        sampled[row] = SampledToken(tokens[row], chosen_B[i], tuple(pairs))
+    return sampled
 
 
-def describe(choice: Choice, bytes_of: Callable[[int], bytes]) -> TokenLogprob:
+def describe(choice: SampledToken, bytes_of: Callable[[int], bytes]) -> TokenLogprob:
     """A choice whose log-probability was asked for, with its tokens as text."""
     assert choice.logprob is not None
     top = tuple(TopLogprob(*_text(token, bytes_of), logprob) for token, logprob in choice.top)

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 
 from lookm.sampling.filters import keep_top
-from lookm.sampling.logprobs import Choice, choices
+from lookm.sampling.logprobs import SampledToken, choices
 from lookm.sampling.noise import Noise, make_noise
 from lookm.types import Sampling
 
@@ -66,14 +66,14 @@ class Sampler:
     @property
     def adjusts(self) -> bool:
         """Whether the next logits must go through `adjust`."""
-        asked = self.sampling
+        params = self.sampling
         return (
-            asked.repetition_penalty != 1
-            or asked.presence_penalty != 0
-            or asked.frequency_penalty != 0
-            or bool(asked.logit_bias)
+            params.repetition_penalty != 1
+            or params.presence_penalty != 0
+            or params.frequency_penalty != 0
+            or bool(params.logit_bias)
             or self.grammar is not None
-            or self._num_generated < asked.min_tokens
+            or self._num_generated < params.min_tokens
         )
 
     @property
@@ -112,17 +112,17 @@ class Sampler:
         self._noise.fill(noise_V)
 
     def _penalize(self, logits_V: torch.Tensor) -> None:
-        asked, device = self.sampling, logits_V.device
-        if asked.repetition_penalty != 1:
+        params, device = self.sampling, logits_V.device
+        if params.repetition_penalty != 1:
             seen = self._prompt_ids | self._counts.keys()
             ids = torch.tensor([i for i in seen if i < logits_V.numel()], device=device)
             values = logits_V[ids]
-            factor = asked.repetition_penalty
+            factor = params.repetition_penalty
             logits_V[ids] = torch.where(values > 0, values / factor, values * factor)
-        if self._counts and (asked.presence_penalty or asked.frequency_penalty):
+        if self._counts and (params.presence_penalty or params.frequency_penalty):
             ids = torch.tensor(list(self._counts), device=device)
             counts = torch.tensor(list(self._counts.values()), device=device)
-            logits_V[ids] -= asked.presence_penalty + asked.frequency_penalty * counts
+            logits_V[ids] -= params.presence_penalty + params.frequency_penalty * counts
 
     def _suppress_end(self, logits_V: torch.Tensor) -> None:
         """Ban the end tokens, unless the structure allows nothing else."""
@@ -133,7 +133,7 @@ class Sampler:
             logits_V[ids] = before
 
 
-def sample(logits_BV: torch.Tensor, samplers: list[Sampler]) -> list[Choice]:
+def sample(logits_BV: torch.Tensor, samplers: list[Sampler]) -> list[SampledToken]:
     """The next token of each row of float32 logits, noted in its sampler."""
     changed_BV = logits_BV
     if any(sampler.adjusts for sampler in samplers):
@@ -158,13 +158,13 @@ def draw(logits_BV: torch.Tensor, samplers: list[Sampler]) -> list[int]:
     Token j wins with probability softmax(logits)_j where its p_j / noise_j is the largest. Unlike a
     walk along the cumulated probabilities, a rounding error elsewhere in the row changes nothing.
     """
-    asked = [sampler.sampling for sampler in samplers]
-    heat = torch.tensor([each.temperature for each in asked], device=logits_BV.device)
+    params = [sampler.sampling for sampler in samplers]
+    heat = torch.tensor([each.temperature for each in params], device=logits_BV.device)
     logits_BV = keep_top(
         logits_BV / heat.clamp_min(COLDEST)[:, None],
-        [each.top_k for each in asked],
-        [each.top_p for each in asked],
-        [each.min_p for each in asked],
+        [each.top_k for each in params],
+        [each.top_p for each in params],
+        [each.min_p for each in params],
     )
     noise_BV = torch.empty_like(logits_BV)
     for noise_V, sampler in zip(noise_BV, samplers, strict=True):

@@ -59,7 +59,7 @@ async def tokenize(request: Request, live: Live) -> Response:
 
 async def _count(live: Services, body: TokenizeRequest) -> Tokenized:
     translator = live.translator
-    asked = translator.policy(body)
+    requested = translator.policy(body)
     check_tools(body.tools or (), translator.tool_support)
     tools = shown(body.tools or ())
     with live.gate.entered():
@@ -70,21 +70,21 @@ async def _count(live: Services, body: TokenizeRequest) -> Tokenized:
         max_model_len=translator.info.max_context_tokens,
         image_tokens=sum(images),
         images=images,
-        kv_cache=list(estimates(translator, asked, prompt)),
+        kv_cache=list(estimates(translator, requested, prompt)),
     )
 
 
 def estimates(
-    translator: Translator, asked: CachePolicy, prompt: PreparedPrompt
+    translator: Translator, requested: CachePolicy, prompt: PreparedPrompt
 ) -> Iterator[Estimate]:
     """The policy of the request, then every preset that `/v1/models` lists and the model takes."""
     listed = [policies.preset(method) for method in policy.PRESETS]
     shape = CacheShape.of(translator.info)
-    for each in dict.fromkeys((asked, *listed)):
+    for each in dict.fromkeys((requested, *listed)):
         try:
             rows_L = translator.kept(each, prompt).expected_L
         except PolicyError:
-            if each == asked:
+            if each == requested:
                 raise
             continue
         yield Estimate(

@@ -8,7 +8,7 @@ import torch
 
 from lookm import CachePolicy, Sampling
 from lookm.postprocess import Postprocessor
-from lookm.sampling import Choice, Sampler, describe, sample
+from lookm.sampling import SampledToken, Sampler, describe, sample
 from lookm.sampling.logprobs import LEAST
 from tests.lookm.tiny import VOCABULARY, WordProcessor, random_prompt, tiny_engine, tiny_llava
 
@@ -97,7 +97,7 @@ def test_what_is_impossible_is_a_number_json_can_hold():
 
 def test_part_of_a_character_is_told_by_its_bytes():
     pieces = {0: "é".encode()[:1], 1: b" a"}
-    told = describe(Choice(0, -1.0, ((1, -0.5), (0, -1.0))), pieces.__getitem__)
+    told = describe(SampledToken(0, -1.0, ((1, -0.5), (0, -1.0))), pieces.__getitem__)
     assert (told.token, told.bytes) == ("\ufffd", b"\xc3")
     assert [(top.token, top.bytes, top.logprob) for top in told.top] == [
         (" a", b" a", -0.5),

@@ -1,6 +1,6 @@
 // Evicted rows added into the kept rows they were assigned to, on the CPU.
 //
-// Contract (twin: lookm.policy.merges, combine): kept [K, S, D], evicted [K, E, D] bfloat16; target
+// Contract (reference: lookm.policy.merges, combine): kept [K, S, D], evicted [K, E, D] bfloat16; target
 // [K, E] int64 in [0, S); weight [K, E], centre [K, S] float32, all contiguous. Result [K, S, D]
 // bfloat16: (centre * kept + sum of weight * evicted) / (n + 1) over the n rows assigned to each kept
 // one, summed in float32 in the order of the rows; a kept row with n = 0 is passed on as it is.

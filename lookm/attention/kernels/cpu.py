@@ -1,6 +1,6 @@
 """The C++ kernels as an `Attention`: checked and called here, built by `build`.
 
-The twins they must equal: `reference.ReferenceAttention` (decode, prefill with sums) and
+What they must equal: `reference.ReferenceAttention` (decode, prefill with sums) and
 `lookm.policy.merges` (nearest_by_cosine, combine). Knows shapes, strides and types; whether the
 kernels are used at all is `select.choose`'s decision.
 """

@@ -1,6 +1,6 @@
 """Rows of keys and values into their pages, on a CPU: checked here, copied in `write_rows.hpp`.
 
-The twin is `lookm.pages.write_rows`; `triton_write` does the same on CUDA.
+The reference is `lookm.pages.write_rows`; `triton_write` does the same on CUDA.
 """
 
 import functools

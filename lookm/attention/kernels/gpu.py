@@ -1,6 +1,6 @@
 """The Triton kernels as an `Attention`, for CUDA; in Triton's interpreter they run on a CPU too.
 
-The twin of every method is `reference.ReferenceAttention`'s (or `lookm.policy.merges`'), and no
+Every method has its reference in `ReferenceAttention` (or in `lookm.policy.merges`), and no
 method falls back to it because a kernel failed: a kernel that cannot run raises. Knows which kernel
 does what; the kernels know shapes, strides and types.
 """

@@ -1,6 +1,6 @@
 // For each evicted key, the kept key of highest cosine similarity, on the CPU.
 //
-// Contract (twin: lookm.policy.merges, nearest): kept [K, S, D], evicted [K, E, D] bfloat16,
+// Contract (reference: lookm.policy.merges, nearest): kept [K, S, D], evicted [K, E, D] bfloat16,
 // contiguous, D even. target [K, E] int64 in [0, S), the first of equals; cosine [K, E] float32. A key
 // of length zero has cosine 0 to everything. Dot products are exact products summed in float32.
 //

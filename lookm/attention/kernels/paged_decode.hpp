@@ -1,6 +1,6 @@
 // Paged decode attention on the CPU: one query per sequence and head over that sequence's pages.
 //
-// Contract (twin: lookm.attention.reference, decode): q [B, H, D]; k, v [P, K, N, D]; table [B, M]
+// Contract (reference: lookm.attention.reference, decode): q [B, H, D]; k, v [P, K, N, D]; table [B, M]
 // int32 page ids; lengths [B] int64 rows. out [B, H, D]; a row of length 0 gives zeros. float32 or
 // bfloat16, sums in float32. H is a multiple of K; query head h reads KV head h / (H / K).
 //

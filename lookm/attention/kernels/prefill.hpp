@@ -1,6 +1,6 @@
 // Causal attention of many rows on the CPU, with the column sums of their attention matrix.
 //
-// Contract (twin: lookm.attention.reference, prefill): q [H, T, D], k, v [K, S, D] bfloat16, any strides
+// Contract (reference: lookm.attention.reference, prefill): q [H, T, D], k, v [K, S, D] bfloat16, any strides
 // but 1 in the last dimension, D even, scale > 0, S >= T: the queries are the last of the S rows (all of
 // them for a whole prompt). out [T, H, D] bfloat16. sums [2, K, S] float32: sum_i A_ij and sum_i A_ij^2
 // over the queries and the query heads of the group; the squares are zero where they are not asked for. Logits and sums are float32; only the weights that multiply the values are

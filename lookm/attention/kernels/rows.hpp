@@ -1,6 +1,6 @@
 // What a layer does to its rows between the matrix products, in one pass over memory each.
 //
-// Contracts (twins: transformers' own modules, see lookm.models.fast.fuse); bfloat16, the last dimension dense:
+// Contracts (references: transformers' own modules, see lookm.models.fast.fuse); bfloat16, the last dimension dense:
 //
 //     rms_norm   x [R, E], weight [E] -> weight * bf16(x / sqrt(mean(x^2) + epsilon)), as Llama does
 //     rotate     the first `heads` heads of x [T, heads + more, D], in place, by cos and sin [T, D]:

@@ -1,8 +1,9 @@
 """Paged decode attention in Triton: each page read once, in place, by its whole head group.
 
-Contract (twin: `reference.ReferenceAttention.decode`): q [B, H, D], pages [P, K, N, D] contiguous,
-one type of float16, bfloat16 and float32; table [B, M] int32 and lengths [B] int32 or int64, on the
-device and never read by the host, so that the launch can be part of a CUDA graph. Sums are float32.
+Contract (reference: `reference.ReferenceAttention.decode`): q [B, H, D], pages [P, K, N, D]
+contiguous, one type of float16, bfloat16 and float32; table [B, M] int32 and lengths [B] int32 or
+int64, on the device and never read by the host, so that the launch can be part of a CUDA graph.
+Sums are float32.
 
 Split over rows ("flash-decoding"): one program per (sequence, KV head, split) makes a partial
 softmax of its share of the rows, a second kernel adds the splits up. Sequence of 10 rows, blocks of

@@ -1,10 +1,10 @@
 """Causal attention of many queries, with its log-sum-exp, where torch has no kernel for it.
 
-Contract (twin: softmax(q k^T scale) v by hand): q [H, T, D], k and v [K, S, D], D dense, one type;
-query t sees rows 0 .. S - T + t (a whole prompt where S = T); out [T, H, D] of that type, lse
-[H, T] float32, natural logarithm. In half precision with heads of a
-multiple of 8 on CUDA, torch's own flash attention is faster and gives the same two
-(`gpu.TritonAttention`); this one takes float32 and every head size up to 256.
+Contract (reference: softmax(q k^T scale) v by hand): q [H, T, D], k and v [K, S, D], D dense, one
+type; query t sees rows 0 .. S - T + t (a whole prompt where S = T); out [T, H, D] of that type, lse
+[H, T] float32, natural logarithm. In half precision with heads of a multiple of 8 on CUDA, torch's
+own flash attention is faster and gives the same two (`gpu.TritonAttention`); this one takes float32
+and every head size up to 256.
 """
 
 import math

@@ -1,8 +1,8 @@
 """A matrix product for the few rows of a decode step, with what stands around it, in one launch.
 
-Contract (twin: `lookm.models.fast.matmul_choice.Product` without a tile): x [R, C], R at most 32,
-weight [O, C] contiguous, bias [O] or None, one type of float16, bfloat16 and float32; out [R, O].
-Sums are float32. Then, where asked for:
+Contract (reference: `lookm.models.fast.matmul_choice.Product` without a tile): x [R, C], R at most
+32, weight [O, C] contiguous, bias [O] or None, one type of float16, bfloat16 and float32; out [R,
+O]. Sums are float32. Then, where asked for:
 
 - `norm`: x is RMS-normalised first, weight [C]: `weight * x / sqrt(mean(x^2) + epsilon)`. The
   quotient is applied to the sums, so products of x and weight must fit the type: not float16.

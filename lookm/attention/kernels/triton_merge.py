@@ -1,6 +1,6 @@
 """The two halves of a merge in Triton: who is nearest, and what becomes of the kept rows.
 
-Contracts (twins: `policy.merges.nearest_by_cosine`, `policy.merges.combine`): kept [K, S, D],
+Contracts (references: `policy.merges.nearest_by_cosine`, `policy.merges.combine`): kept [K, S, D],
 evicted [K, E, D], one type; target [K, E] int64 in [0, S), weight [K, E] and centre [K, S] float32.
 
 - `nearest`: tiles of evicted rows against tiles of kept rows with a running maximum; no S x E

@@ -1,6 +1,7 @@
 """What a layer does to its rows between the matrix products, in one launch each.
 
-Contracts (twins: transformers' own modules, see `lookm.models.fast.fuse`); rows dense, of one type:
+Contracts (references: transformers' own modules, see `lookm.models.fast.fuse`); rows dense, of one
+type:
 
 - `rms_norm`: weight * (x / sqrt(mean(x^2) + epsilon)) over the last dimension, in float32, the
   quotient rounded to the type of x before the product, as Llama does.

@@ -1,11 +1,11 @@
 """Column sums of a prompt's attention matrix, from the log-sum-exp that flash attention leaves.
 
-Contract (twins: `Statistics` of `reference.ReferenceAttention.prefill`, `reference.window_sums`):
-q [H, T, D], k [K, S, D], D dense, one type; lse [H, T] float32 contiguous, natural logarithm. The T
-queries are the last of the S rows (a whole prompt where S = T). `sums [K, S] = sum_i A_ij` over
-queries i >= first_row, squares alike, float32, query heads of a group summed. One program per (tile
-of keys, KV head) goes down its own columns, so nothing is added by two programs: no atomics, the
-same bits every time.
+Contract (references: `Statistics` of `reference.ReferenceAttention.prefill`,
+`reference.window_sums`): q [H, T, D], k [K, S, D], D dense, one type; lse [H, T] float32
+contiguous, natural logarithm. The T queries are the last of the S rows (a whole prompt where S =
+T). `sums [K, S] = sum_i A_ij` over queries i >= first_row, squares alike, float32, query heads of a
+group summed. One program per (tile of keys, KV head) goes down its own columns, so nothing is added
+by two programs: no atomics, the same bits every time.
 
     keys ->   j j j j . . . .     a program owns four columns and starts at the diagonal,
     queries   x                   or at `first_row` where that is lower (SnapKV's window)

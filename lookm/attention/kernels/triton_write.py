@@ -1,8 +1,8 @@
 """Rows of keys and values into their pages, in one launch.
 
-Contract (twin: `lookm.pages.write_rows`): pages [P, K, N, D] contiguous; page and slot [R] int64;
-k and v [R, K, D] of any strides with D dense, rounded to the pages' type. No two rows share a place
-(rows sent to the scratch page may: what it holds is never read for an answer).
+Contract (reference: `lookm.pages.write_rows`): pages [P, K, N, D] contiguous; page and slot [R]
+int64; k and v [R, K, D] of any strides with D dense, rounded to the pages' type. No two rows share
+a place (rows sent to the scratch page may: what it holds is never read for an answer).
 """
 
 import torch

@@ -1,6 +1,6 @@
 // Rows of keys and values into their pages, on the CPU.
 //
-// Contract (twin: lookm.cache.pool, write_rows): pages [P, K, N, D] contiguous; page, slot [R] int64
+// Contract (reference: lookm.pages, write_rows): pages [P, K, N, D] contiguous; page, slot [R] int64
 // contiguous; k, v [R, K, D] of any strides with D dense; one type for all. Row r goes to (page[r],
 // slot[r]) in every head; no two rows share a place.
 #pragma once

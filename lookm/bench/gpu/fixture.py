@@ -102,7 +102,7 @@ class Lab:
             self._engine = self.make_engine()
         return self._engine
 
-    def make_engine(self, **asked: Any) -> Engine:
+    def make_engine(self, **settings: Any) -> Engine:
         """Another engine over the same weights; the caller drops it."""
         config = EngineConfig(
             **{
@@ -110,7 +110,7 @@ class Lab:
                 "max_running": max(self.scale.batches),
                 "max_step_tokens": self.scale.step_tokens,
                 "kv_cache_bytes": None if self.device.type == "cuda" else 2**28,
-                **asked,
+                **settings,
             }
         )
         image = self.prompt()[1][0]

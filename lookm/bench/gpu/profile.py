@@ -12,7 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from lookm.bench.gpu.fixture import Lab
 from lookm.bench.gpu.sections import POLICIES, Numbers, drop, fill
 
-MOST = 12  # kernels told of each step
+MAX_KERNELS = 12  # of each step
 NAME_CHARS = 72
 
 
@@ -45,12 +45,12 @@ def _kernels(lab: Lab, what: str, call: Callable[[], Any]) -> Numbers:
         spent_us = event.self_device_time_total if cuda else event.self_cpu_time_total
         if spent_us:
             rows[event.key] = (spent_us / 1e6, event.count)
-    told: Numbers = {
+    found: Numbers = {
         f"{what}: all": {
             "seconds": sum(seconds for seconds, _ in rows.values()),
             "launches": sum(count for _, count in rows.values()),
         }
     }
-    for name, (seconds, count) in sorted(rows.items(), key=lambda row: -row[1][0])[:MOST]:
-        told[f"{what}: {name[:NAME_CHARS]}"] = {"seconds": seconds, "launches": count}
-    return told
+    for name, (seconds, count) in sorted(rows.items(), key=lambda row: -row[1][0])[:MAX_KERNELS]:
+        found[f"{what}: {name[:NAME_CHARS]}"] = {"seconds": seconds, "launches": count}
+    return found

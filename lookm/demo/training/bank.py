@@ -33,7 +33,7 @@ PATCH_PX: Final = 14
 GRID: Final = IMAGE_PX // PATCH_PX
 PATCHES: Final = GRID * GRID
 
-#: What a patch can be told to show; `-100` is "no answer" to the cross entropy.
+#: What a patch can show; `-100` is "no answer" to the cross entropy.
 KIND_LABELS: Final = (*KINDS, "background", "plain")
 COLOUR_LABELS: Final = (*COLOURS, *TEXTURES)
 PLACE_LABELS: Final = tuple(place for row in PLACES for place in row)
@@ -96,8 +96,8 @@ def open_bank(
         pixels = np.lib.format.open_memmap(paths[0], mode="w+", dtype=np.uint8, shape=shape)
         labels = np.empty((size, PATCHES, 3), dtype=np.int8)
         with multiprocessing.get_context("spawn").Pool(workers) as pool:
-            for job, (drawn, told) in zip(jobs, pool.imap(_draw, jobs), strict=True):
-                pixels[job[2] : job[3]], labels[job[2] : job[3]] = drawn, told
+            for job, (drawn, shown) in zip(jobs, pool.imap(_draw, jobs), strict=True):
+                pixels[job[2] : job[3]], labels[job[2] : job[3]] = drawn, shown
         pixels.flush()
         np.save(paths[1], labels)
     return Bank(np.load(paths[0], mmap_mode="r"), np.load(paths[1]))

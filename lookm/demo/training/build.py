@@ -84,7 +84,7 @@ def _corpus() -> list[str]:
         world = draw_world(rng, [draw_scene(rng) for _ in range(rng.randint(1, 16))])
         for _ in range(4):
             question = draw_question(rng, world)
-            lines += [question.asked, question.told]
+            lines += [question.question, question.answer]
     said = [phrase for phrases, reply in smalltalk.REPLIES for phrase in (*phrases, reply)]
     said += [*smalltalk.SYSTEM, *smalltalk.INTROS, *smalltalk.BETWEEN, smalltalk.FALLBACK]
     said += [*smalltalk.NO_IMAGE_QUESTIONS, smalltalk.NO_IMAGE, *words.NOTE_KEYS]

@@ -5,7 +5,7 @@ say ``USER:Image 1:<image>Image 2:<image>``, and branches, each one question-and
 continues the root as if it were alone. Training reads the root's pictures once for all branches.
 
 Text is cut into pieces only where a marker token ends, so that the tokens of the pieces are the
-tokens of the whole. `markup` is the Python twin of `TEMPLATE`; a test holds them together.
+tokens of the whole. `markup` is `TEMPLATE` in Python; a test holds them together.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ class Question:
     """One question with its true answer."""
 
     task: str
-    asked: str
-    told: str
+    question: str
+    answer: str
 
 
 def draw_question(rng: random.Random, world: World, tasks: Sequence[Task] = TASKS) -> Question:
@@ -110,24 +110,24 @@ def draw_question(rng: random.Random, world: World, tasks: Sequence[Task] = TASK
             return Question(task.name, _loosen(rng, answered[0]), answered[1])
 
 
-def _loosen(rng: random.Random, asked: str) -> str:
+def _loosen(rng: random.Random, question: str) -> str:
     """People type carelessly: lower case, no question mark, please."""
     fate = rng.random()
     if fate < 0.06:
-        return asked[0].lower() + asked[1:]
+        return question[0].lower() + question[1:]
     if fate < 0.12:
-        return asked[:-1]
+        return question[:-1]
     if fate < 0.16:
-        return asked.lower()
+        return question.lower()
     if fate < 0.2:
         return (
-            f"Please {asked[0].lower()}{asked[1:]}"
-            if asked[-1] == "."
-            else f"{asked} Please answer."
+            f"Please {question[0].lower()}{question[1:]}"
+            if question[-1] == "."
+            else f"{question} Please answer."
         )
     if fate < 0.24:
-        return asked + rng.choice((" Answer in one sentence.", " Be brief.", " Answer briefly."))
-    return asked
+        return question + rng.choice((" Answer in one sentence.", " Be brief.", " Answer briefly."))
+    return question
 
 
 def draw_world(rng: random.Random, scenes: Sequence[Any]) -> World:
@@ -158,7 +158,9 @@ def _ask(rng: random.Random, world: World) -> Question:
 
 
 def _turn(opening: str, question: Question) -> Pieces:
-    return Piece(opening + question.asked + ASSISTANT), Piece(question.told + END, question.task)
+    return Piece(opening + question.question + ASSISTANT), Piece(
+        question.answer + END, question.task
+    )
 
 
 def _draw_root(rng: random.Random, world: World) -> Pieces:
@@ -188,8 +190,8 @@ def _draw_root(rng: random.Random, world: World) -> Pieces:
 
 
 def _question_first(head: str, notes: list[str], first: Question, pictures: list[str]) -> Pieces:
-    text = head + " ".join([*notes, first.asked]) + "".join(pictures) + ASSISTANT
-    return Piece(text), Piece(first.told + END, first.task)
+    text = head + " ".join([*notes, first.question]) + "".join(pictures) + ASSISTANT
+    return Piece(text), Piece(first.answer + END, first.task)
 
 
 def _gallery(rng: random.Random, pictures: list[str], notes: list[str], fate: float) -> str:

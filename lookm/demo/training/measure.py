@@ -76,8 +76,8 @@ def measure(
     right = 0
     for at in range(0, len(exams), batch):
         part = exams[at : at + batch]
-        told = examiner.answers(part)
-        right += sum(one == exam.answer for one, exam in zip(told, part, strict=True))
+        answers = examiner.answers(part)
+        right += sum(one == exam.answer for one, exam in zip(answers, part, strict=True))
     return Cell(task.name, num_images, right, len(exams))
 
 
@@ -88,8 +88,8 @@ def table(cells: Sequence[Cell]) -> str:
     by_key = {(cell.task, cell.num_images): cell for cell in cells}
     for name in dict.fromkeys(cell.task for cell in cells):
         row = [by_key.get((name, size)) for size in sizes]
-        told = [f"{cell.right / cell.asked:.2f}" if cell and cell.asked else "-" for cell in row]
-        lines.append(f"| {name} | " + " | ".join(told) + " |")
+        shares = [f"{cell.right / cell.asked:.2f}" if cell and cell.asked else "-" for cell in row]
+        lines.append(f"| {name} | " + " | ".join(shares) + " |")
     return "\n".join(lines)
 
 
@@ -104,18 +104,20 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=[task.name for task in TASKS])
     parser.add_argument("--ask-first", action="store_true", help="question before the images")
     parser.add_argument("--json", type=Path, help="also write the cells here")
-    asked = parser.parse_args()
-    examiner = Examiner(asked.checkpoint, asked.device)
+    options = parser.parse_args()
+    examiner = Examiner(options.checkpoint, options.device)
     cells = []
     for task in TASKS:
-        for size in asked.sizes if task.name in asked.tasks else ():
+        for size in options.sizes if task.name in options.tasks else ():
             cells.append(
-                measure(examiner, task, size, asked.count, asked.seed, ask_first=asked.ask_first)
+                measure(
+                    examiner, task, size, options.count, options.seed, ask_first=options.ask_first
+                )
             )
             print(json.dumps(asdict(cells[-1])), flush=True)
     print(table(cells))
-    if asked.json:
-        asked.json.write_text(json.dumps([asdict(cell) for cell in cells], indent=1))
+    if options.json:
+        options.json.write_text(json.dumps([asdict(cell) for cell in cells], indent=1))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ _WORKERS: Final = 12  # processes that draw pictures and batches beside a GPU
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What was asked on the command line."""
+    """The options of the command line."""
 
     out: Path
     work_dir: Path
@@ -83,10 +83,10 @@ def parse(arguments: list[str] | None = None) -> Options:
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate")
     parser.add_argument("--no-compile", dest="compiled", action="store_false")
     parser.add_argument("--scenes", type=int, default=100_000, help="pictures to render")
-    asked = parser.parse_args(arguments)
-    if asked.batch_tokens is None:
-        asked.batch_tokens = 6144 if asked.device == "cpu" else 131_072
-    return Options(**vars(asked))
+    options = parser.parse_args(arguments)
+    if options.batch_tokens is None:
+        options.batch_tokens = 6144 if options.device == "cpu" else 131_072
+    return Options(**vars(options))
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A model made faster with what its device has: the one place where the ways are told apart.
+"""A model made faster with what its device has: the one place where a way is chosen.
 
 Knows kernels and modules. Knows nothing about devices by name: who has chosen the kernels does.
 """

@@ -57,13 +57,13 @@ class FusedLayer(nn.Module):
 
 @torch.inference_mode()
 def replace_layers(text_model: nn.Module, owner: Any, chooser: Chooser) -> None:
-    """Put twins in the place of the text model's layers, and of linear layers that remain.
+    """Replace the text model's layers, and the linear layers that remain.
 
     `owner.lm_head` is one of those.
     """
     layers = replace_below(text_model, lambda module: _layer(module, chooser))
-    linears = replace_below(text_model, chooser.twin_of)
-    head = chooser.twin_of(owner.lm_head)
+    linears = replace_below(text_model, chooser.replacement_for)
+    head = chooser.replacement_for(owner.lm_head)
     owner.lm_head = head or owner.lm_head
     logger.info(
         "model: %d fused layers, %d other linear layers by own kernels",

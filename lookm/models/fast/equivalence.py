@@ -1,7 +1,7 @@
-"""How a module's faster twin is tried out: on random rows, against the module itself.
+"""How a module's replacement is tried out: on random rows, against the module itself.
 
-A twin is taken only where it computes what the module does, up to rounding. Knows modules' calls,
-not what is in them.
+A replacement is taken only where it computes what the module does, up to rounding. Knows modules'
+calls, not what is in them.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ def close(expected: torch.Tensor, found: torch.Tensor) -> bool:
     return bool((error <= tolerance * expected.float().abs().amax(dim=-1)).all())
 
 
-def same_in_a_layer(module: Any, twin: nn.Module, first: nn.Linear) -> bool:
+def same_in_a_layer(module: Any, replacement: nn.Module, first: nn.Linear) -> bool:
     """Whether two attentions, or two layers, hand the same to ours and give the same.
 
     `first` is the product that takes their input, and gives what is rotated.
@@ -39,7 +39,7 @@ def same_in_a_layer(module: Any, twin: nn.Module, first: nn.Linear) -> bool:
     angle_1TD = noise(TRIAL_ROWS, size // 2, first.weight).float().repeat(1, 2)[None]
     position = (angle_1TD.cos().to(x.dtype), angle_1TD.sin().to(x.dtype))
     seen: list[Seen] = []
-    for each in (module, twin):
+    for each in (module, replacement):
         context = Seen()
         try:
             out = each(hidden_states=x, position_embeddings=position, attention_mask=None,

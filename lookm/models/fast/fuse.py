@@ -1,9 +1,9 @@
-"""Faster twins of a model's modules; the rest is left untouched.
+"""Faster modules in the place of a model's own; the rest is left untouched.
 
 A decoding layer of transformers' is about forty operations. Here q, k and v are one matrix product,
 gate and up another, a norm and a rotation one kernel each: on a CPU one pass over memory instead of
-five, on CUDA thirteen launches, of which `layer` leaves eight. A twin is taken only where a trial
-on random rows shows that it computes what the module does. Knows modules; knows nothing about
+five, on CUDA thirteen launches, of which `decoder_layer` leaves eight. One is taken only where a
+trial on random rows shows that it computes what the module does. Knows modules; knows nothing about
 families, pages or policies.
 """
 
@@ -101,34 +101,34 @@ def fuse(
 ) -> None:
     """Replace the modules in place. Merged weights take the place of their parts.
 
-    `gated_mlp` builds the twin of a module with `gate_proj`, `up_proj` and `down_proj`; without it
-    they are joined, for `kernels.silu_mul`.
+    `gated_mlp` builds what replaces a module with `gate_proj`, `up_proj` and `down_proj`; without
+    it they are joined, for `kernels.silu_mul`.
     """
 
-    def twin_of(module: nn.Module) -> nn.Module | None:
+    def replacement_for(module: nn.Module) -> nn.Module | None:
         mlp = _mlp(module, gated_mlp or functools.partial(_fused_mlp, kernels=kernels))
         return mlp or _norm(module, kernels) or _attention(module, kernels)
 
-    counts = replace_below(model, twin_of)
-    told = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
-    logger.info("model: %s", told or "nothing to fuse")
+    counts = replace_below(model, replacement_for)
+    summary = ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    logger.info("model: %s", summary or "nothing to fuse")
 
 
 def replace_below(
-    parent: nn.Module, twin_of: Callable[[nn.Module], nn.Module | None]
+    parent: nn.Module, replacement_for: Callable[[nn.Module], nn.Module | None]
 ) -> Counter[str]:
-    """Put twins in the place of all modules that have one; counts them by class.
+    """Replace all modules that have a replacement; counts them by class.
 
     Depth first, holding one layer's old modules at a time: so much exists twice.
     """
     counts: Counter[str] = Counter()
     for name, child in list(parent.named_children()):
-        twin = twin_of(child)
-        if twin is None:
-            counts += replace_below(child, twin_of)
+        replacement = replacement_for(child)
+        if replacement is None:
+            counts += replace_below(child, replacement_for)
         else:
-            setattr(parent, name, twin)
-            counts[type(twin).__name__] += 1
+            setattr(parent, name, replacement)
+            counts[type(replacement).__name__] += 1
     return counts
 
 
@@ -160,7 +160,7 @@ def _mlp(module: Any, gated_mlp: Callable[[Any], nn.Module]) -> nn.Module | None
 
 
 def _attention(module: Any, kernels: ModelKernels) -> nn.Module | None:
-    """The twin of an attention that is Llama's in all it hands to ours and does with the answer."""
+    """What replaces an attention that hands to ours what Llama's does, and goes on alike."""
     if not _has_linears(module, "q_proj", "k_proj", "v_proj", "o_proj"):
         return None
     if not all(hasattr(module, name) for name in ("head_dim", "scaling", "layer_idx")):

@@ -1,4 +1,4 @@
-"""Which linear layers the fast paths may take apart, and how: only here are classes told apart.
+"""Which linear layers the fast paths may take apart, and how: only here are classes looked at.
 
 A layer of another class (quantised weights, adapters) is left as it is, and so is what contains it:
 fusing and packing stand back. To support one, teach it here. Knows modules; knows no devices.

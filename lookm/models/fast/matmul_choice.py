@@ -33,10 +33,10 @@ Clock = Callable[[Callable[[], Any]], float]
 
 @dataclass(frozen=True, slots=True)
 class TileChoice:
-    """A tile of the kernel, for up to `most_rows`, and how much faster it was than the library."""
+    """A tile of the kernel, for up to `max_rows`, and how much faster it was than the library."""
 
     tile: Any
-    most_rows: int
+    max_rows: int
     gain: float
 
 
@@ -64,7 +64,7 @@ class Product(nn.Module):
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         num_rows = x.numel() // self.in_features
-        if self.choice is None or not 0 < num_rows <= self.choice.most_rows:
+        if self.choice is None or not 0 < num_rows <= self.choice.max_rows:
             return self.by_library(x, residual)
         return self.by_kernel(self.choice.tile, x, residual)
 
@@ -119,12 +119,12 @@ class Chooser:
         key = (*weight.shape, weight.dtype, linear.bias is not None, *parts)
         if key not in self._choices:
             self._choices[key] = self._choose(product, residual)
-            _tell(product, parts, self._choices[key])
+            _log(product, parts, self._choices[key])
         product.choice = self._choices[key]
         return product
 
     @torch.inference_mode()
-    def twin_of(self, module: nn.Module) -> nn.Module | None:
+    def replacement_for(self, module: nn.Module) -> nn.Module | None:
         """A linear layer alone, where that is faster than the library; else None."""
         if not is_plain(module) or not module.weight.is_contiguous():
             return None
@@ -145,8 +145,8 @@ class Chooser:
             }
             least = min(gains[rows] for rows in ROWS)
             if least >= max(GAIN, best.gain if best else 0):
-                most_rows = MORE_ROWS if gains[MORE_ROWS] >= GAIN else max(ROWS)
-                best = TileChoice(tile, most_rows, least)
+                max_rows = MORE_ROWS if gains[MORE_ROWS] >= GAIN else max(ROWS)
+                best = TileChoice(tile, max_rows, least)
         return best
 
     def _seconds(self, product: Product, tile: Any, rows: int, residual: bool) -> float:
@@ -170,15 +170,15 @@ def _inputs(
     return x_RC, noise(rows, product.out_features, product.weight) if residual else None
 
 
-def _tell(product: Product, parts: tuple[bool, bool, bool], choice: TileChoice | None) -> None:
+def _log(product: Product, parts: tuple[bool, bool, bool], choice: TileChoice | None) -> None:
     names = [
         name for name, is_there in zip(("norm", "gate", "sum"), parts, strict=True) if is_there
     ]
-    told = "the library's"
+    winner = "the library's"
     if choice is not None:
-        told = f"own kernel, {choice.gain:.2f}x as fast, to {choice.most_rows} rows, {choice.tile}"
+        winner = f"own kernel, {choice.gain:.2f}x as fast, to {choice.max_rows} rows, {choice.tile}"
     shape = " x ".join(map(str, product.weight.shape))
-    logger.info("product %s: %s", " with ".join([shape, *names]), told)
+    logger.info("product %s: %s", " with ".join([shape, *names]), winner)
 
 
 def replay_seconds(call: Callable[[], Any]) -> float:

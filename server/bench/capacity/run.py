@@ -28,10 +28,10 @@ class Place:
 
 def measured(experiment: Experiment, place: Place, command: str) -> dict[str, Any]:
     """Run it and report. Raises `ValueError`, and `RuntimeError` where no server starts."""
-    asked = experiment.workload.model
-    shape = None if place.url is not None else plan.read_shape(asked)
+    model = experiment.workload.model
+    shape = None if place.url is not None else plan.read_shape(model)
     with _server(experiment, place) as target:
-        served = first_model(target) if place.url is None or not asked else asked
+        served = first_model(target) if place.url is None or not model else model
         experiment = replace(experiment, workload=replace(experiment.workload, model=served))
         pool = capacity_bytes(target)
         answer_tokens = experiment.workload.answer_tokens.high

@@ -66,10 +66,10 @@ def choose(
 
 
 def kept(
-    asked: CachePolicy, ids: Sequence[int], image_token_id: int, windows: Sequence[int | None]
+    requested: CachePolicy, ids: Sequence[int], image_token_id: int, windows: Sequence[int | None]
 ) -> KeptRows:
     """How many rows of a prompt each layer keeps. Raises `PolicyError`."""
-    return kept_rows(policy.resolve(asked), torch.tensor(ids) == image_token_id, windows)
+    return kept_rows(policy.resolve(requested), torch.tensor(ids) == image_token_id, windows)
 
 
 def preset(method: str) -> CachePolicy:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lookm import CachePolicy, compress
-from lookm.policy import PRESETS, most_rows, nominal_rows, open_ledger, resolve
+from lookm.policy import PRESETS, max_rows, nominal_rows, open_ledger, resolve
 from lookm.policy.budgets import Budget
 from lookm.policy.depth import (
     Adaptive,
@@ -146,7 +146,7 @@ def test_over_all_layers_exactly_the_nominal_total_is_kept_and_no_layer_exceeds_
 ):
     is_image_T, recipe = torch.tensor(image_bits), resolve(policy)
     nominal = nominal_rows(recipe, is_image_T)
-    bounds = most_rows(recipe, is_image_T, num_layers)
+    bounds = max_rows(recipe, is_image_T, num_layers)
     ledger = open_ledger(recipe, is_image_T, num_layers)
     kept = []
     for index in range(num_layers):

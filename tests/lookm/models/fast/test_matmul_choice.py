@@ -26,7 +26,7 @@ def choice(seconds, **chosen):
 
 def test_the_fastest_tile_is_taken():
     found = choice(lambda tile, rows: {None: 1.0, "a": 0.8, "b": 0.5}[tile])
-    assert (found.tile, found.gain, found.most_rows) == ("b", 2, 32)
+    assert (found.tile, found.gain, found.max_rows) == ("b", 2, 32)
 
 
 @pytest.mark.parametrize("slow_rows", [1, 8, 16])
@@ -35,7 +35,7 @@ def test_a_tile_that_loses_at_any_batch_is_not_taken(slow_rows):
 
 
 def test_a_tile_that_loses_at_many_rows_is_used_for_few():
-    assert choice(lambda tile, rows: 0.5 if tile and rows <= 16 else 1.0).most_rows == 16
+    assert choice(lambda tile, rows: 0.5 if tile and rows <= 16 else 1.0).max_rows == 16
 
 
 def test_a_gain_within_the_noise_changes_nothing():
@@ -58,13 +58,13 @@ def test_every_shape_is_timed_once_for_each_way_it_is_used():
     assert made._clock.calls == 4 * once
 
 
-def test_only_plain_linear_layers_have_twins():
+def test_only_plain_linear_layers_have_replacements():
     made = chooser(ours_is_faster)
-    assert made.twin_of(nn.Embedding(4, 4)) is None
-    twin = made.twin_of(nn.Linear(4, 4))
-    assert isinstance(twin, Product)
-    assert made.twin_of(twin) is None
-    assert chooser(lambda tile, rows: 1.0).twin_of(nn.Linear(4, 4)) is None
+    assert made.replacement_for(nn.Embedding(4, 4)) is None
+    found = made.replacement_for(nn.Linear(4, 4))
+    assert isinstance(found, Product)
+    assert made.replacement_for(found) is None
+    assert chooser(lambda tile, rows: 1.0).replacement_for(nn.Linear(4, 4)) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
