@@ -5,8 +5,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from server.openai.request import schemas, tool_schemas
-from server.openai.request.fields import markdown_table
+from server.openai.schemas import requests, tools
+from server.openai.schemas.fields import markdown_table
 
 PATH = Path(__file__).parents[1] / "request-fields.md"
 
@@ -24,16 +24,16 @@ Any other field, and any value of a wrong type or out of range, is a 400 that na
 """
 
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
-    ("`POST /v1/chat/completions`", schemas.ChatRequest),
-    ("`POST /v1/completions`", schemas.CompletionRequest),
-    ("`POST /tokenize`", schemas.TokenizeRequest),
-    ("`kv_cache` as an object", schemas.KvCache),
-    ("`stream_options`", schemas.StreamOptions),
-    ("`messages[]` of the user", schemas.UserMessage),
-    ("`messages[]` of the assistant", schemas.AssistantMessage),
-    ("`messages[]` of a tool", schemas.ToolMessage),
-    ("`tools[].function`", tool_schemas.FunctionDefinition),
-    ("`image_url` of a content part", schemas.ImageUrl),
+    ("`POST /v1/chat/completions`", requests.ChatRequest),
+    ("`POST /v1/completions`", requests.CompletionRequest),
+    ("`POST /tokenize`", requests.TokenizeRequest),
+    ("`kv_cache` as an object", requests.KvCache),
+    ("`stream_options`", requests.StreamOptions),
+    ("`messages[]` of the user", requests.UserMessage),
+    ("`messages[]` of the assistant", requests.AssistantMessage),
+    ("`messages[]` of a tool", requests.ToolMessage),
+    ("`tools[].function`", tools.FunctionDefinition),
+    ("`image_url` of a content part", requests.ImageUrl),
 )
 
 

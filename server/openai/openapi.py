@@ -11,7 +11,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from server.openai.request.schemas import ChatRequest, CompletionRequest, TokenizeRequest
+from server.openai.schemas.requests import ChatRequest, CompletionRequest, TokenizeRequest
 
 REF = "#/components/schemas/{model}"
 REQUESTS: tuple[type[BaseModel], ...] = (ChatRequest, CompletionRequest, TokenizeRequest)

@@ -23,7 +23,6 @@ from server.openai.openapi import STREAMED, ErrorEnvelope, described
 from server.openai.request import policies
 from server.openai.request.body import read
 from server.openai.request.sampling import num_logprobs
-from server.openai.request.schemas import ChatRequest, CompletionRequest, Generation
 from server.openai.response.chat_chunks import ChatChunks
 from server.openai.response.choices import (
     ChoiceEvent,
@@ -33,16 +32,17 @@ from server.openai.response.choices import (
     first_events,
     merged,
 )
-from server.openai.response.schemas import (
+from server.openai.response.stream import EventStream, collect, written
+from server.openai.response.text_chunks import TextChunks
+from server.openai.response.writers import AnswerHeader, CompletionWriter, Writer
+from server.openai.schemas.answers import (
     ChatCompletion,
     Model,
     ModelList,
     TextCompletion,
     kept_ratio,
 )
-from server.openai.response.stream import EventStream, collect, written
-from server.openai.response.text_chunks import TextChunks
-from server.openai.response.writers import AnswerHeader, CompletionWriter, Writer
+from server.openai.schemas.requests import ChatRequest, CompletionRequest, Generation
 from server.openai.tools.checks import call_reader
 from server.request_metrics import RequestMetrics
 from server.services import Services

@@ -18,9 +18,9 @@ from server.openai.abort import abort_at, abort_on_disconnect
 from server.openai.openapi import ErrorEnvelope, described
 from server.openai.request import policies
 from server.openai.request.body import read
-from server.openai.request.schemas import TokenizeRequest
 from server.openai.request.translate import PreparedPrompt, Translator
-from server.openai.response.schemas import Answer
+from server.openai.schemas.answers import Answer
+from server.openai.schemas.requests import TokenizeRequest
 from server.openai.tools.checks import check_tools, shown
 from server.services import Services
 

@@ -98,6 +98,14 @@ def test_a_commit_is_checked_by_the_tools_of_make_check():
         assert f"$(BIN)/{tool}" in makefile, hook["id"]
 
 
+def test_each_row_of_architectures_table_is_held_by_an_import_contract():
+    table = (ROOT / "ARCHITECTURE.md").read_text().split("## What each folder knows")[1]
+    rows = set(re.findall(r"^\| `([^`]+)` \|", table.split("\n## ")[0], re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    contracts = {each["name"] for each in project["tool"]["importlinter"]["contracts"]}
+    assert rows <= contracts, rows - contracts
+
+
 def test_the_changelog_begins_with_this_version():
     newest = re.search(r"^## \[([\d.]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

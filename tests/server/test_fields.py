@@ -21,28 +21,28 @@ from openai.types.shared_params import function_definition
 
 from docs.generate import fields
 from server.api_errors import ApiError
-from server.openai.request import schemas, tool_schemas
-from server.openai.request.fields import Refused, field_table, markdown_table
 from server.openai.request.parse import parse
+from server.openai.schemas import requests, tools
+from server.openai.schemas.fields import Refused, field_table, markdown_table
 
 DOCUMENTED = [
-    (chat_params.CompletionCreateParamsBase, schemas.ChatRequest),
-    (text_params.CompletionCreateParamsBase, schemas.CompletionRequest),
-    (assistant.ChatCompletionAssistantMessageParam, schemas.AssistantMessage),
-    (user.ChatCompletionUserMessageParam, schemas.UserMessage),
-    (tool.ChatCompletionToolMessageParam, schemas.ToolMessage),
-    (function_definition.FunctionDefinition, tool_schemas.FunctionDefinition),
-    (image_part.ChatCompletionContentPartImageParam, schemas.ImagePart),
-    (image_part.ImageURL, schemas.ImageUrl),
-    (stream_options.ChatCompletionStreamOptionsParam, schemas.StreamOptions),
+    (chat_params.CompletionCreateParamsBase, requests.ChatRequest),
+    (text_params.CompletionCreateParamsBase, requests.CompletionRequest),
+    (assistant.ChatCompletionAssistantMessageParam, requests.AssistantMessage),
+    (user.ChatCompletionUserMessageParam, requests.UserMessage),
+    (tool.ChatCompletionToolMessageParam, requests.ToolMessage),
+    (function_definition.FunctionDefinition, tools.FunctionDefinition),
+    (image_part.ChatCompletionContentPartImageParam, requests.ImagePart),
+    (image_part.ImageURL, requests.ImageUrl),
+    (stream_options.ChatCompletionStreamOptionsParam, requests.StreamOptions),
 ]
 EXTENSIONS = {
     *("kv_cache", "top_k", "ignore_eos", "min_p", "repetition_penalty", "min_tokens"),
     "stop_token_ids",
 }
 BASE = {
-    schemas.ChatRequest: {"model": "m", "messages": [{"role": "user", "content": "x"}]},
-    schemas.CompletionRequest: {"model": "m", "prompt": "x"},
+    requests.ChatRequest: {"model": "m", "messages": [{"role": "user", "content": "x"}]},
+    requests.CompletionRequest: {"model": "m", "prompt": "x"},
 }
 REFUSED = [
     (model, name, marker)
@@ -60,16 +60,16 @@ def test_every_documented_field_is_in_the_table(documented: Any, model: Any) -> 
 
 
 def test_our_extensions_are_the_only_other_fields() -> None:
-    rows = {row.name for row in field_table(schemas.ChatRequest)}
+    rows = {row.name for row in field_table(requests.ChatRequest)}
     documented = set(chat_params.CompletionCreateParamsBase.__annotations__) | {"stream"}
     assert rows - documented == EXTENSIONS
 
 
 def test_every_accepted_or_refused_field_says_why() -> None:
-    for model in (*BASE, schemas.AssistantMessage, schemas.ImageUrl, schemas.TextPart):
+    for model in (*BASE, requests.AssistantMessage, requests.ImageUrl, requests.TextPart):
         for row in field_table(model):
             assert row.treatment == "honoured" or row.note
-    assert "| `audio` | refused | Answers are text" in markdown_table(schemas.ChatRequest)
+    assert "| `audio` | refused | Answers are text" in markdown_table(requests.ChatRequest)
 
 
 def test_the_reference_is_what_the_models_say() -> None:
@@ -100,10 +100,10 @@ ACCEPTED: dict[str, Any] = {
 
 
 def test_accepted_fields_are_accepted() -> None:
-    for row in field_table(schemas.ChatRequest):
+    for row in field_table(requests.ChatRequest):
         if row.treatment == "accepted":
             value = ACCEPTED.get(row.name, "text")
             parse(
-                schemas.ChatRequest,
-                json.dumps(BASE[schemas.ChatRequest] | {row.name: value}).encode(),
+                requests.ChatRequest,
+                json.dumps(BASE[requests.ChatRequest] | {row.name: value}).encode(),
             )

@@ -11,7 +11,7 @@ from pydantic_core import from_json
 from server.api_errors import ApiError
 from server.openai.request import large_json
 from server.openai.request.parse import MANY_PIECES, receive
-from server.openai.request.schemas import ChatRequest
+from server.openai.schemas.requests import ChatRequest
 from tests.server.requests import chat, image
 
 FRAGMENTS = st.sampled_from(

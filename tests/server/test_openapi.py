@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from server.openai.request.schemas import ChatRequest, CompletionRequest, TokenizeRequest
+from server.openai.schemas.requests import ChatRequest, CompletionRequest, TokenizeRequest
 
 pytestmark = pytest.mark.anyio
 

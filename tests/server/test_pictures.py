@@ -10,8 +10,8 @@ from lookm.types import ImageInput
 from server.fake.processor import FakeProcessor
 from server.media import LoadedImage
 from server.openai.request.pictures import MediaPart, Picture, distinct, media_parts
-from server.openai.request.schemas import ChatRequest
 from server.openai.request.template import template_messages
+from server.openai.schemas.requests import ChatRequest
 from server.settings import Settings
 from tests.server.requests import CHAT, chat, data_url, image, png, says, serving, text
 

@@ -21,7 +21,7 @@ from server.metrics import Metrics
 from server.openai.protocols import ChatProcessor, ImageLoader
 from server.openai.request.image_cache import ImageCache, is_named
 from server.openai.request.pools import Pools
-from server.openai.request.schemas import ImagePart, Message, Part
+from server.openai.schemas.requests import ImagePart, Message, Part
 
 Place = tuple[int, int]  # the index of a message, and of the part in it
 

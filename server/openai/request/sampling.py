@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lookm.errors import PromptTooLongError
 from lookm.types import Sampling, Structure
 from server.api_errors import ApiError
-from server.openai.request.schemas import (
+from server.openai.schemas.requests import (
     ChatRequest,
     CompletionRequest,
     Generation,

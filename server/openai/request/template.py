@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from server.openai.request.pictures import Pictures, Place
-from server.openai.request.schemas import AssistantMessage, Message, TextPart, ToolMessage
+from server.openai.schemas.requests import AssistantMessage, Message, TextPart, ToolMessage
 from server.openai.tools.checks import template_calls
 from server.openai.tools.template_support import Dialect
 

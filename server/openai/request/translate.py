@@ -16,14 +16,14 @@ from server.openai.request import policies
 from server.openai.request.pictures import PictureLoader, images_of, media_parts
 from server.openai.request.pools import Pools
 from server.openai.request.sampling import Room, check_options, sampling
-from server.openai.request.schemas import (
+from server.openai.request.template import template_messages
+from server.openai.schemas.requests import (
     ChatRequest,
     CompletionRequest,
     Generation,
     Message,
     TokenizeRequest,
 )
-from server.openai.request.template import template_messages
 from server.openai.tools.checks import check_turns, tool_use
 from server.openai.tools.template_support import ToolSupport
 

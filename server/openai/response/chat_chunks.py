@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 
 from server.openai.response.choices import ChoiceEvent
 from server.openai.response.logprobs import chat_logprobs
-from server.openai.response.schemas import (
+from server.openai.response.tool_calls import deltas_of, message_of
+from server.openai.response.writers import AnswerHeader, Collected
+from server.openai.schemas.answers import (
     ChatChunk,
     ChatCompletion,
     Choice,
@@ -19,8 +21,6 @@ from server.openai.response.schemas import (
     finish_of,
     usage_of,
 )
-from server.openai.response.tool_calls import deltas_of, message_of
-from server.openai.response.writers import AnswerHeader, Collected
 from server.openai.tools.reader import CallReader
 
 

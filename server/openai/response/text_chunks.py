@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from server.openai.response.choices import ChoiceEvent
 from server.openai.response.logprobs import text_logprobs
-from server.openai.response.schemas import Finish, TextChoice, TextCompletion, finish_of, usage_of
 from server.openai.response.writers import AnswerHeader, Collected
+from server.openai.schemas.answers import Finish, TextChoice, TextCompletion, finish_of, usage_of
 
 
 @dataclass(frozen=True, slots=True)

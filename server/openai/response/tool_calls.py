@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterator
 
 from lookm.types import TokenEvent
-from server.openai.response.schemas import AnswerCall, AnswerFunction, AssistantAnswer, Delta
+from server.openai.schemas.answers import AnswerCall, AnswerFunction, AssistantAnswer, Delta
 from server.openai.tools.formats import Call
 from server.openai.tools.reader import Begun, CallReader, with_calls
 

@@ -21,7 +21,7 @@ from typing import Protocol, Self, TypedDict
 from lookm.types import TokenEvent, TokenLogprob
 from server.api_errors import ApiError
 from server.openai.response.choices import ChoiceEvent
-from server.openai.response.schemas import Answer, ChatChunk, TextCompletion, Usage, usage_of
+from server.openai.schemas.answers import Answer, ChatChunk, TextCompletion, Usage, usage_of
 
 Chunk = ChatChunk | TextCompletion
 

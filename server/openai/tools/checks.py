@@ -10,14 +10,14 @@ from typing import Any
 
 from lookm.types import Structure
 from server.api_errors import ApiError
-from server.openai.request.schemas import (
+from server.openai.schemas.requests import (
     AssistantMessage,
     ChatRequest,
     Message,
     TextFormat,
     ToolMessage,
 )
-from server.openai.request.tool_schemas import NamedChoice, Tool, ToolCall
+from server.openai.schemas.tools import NamedChoice, Tool, ToolCall
 from server.openai.tools.choice import NO_ARGUMENTS, allowed, tool_form
 from server.openai.tools.reader import CallReader
 from server.openai.tools.template_support import Dialect, ToolSupport

@@ -13,7 +13,7 @@ from typing import Any
 
 from lookm.types import Structure
 from server.api_errors import ApiError
-from server.openai.request.tool_schemas import AllowedChoice, NamedChoice, Tool, ToolChoice
+from server.openai.schemas.tools import AllowedChoice, NamedChoice, Tool, ToolChoice
 from server.openai.tools.formats import CallFormat
 
 MAX_PARALLEL_CALLS = 16

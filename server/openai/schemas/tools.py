@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
-from server.openai.request.fields import Accepted, Honoured
-from server.openai.request.strict import OBJECT, STRING, Strict
+from server.openai.schemas.fields import Accepted, Honoured
+from server.openai.schemas.strict import OBJECT, STRING, Strict
 
 
 def not_custom(kind: object) -> object:

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from server.openai.request.fields import Accepted, Honoured, Refused
-from server.openai.request.strict import ARRAY, OBJECT, STRING, Strict, not_empty
-from server.openai.request.tool_schemas import ToolCall, ToolChoice, Tools
+from server.openai.schemas.fields import Accepted, Honoured, Refused
+from server.openai.schemas.strict import ARRAY, OBJECT, STRING, Strict, not_empty
+from server.openai.schemas.tools import ToolCall, ToolChoice, Tools
 
 OLD_TOOLS = "Deprecated by OpenAI: use `tools`."
 CACHE_HINT = "a hint for OpenAI's prompt cache"

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel
 
 from lookm.types import CacheReport, TokenEvent
-from server.openai.response.logprobs import ChatLogprobs, TextLogprobs
+from server.openai.schemas.logprobs import ChatLogprobs, TextLogprobs
 
 Finish = Literal["stop", "length", "tool_calls"]
 
