@@ -75,6 +75,8 @@ class Engine:
             FeatureCache(adapter.encode_images, config.image_cache_bytes),
             make_graphs(config, plan, adapter, self._pool, backend),
         )
+        # Asked of the model: checkpoints pad their vocabulary, and tokenizers do not say by how
+        # much.
         num_logits = adapter.logits(adapter.embed_tokens([0])).shape[-1]
         self._postprocessor = Postprocessor(processor, adapter.eos_ids, num_logits)
         self.presets = PRESETS  # what requests may ask for; a study may add to it
@@ -189,6 +191,7 @@ class Engine:
         finally:
             for request_id in mine:
                 self.abort(request_id)
+            # Nobody is left to read the last events of these.
             self._aborted = [seq for seq in self._aborted if seq.request.id not in mine]
 
     def stats(self) -> EngineStats:

@@ -68,6 +68,7 @@ class DecodeGraphs:
         """
         started_s = time.monotonic()
         memory = None
+        # The largest graph's memory holds the smaller ones', which never run at the same time.
         for size in reversed(self.sizes):
             if not self._replay:
                 self._replays[size] = _called(self._static, size)
@@ -115,6 +116,7 @@ class _Rows:
     def update(self, sequences: list[SequenceState], size: int) -> list[int]:
         """Seat the sequences in the first `size` rows; returns each one's row."""
         rows = self._seat([sequence.cache for sequence in sequences], size)
+        # Rows without a sequence: length 0, token 0, position 0; their page is the scratch page.
         self._block[:] = 0
         for row, sequence in zip(rows, sequences, strict=True):
             self._block[:-2, row] = sequence.cache.kept_L
@@ -150,6 +152,8 @@ class _Rows:
         known = self._generation_B[row] == cache.generation
         self._held_LB[:, row] = held_L
         self._generation_B[row] = cache.generation
+        # A step adds at most one page a layer; anything else is another sequence, or one that began
+        # again.
         if not known or (grown_L < 0).any() or (grown_L > 1).any():
             pages_LM = np.ascontiguousarray(cache.table_LM[:, : max(1, int(held_L.max()))])
             self.table_LBM[:, row, : pages_LM.shape[1]] = upload(pages_LM, self.device)
@@ -253,6 +257,7 @@ def _called(static: _Static, size: int) -> Replay:
 
 def _recorded(static: _Static, size: int, memory: Any) -> torch.cuda.CUDAGraph:
     """`static.step(size)` as a graph, in the memory of those before it."""
+    # Warm-ups run beside the stream that is recorded, as CUDA graphs ask for.
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):

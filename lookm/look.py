@@ -188,6 +188,7 @@ def compress(
     _check(query, key, value, is_image)
     num_layers = max(num_layers, layer + 1)
     opened = PromptPolicy(recipe, is_image, num_layers, ledger=ledger, layer=layer)
+    # No fast path here: they are made for the types a model runs in, not for float64.
     prompt = PromptLook(opened, is_image, num_layers=num_layers, backend=REFERENCE)
     one = prompt.layer(layer, query.shape[2] ** -0.5 if scale is None else scale)
     wide_query, wide_key, wide_value = query.double(), key.double(), value.double()

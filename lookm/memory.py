@@ -131,6 +131,7 @@ def _free_bytes(
     needed = prefill_bytes(adapter, backend, longest_prefill_tokens(config, context))
     if image is not None:
         needed = max(needed, encode_bytes(adapter, image))
+    # What the measured prefill left in torch's cache is free for pages.
     torch.cuda.empty_cache()
     free, _total = torch.cuda.mem_get_info(adapter.device)
     return gpu_pool_bytes(config, free, needed)

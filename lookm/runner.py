@@ -131,6 +131,8 @@ class Runner:
             sequence = prefill.sequence
             sequence.seen = prefill.end
             if prefill.compresses:
+                # Reserved was the bound; what the layers did not take goes back, but for tokens
+                # still to come.
                 sequence.cache.trim(sequence.cache.kept_L + sequence.todo)
             if prefill.end >= sequence.num_prompt:
                 if sequence.report is None:
@@ -213,6 +215,7 @@ class _Step:
             if rows.window is None:
                 return self._look(sequence, look, rows)
             first = max(0, prefill.end - rows.window + 1)  # no later token sees those before it
+            # Nothing is lost by it, but it is not kept: usage counts what is held.
             look.num_evicted += first
         sequence.cache.append(rows.layer, rows.k_KTD[:, first:], rows.v_KTD[:, first:])
         mask_TT = self._mask(sequence, rows) if prefill.start == 0 else None
@@ -221,6 +224,7 @@ class _Step:
                 rows.q_HTD, rows.k_KTD, rows.v_KTD, scale=rows.scale, mask_TT=mask_TT, needs=NOTHING
             )
             return out_THD
+        # From the first row on the rows themselves are the cache: nothing to gather.
         k_KSD, v_KSD = rows.k_KTD, rows.v_KTD
         if prefill.start > 0:
             k_KSD, v_KSD = sequence.cache.gather(rows.layer)

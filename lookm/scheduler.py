@@ -59,6 +59,7 @@ class Scheduler:
         """The next step's work. Every page it writes to is reserved on return."""
         batch = Batch(self._grow_decodes())
         budget = self._max_step_tokens - len(batch.decodes)
+        # Those already running first: a prompt in chunks, or one that was preempted.
         for sequence in self.running:
             if not sequence.decoding:
                 budget = self._prefill(sequence, budget, batch)
@@ -67,6 +68,7 @@ class Scheduler:
             if not self._fits(sequence) or self._too_long_for_now(sequence, budget, batch):
                 break
             self.running.append(self.waiting.popleft())
+            # All of its prompt's pages now, so that a prefill never runs dry in the middle.
             sequence.cache.reserve(sequence.rows_when_caught_up())
             sequence.clock.start()
             budget = self._prefill(sequence, budget, batch)
@@ -91,6 +93,8 @@ class Scheduler:
             if sequence not in self.running or not sequence.decoding:
                 continue
             rows_L = sequence.cache.kept_L + 1
+            # The newest goes first: it has the least to lose, and the oldest always gets on. That
+            # may be this very sequence, which then waits.
             while sequence in self.running and self._short_of(sequence, rows_L):
                 self._preempt(self.running[-1])
             if sequence in self.running:

@@ -65,6 +65,7 @@ def kept_rows(
         )
     num_compressed = list(windows_L).count(None)
     bound = max_rows(recipe, is_image_T, num_compressed)
+    # Only an adaptive rule may give a layer more than its share: its bounds add up to more.
     expected = bound if sum(bound) == nominal * num_compressed else [nominal] * num_compressed
     return KeptRows(
         _with_windows(bound, windows_L, num_tokens), _with_windows(expected, windows_L, num_tokens)

@@ -113,6 +113,7 @@ def decode(
         width, device=lengths_B.device
     )
     real_BS = row_BS < lengths_B[:, None]
+    # Shorter sequences have fewer than `width` rows.
     row_BS = torch.where(real_BS, row_BS, 0)  # any row that exists: it is masked
     page_BS = table_BM.long().gather(1, row_BS // page_tokens)
 

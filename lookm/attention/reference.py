@@ -55,6 +55,8 @@ class ReferenceAttention:
         if longest == 0:
             return torch.zeros_like(q_BHD)
         row_elements = pages.layout.num_kv_heads * pages.layout.head_dim
+        # Padding reads rows that count for nothing; while all of them stay in cache, one call is
+        # cheaper.
         if longest * len(lengths) * row_elements <= MAX_PADDED_ELEMENTS:
             return _decode_padded(q_BHD, pages, table_BM, lengths_B, longest, scale)
         out_BHD = torch.zeros_like(q_BHD)
@@ -181,8 +183,12 @@ class _Weigher:
         product_KRT = logits_KRT if self._narrow is None else _part(self._narrow, shape)
         k_KDT = self._k_KDT[:, :, :seen]
         torch.baddbmm(product_KRT, q_KRD, k_KDT, beta=0, alpha=self._scale, out=product_KRT)
+        # Rounded once to bfloat16, as eager attention does, then widened: softmax and sums are
+        # float32.
         if self._narrow is not None:
             logits_KRT.copy_(product_KRT)
+        # Only the last C columns can lie in a query's future; masking them alone keeps the rest in
+        # cache.
         future_CC = q_KGCD.new_ones(num_queries, num_queries, dtype=torch.bool).triu_(1)
         logits_KGCT = logits_KRT.view(*q_KGCD.shape[:3], seen)
         logits_KGCT[..., seen - num_queries :].masked_fill_(future_CC, -torch.inf)

@@ -66,6 +66,7 @@ class SequenceCache:
 
     def trim(self, rows_L: Int64) -> None:
         """Give back the pages that are not needed for `rows_L` rows in each layer."""
+        # Rounded up: a page that is needed for one row is needed.
         self._held_L = np.minimum(self._held_L, -(-rows_L // self._pool.page_tokens))
         for pages, held in zip(self.pages, self._held_L, strict=True):
             self._pool.give(pages[held:])
@@ -125,6 +126,7 @@ class DecodeTables:
         for b, cache in enumerate(caches):
             columns = min(width, cache.table_LM.shape[1])
             table[:, b, :columns] = cache.table_LM[:, :columns]
+        # Where the new token's row goes: row `kept` is in page `kept // N` of its sequence.
         page = np.take_along_axis(table, (kept // page_tokens)[..., None], axis=2)[..., 0]
         self.table_LBM = upload(table, device)
         self.kept_LB = upload(kept, device)

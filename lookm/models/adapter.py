@@ -169,6 +169,8 @@ class Adapter:
     def forward(self, rows: PackedRows, context: StepContext) -> torch.Tensor:
         """One pass over a packed row of T tokens; returns the last hidden states `[T, E]`."""
         num_rows = len(rows.embeds_TE)
+        # oneDNN compiles every product anew for every number of rows: few numbers, few
+        # compilations.
         padded = rounded_rows(num_rows) if self._packed else num_rows
         if padded > num_rows:
             rows, context = rows.padded(padded), PaddedContext(context, num_rows)
@@ -247,6 +249,8 @@ class Adapter:
         def stop(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
             raise _CapturedError(kwargs)
 
+        # The model itself decides where features and positions go; it is stopped before its first
+        # layer.
         hook = self._language_model.register_forward_pre_hook(stop, with_kwargs=True)
         try:
             self._model(input_ids=ids_1T, use_cache=False, **arguments)

@@ -63,6 +63,7 @@ def attend(
     if softcap is not None or s_aux is not None:  # seen by the probe, at start
         what = "softcapped attention logits" if s_aux is None else "attention sinks"
         raise ModelError(f"this model's attention has {what}, which is not supported")
+    # A step is one packed row: the batch dimension is always 1.
     rows = LayerRows(module.layer_idx, query[0], key[0], value[0], scaling, sliding_window)
     return kv_context.attend(rows)[None], None
 

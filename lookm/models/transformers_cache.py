@@ -64,6 +64,7 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
             keys, values = super().update(key_states, value_states, *args, **kwargs)
             return keys, values
         self.lazy_initialization(key_states, value_states)
+        # The attention function sees only tensors: the layer rides on the keys it will be handed.
         key_states.lookm_layer = self  # type: ignore[attr-defined]
         return key_states, value_states
 

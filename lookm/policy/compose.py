@@ -83,6 +83,7 @@ def select(
 def _rows(view: View, positions_KR: torch.Tensor) -> Rows:
     """Keys and values at `positions_KR`, as selections of rows (a gather takes elements)."""
     num_heads, num_tokens, head_size = view.key_KTD.shape
+    # `index_select` moves whole rows; `gather` would move one number at a time.
     first_K1 = torch.arange(num_heads, device=positions_KR.device)[:, None] * num_tokens
     row_R = (positions_KR + first_K1).flatten()
     key_KRD, value_KRD = (

@@ -59,6 +59,7 @@ def pyramid(limits: Range, window: int, num_layers: int) -> list[int]:
     less than its protected text, both ends move towards N (as the authors' code does at the top).
     """
     above = (limits.nominal - min(window, limits.nominal)) * (1 - 1 / PYRAMID_BETA)
+    # One slope for both ends: what the first layer gains the last one gives.
     slope = min(above, limits.high - limits.nominal, limits.nominal - limits.low)
     counts, spent = [], 0
     for layer in range(num_layers):
@@ -166,6 +167,7 @@ class Ledger:
         """What the layer asks for, as far as what is left suits the layers after it."""
         self._measures.append(rule.measure(view))
         after = len(self._left_L)
+        # What is left must be neither too much for the layers after this one, nor too little.
         low = max(self._limits.low, self._left - after * self._limits.high)
         high = min(self._limits.high, self._left - after * self._limits.low)
         return max(low, min(high, round(rule.wants(self._measures, self._limits.nominal))))

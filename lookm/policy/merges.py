@@ -170,6 +170,7 @@ def _pairs(kept: Rows, evicted: Rows, rule: MergeRule, kernels: MergeKernels | N
         found = kernels.nearest(key_KSD, evicted.key) if kernels is not None else None
         return found or nearest_by_cosine(key_KSD, evicted.key)
 
+    # A zero key has cosine 0 to everything, so it is never the nearest while a true one is above 0.
     if rule.apart:
         target_KE, cosine_KE = nearest(kept.key.masked_fill(~kept.is_image[:, :, None], 0))
         if not bool(evicted.is_image.all()):  # most often all text is kept
@@ -219,12 +220,14 @@ def combine(
     first_row_K1 = torch.arange(num_heads, device=target_KE.device)[:, None] * num_kept
     num_KS = torch.zeros_like(centre_KS).scatter_add_(1, target_KE, torch.ones_like(weight_KE))
     sum_KSD = kept_KSD.to(weight_KE.dtype) * centre_KS[:, :, None]
+    # All heads in one call: row s of head k is row `k * S + s` of the flattened sums.
     sum_KSD.view(-1, head_size).index_add_(
         0,
         (target_KE + first_row_K1).flatten(),
         (evicted_KED.to(weight_KE.dtype) * weight_KE[:, :, None]).flatten(0, 1),
     )
     merged_KSD = sum_KSD / (num_KS + 1)[:, :, None]
+    # Not `merged` everywhere: (c + 0) / 1 would round rows that nothing was merged into.
     return torch.where(num_KS[:, :, None] > 0, merged_KSD.to(kept_KSD.dtype), kept_KSD)
 
 

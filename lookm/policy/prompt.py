@@ -102,4 +102,5 @@ def _needs(recipe: Recipe, is_image_T: torch.Tensor) -> Needs:
     images_I = is_image_T.nonzero()
     if not len(images_I):
         return needs
+    # At least one query: a prompt may end with its image.
     return replace(needs, window=max(1, len(is_image_T) - 1 - int(images_I[-1])))

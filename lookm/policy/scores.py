@@ -47,6 +47,7 @@ def roco(view: View) -> torch.Tensor:
     """
     sums_KT, squares_KT = required(view.sums_KT), required(view.squares_KT)
     num_tokens = view.num_tokens
+    # Each row of A sums to 1, so all columns together give the number of rows: T times the group.
     group = (sums_KT.sum(dim=1, keepdim=True) / num_tokens).round().clamp(min=1)
     num_weights_KT = _num_seeing(view) * group
     mean_KT = sums_KT / num_weights_KT
@@ -178,6 +179,7 @@ def best(tier_T: torch.Tensor, score_KT: torch.Tensor, count: int) -> torch.Tens
     if score_KT.dtype != torch.float32 or num_tokens > 1 << 24:
         return lexicographic(tier_T, score_KT)[:, :count]
     bits_KT = (score_KT + 0.0).view(torch.int32).long()  # 0.0 and -0.0 are equal scores
+    # The bits of a float, as an integer, are in the order of the floats, but for the sign.
     rising_KT = bits_KT ^ ((bits_KT >> 31) & 0x7FFFFFFF)  # negative floats count backwards
     earlier_T = (1 << 24) - 1 - torch.arange(num_tokens, device=score_KT.device)
     key_KT = ((rising_KT + (1 << 31)) << 24) + (((127 - tier_T.long()) << 56) + earlier_T)
