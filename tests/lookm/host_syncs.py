@@ -1,5 +1,7 @@
 """Catches code that would wait for a GPU: what asks the host, seen on a CPU."""
 
+from typing import Any
+
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -13,11 +15,11 @@ class Asked(TorchDispatchMode):
         | {"lift_fresh", "lift_fresh_copy", "unique_dim", "_unique2"}
     )
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.questions = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         masks = name == "index" and any(
             part is not None and part.dtype == torch.bool for part in args[1]
@@ -32,17 +34,17 @@ class AskedByMethod(TorchFunctionMode):
 
     HOST = frozenset({"tolist", "numpy", "item", "cpu", "__bool__", "__int__", "__float__"})
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.questions = []
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(func, "__name__", "") in self.HOST:
             self.questions.append(func.__name__)
         return func(*args, **(kwargs or {}))
 
 
-def questions(call):
+def questions(call: Any) -> Any:
     """What `call` asks of the host, under inference mode."""
     with Asked() as asked, AskedByMethod() as by_method, torch.inference_mode():
         call()

@@ -1,6 +1,7 @@
 """What counts as waiting: only what could not run at once, by places and by pages."""
 
 import random
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ PROMPT = random_prompt(2, seed=1)  # 25 to 32 tokens: 2 pages in each of 3 layer
 FIFTH = CachePolicy("look-m", keep=0.2, text="none")
 
 
-def added(engine, num_requests, policy=CachePolicy(), prompt=PROMPT):  # noqa: B008 frozen
+def added(engine: Any, num_requests: Any, policy: Any = CachePolicy(), prompt: Any = PROMPT) -> Any:  # noqa: B008 frozen
     """How many of so many requests, which come at once, the engine takes in."""
     for number in range(num_requests):
         try:
@@ -23,7 +24,7 @@ def added(engine, num_requests, policy=CachePolicy(), prompt=PROMPT):  # noqa: B
     return num_requests
 
 
-def test_a_burst_onto_an_idle_engine_fills_the_places_and_then_the_queue():
+def test_a_burst_onto_an_idle_engine_fills_the_places_and_then_the_queue() -> None:
     engine = tiny_engine(max_running=3, max_waiting=2)
     assert added(engine, 9) == 3 + 2
     engine.step()
@@ -32,7 +33,7 @@ def test_a_burst_onto_an_idle_engine_fills_the_places_and_then_the_queue():
         engine.add(PROMPT.request("late"))
 
 
-def test_a_place_that_becomes_free_counts_before_the_next_step():
+def test_a_place_that_becomes_free_counts_before_the_next_step() -> None:
     engine = tiny_engine(max_running=2, max_waiting=1)
     requests = [PROMPT.request(str(number)) for number in range(4)]
     for request in requests[:3]:
@@ -45,7 +46,7 @@ def test_a_place_that_becomes_free_counts_before_the_next_step():
 
 
 @pytest.mark.parametrize(("policy", "at_once"), [(CachePolicy(), 2), (FIFTH, 4)])
-def test_what_finds_no_free_pages_waits(policy, at_once):
+def test_what_finds_no_free_pages_waits(policy: Any, at_once: Any) -> None:
     """At a fifth of the cache a burst takes half the pages here: one of two, in each layer."""
     engine = tiny_engine(kv_cache_bytes=12 * PAGE_BYTES, max_running=8, max_waiting=1)
     assert added(engine, 9, policy) == at_once + 1
@@ -53,13 +54,13 @@ def test_what_finds_no_free_pages_waits(policy, at_once):
     assert (engine.stats().running, engine.stats().waiting) == (at_once, 1)
 
 
-def test_all_that_were_taken_in_are_answered():
+def test_all_that_were_taken_in_are_answered() -> None:
     engine = tiny_engine(kv_cache_bytes=12 * PAGE_BYTES, max_running=8, max_waiting=1)
     assert len(answers(engine, [PROMPT.request(str(number)) for number in range(3)])) == 3
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_what_was_taken_in_beyond_the_bound_starts_with_the_next_step(seed):
+def test_what_was_taken_in_beyond_the_bound_starts_with_the_next_step(seed: Any) -> None:
     """At any moment of a busy engine: after the step, no more wait than may."""
     rng = random.Random(seed)
     most = rng.randint(1, 3)

@@ -1,5 +1,7 @@
 """Presets on a plain transformers model: the same answers as the engine, nothing left behind."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,13 +12,13 @@ from tests.lookm.models.toys import TOYS, generated, prompt
 from tests.lookm.tiny import IMAGE, answers, generate, random_prompt, tiny_engine, tiny_llava
 
 
-def arguments(prompt):
+def arguments(prompt: Any) -> Any:
     images = {"pixel_values": torch.from_numpy(np.stack(prompt.pixels))} if prompt.pixels else {}
     ids = torch.tensor([prompt.ids])
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **images}
 
 
-def plain_answer(model, prompt, policy, num_tokens=12):
+def plain_answer(model: Any, prompt: Any, policy: Any, num_tokens: int = 12) -> Any:
     model.generation_config.eos_token_id = None
     is_image = torch.tensor(prompt.ids) == IMAGE
     with compressing(model, policy, is_image) as cache:
@@ -32,7 +34,7 @@ def plain_answer(model, prompt, policy, num_tokens=12):
 
 @pytest.mark.parametrize("method", sorted(PRESETS))
 @pytest.mark.parametrize("num_images", [0, 4])
-def test_generate_over_the_cache_equals_the_engine(method, num_images):
+def test_generate_over_the_cache_equals_the_engine(method: Any, num_images: Any) -> None:
     prompt = random_prompt(num_images, seed=num_images + 30)
     policy = CachePolicy(method) if method == "full" else CachePolicy(method, keep=0.3)
     got, cache = plain_answer(tiny_llava(), prompt, policy)
@@ -42,19 +44,19 @@ def test_generate_over_the_cache_equals_the_engine(method, num_images):
     assert all((kept == len(prompt.ids)) == whole for kept in cache.kept_tokens)
 
 
-def test_the_model_is_as_it_was_afterwards():
+def test_the_model_is_as_it_was_afterwards() -> None:
     model, prompt = tiny_llava(), random_prompt(2, seed=1)
     before = generate(model, prompt, 8)
     plain_answer(model, prompt, "h2o@0.3")
     assert generate(model, prompt, 8) == before
 
 
-def test_what_it_cannot_do_is_refused():
+def test_what_it_cannot_do_is_refused() -> None:
     model, prompt = tiny_llava(), random_prompt(1, seed=1)
     is_image = torch.tensor(prompt.ids) == IMAGE
     few = torch.tensor([[5, 6, 7]])
 
-    def forward(mask, *calls):
+    def forward(mask: Any, *calls: Any) -> None:
         with compressing(model, "look-m", mask) as cache:
             for call in calls:
                 model(**{"past_key_values": cache, **call})
@@ -70,7 +72,7 @@ def test_what_it_cannot_do_is_refused():
 
 
 @pytest.mark.parametrize("name", sorted(TOYS))
-def test_each_family_answers_as_without_it_or_is_refused(name):
+def test_each_family_answers_as_without_it_or_is_refused(name: Any) -> None:
     toy = TOYS[name]
     model, asked = toy.model(), prompt(toy, 2, seed=7)
     is_image = torch.tensor(asked.ids) == IMAGE
@@ -85,7 +87,7 @@ def test_each_family_answers_as_without_it_or_is_refused(name):
     assert out[0, len(asked.ids) :].tolist() == generated(model, asked, 8)
 
 
-def test_a_sliding_window_that_does_not_hold_all_tokens_is_refused():
+def test_a_sliding_window_that_does_not_hold_all_tokens_is_refused() -> None:
     toy = TOYS["gemma3"]
     model, ids = toy.model(), torch.tensor([[5, 6, 7, 8, 9, 10]])
     window = model.config.get_text_config().sliding_window
@@ -93,7 +95,7 @@ def test_a_sliding_window_that_does_not_hold_all_tokens_is_refused():
     is_image = torch.zeros(ids.shape[1], dtype=torch.bool)
     call = {"do_sample": False, "pad_token_id": 0}
 
-    def answer(num_tokens):
+    def answer(num_tokens: Any) -> None:
         with compressing(model, "h2o@0.5", is_image) as cache:
             model.generate(ids, past_key_values=cache, max_new_tokens=num_tokens, **call)
 

@@ -1,6 +1,7 @@
 """The bundled model through the engine: transformers' own answers, from pictures, in float32."""
 
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -14,17 +15,17 @@ QUESTIONS = ("Describe all images.", "What is in image 2?", "List the colours of
 
 
 @functools.cache
-def pictures(count):
+def pictures(count: Any) -> Any:
     return tuple(render(scene("test", 0, number)) for number in range(count))
 
 
-def messages(count, question):
+def messages(count: Any, question: Any) -> Any:
     parts = [{"type": "image"} for _ in range(count)]
     return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
 
 
 @functools.cache
-def transformers_answer(count, question, num_tokens):
+def transformers_answer(count: Any, question: Any, num_tokens: Any) -> Any:
     processor, (model, _) = _transformers()
     text = processor.apply_chat_template(messages(count, question), add_generation_prompt=True)
     inputs = processor(text=text, images=list(pictures(count)) or None, return_tensors="pt")
@@ -35,25 +36,25 @@ def transformers_answer(count, question, num_tokens):
 
 
 @functools.cache
-def _transformers():
+def _transformers() -> Any:
     path = str(demo.checkpoint_path())
     model = load_model(path, dtype=torch.float32, device="cpu")
     model[0].generation_config.eos_token_id = None
     return load_processor(path, model[1]), model
 
 
-def engine():
+def engine() -> Any:
     return Engine.from_config(EngineConfig(dtype="float32", kv_cache_bytes=2**28))
 
 
-def request(engine, name, count, question, policy=None):
+def request(engine: Any, name: Any, count: Any, question: Any, policy: Any = None) -> Any:
     images = [engine.processor.image(image, f"{i}") for i, image in enumerate(pictures(count))]
     ids = engine.processor.prompt(messages(count, question), images)
     sampling = Sampling(max_tokens=12, ignore_eos=True)
     return Request(name, ids, tuple(images), policy or CachePolicy(), sampling)
 
 
-def test_zero_to_sixteen_images_in_one_batch_equal_generate():
+def test_zero_to_sixteen_images_in_one_batch_equal_generate() -> None:
     ours = engine()
     counts = [0, 1, 2, 3, 5, 8, 12, 16]
     policies = [None, CachePolicy("look-m", keep=0.2)]
@@ -69,7 +70,7 @@ def test_zero_to_sixteen_images_in_one_batch_equal_generate():
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_at_full_cache_the_bundled_model_names_what_it_sees(count):
+def test_at_full_cache_the_bundled_model_names_what_it_sees(count: Any) -> None:
     from lookm.demo.scenes import Scene
 
     ours = engine()

@@ -1,5 +1,7 @@
 """Layers that keep different numbers of rows, in the engine: pages, admission, preemption."""
 
+from typing import Any
+
 import pytest
 
 from lookm import CachePolicy
@@ -10,7 +12,7 @@ from tests.lookm.tiny import answers, random_prompt, tiny_engine, tiny_llava
 DEEP = sorted(method for method in PRESETS if PRESETS[method].depth is not None)
 
 
-def sharp_llava():
+def sharp_llava() -> Any:
     """Attention on few keys, and fewer with depth."""
     model = tiny_llava()
     for depth, layer in enumerate(model.model.language_model.layers):
@@ -18,7 +20,7 @@ def sharp_llava():
     return model
 
 
-def rows_after_prefill(engine, policy, num_images=12):
+def rows_after_prefill(engine: Any, policy: Any, num_images: int = 12) -> Any:
     """Rows of each layer, pages held and the report, before the first decode."""
     engine.add(random_prompt(num_images, seed=2).request("a", policy))
     events = engine.step()
@@ -28,7 +30,7 @@ def rows_after_prefill(engine, policy, num_images=12):
 
 
 @pytest.mark.parametrize("method", DEEP)
-def test_layers_keep_different_counts_of_the_same_total_and_hold_no_page_more(method):
+def test_layers_keep_different_counts_of_the_same_total_and_hold_no_page_more(method: Any) -> None:
     keep = 0.5 if method == "meda" else 0.3
     engine = tiny_engine(sharp_llava(), page_tokens=4)
     rows_L, num_pages, report = rows_after_prefill(engine, CachePolicy(method, keep=keep))
@@ -42,7 +44,7 @@ def test_layers_keep_different_counts_of_the_same_total_and_hold_no_page_more(me
 
 
 @pytest.mark.parametrize("method", DEEP)
-def test_preempted_requests_give_the_same_answers(method):
+def test_preempted_requests_give_the_same_answers(method: Any) -> None:
     policy = CachePolicy(method, keep=0.4)
     requests = [random_prompt(3, seed=n).request(str(n), policy, max_tokens=40) for n in range(6)]
     roomy = answers(tiny_engine(kv_cache_bytes=8 * 2**20), requests)

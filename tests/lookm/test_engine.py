@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -23,20 +24,20 @@ FULL, LOOK = CachePolicy(), CachePolicy("look-m", keep=0.2)
 
 
 @functools.cache
-def expected(num_images, seed, num_tokens=12, kv_heads=2):
+def expected(num_images: Any, seed: Any, num_tokens: int = 12, kv_heads: int = 2) -> Any:
     return generate(tiny_llava(kv_heads=kv_heads), random_prompt(num_images, seed), num_tokens)
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("num_images", [0, 1, 2, 5, 16])
-def test_full_cache_equals_generate(num_images, kv_heads):
+def test_full_cache_equals_generate(num_images: Any, kv_heads: Any) -> None:
     engine = tiny_engine(tiny_llava(kv_heads=kv_heads))
     got = answers(engine, [random_prompt(num_images, seed=num_images).request("a")])
     assert got["a"] == expected(num_images, num_images, kv_heads=kv_heads)
 
 
 @pytest.mark.parametrize("every", [0, 1, 3])
-def test_eight_at_a_time_with_mixed_policies_equal_generate(every):
+def test_eight_at_a_time_with_mixed_policies_equal_generate(every: Any) -> None:
     prompts = [random_prompt(n, seed=n) for n in (0, 1, 2, 3, 4, 6, 8, 16)]
     policies = [FULL, LOOK, FULL, CachePolicy("h2o", keep=0.3), FULL, LOOK, FULL, FULL]
     requests = [
@@ -53,14 +54,16 @@ def test_eight_at_a_time_with_mixed_policies_equal_generate(every):
 
 @pytest.mark.parametrize("method", sorted(set(PRESETS) - {"full"}))
 @pytest.mark.parametrize("kv_heads", [4, 2])
-def test_every_preset_equals_a_plain_forward_over_its_compressed_cache(method, kv_heads):
+def test_every_preset_equals_a_plain_forward_over_its_compressed_cache(
+    method: Any, kv_heads: Any
+) -> None:
     policy, prompt = CachePolicy(method, keep=0.3), random_prompt(4, seed=11)
     model = tiny_llava(kv_heads=kv_heads)
     got = answers(tiny_engine(model), [prompt.request("a", policy)])["a"]
     assert got == compressed_answer(tiny_llava(kv_heads=kv_heads), prompt, policy, 12)
 
 
-def test_the_comparison_can_fail():
+def test_the_comparison_can_fail() -> None:
     """Negative control: other pixels, or another policy, give other tokens."""
     prompt, other = random_prompt(4, seed=11), random_prompt(4, seed=12)
     swapped = type(prompt)(prompt.ids, other.pixels)
@@ -69,20 +72,20 @@ def test_the_comparison_can_fail():
     assert answers(tiny_engine(), [prompt.request("a", tight)])["a"] != expected(4, 11)
 
 
-def test_a_prompt_in_chunks_equals_generate():
+def test_a_prompt_in_chunks_equals_generate() -> None:
     for budget in (7, 16, 50):
         requests = [random_prompt(n, seed=n).request(str(n)) for n in (5, 0, 8)]
         got = answers(tiny_engine(max_step_tokens=budget), requests, every=1)
         assert all(got[str(n)] == expected(n, n) for n in (5, 0, 8))
 
 
-def test_a_prompt_longer_than_the_step_is_still_looked_at_whole():
+def test_a_prompt_longer_than_the_step_is_still_looked_at_whole() -> None:
     prompt = random_prompt(8, seed=8)
     got = answers(tiny_engine(max_step_tokens=16), [prompt.request("a", LOOK)])["a"]
     assert got == compressed_answer(tiny_llava(), prompt, LOOK, 12)
 
 
-def test_preempted_requests_give_the_same_answers():
+def test_preempted_requests_give_the_same_answers() -> None:
     requests = [random_prompt(3, seed=n).request(str(n), LOOK if n % 2 else FULL) for n in range(6)]
     roomy = answers(tiny_engine(kv_cache_bytes=8 * 2**20), requests)
     pages = 3 * 6 * 4  # about four full requests without their answers
@@ -97,7 +100,7 @@ def test_preempted_requests_give_the_same_answers():
     assert all(len(tokens) == 40 for tokens in got.values())
 
 
-def test_a_compressed_request_holds_a_fifth_of_the_pages():
+def test_a_compressed_request_holds_a_fifth_of_the_pages() -> None:
     prompt = random_prompt(16, seed=1, text_tokens=3)
     held = {}
     strict = CachePolicy("look-m", keep=0.2, text="prior")  # these toy prompts are 17 % text
@@ -115,7 +118,7 @@ def test_a_compressed_request_holds_a_fifth_of_the_pages():
     assert abs(held["look"] - 0.2 * held["full"]) <= page_per_layer
 
 
-def test_admission_counts_what_the_policy_keeps():
+def test_admission_counts_what_the_policy_keeps() -> None:
     """The pool that holds one full prompt runs several compressed ones at the same time."""
     prompt = random_prompt(16, seed=1)
     pages = 3 * (-(-len(prompt.ids) // 16) + 1)
@@ -132,7 +135,7 @@ def test_admission_counts_what_the_policy_keeps():
     assert running["look"] >= 3
 
 
-def test_abort_during_each_stage_frees_every_page_and_ends_once():
+def test_abort_during_each_stage_frees_every_page_and_ends_once() -> None:
     for steps in range(6):
         engine = tiny_engine(max_step_tokens=20)
         for i in range(3):
@@ -150,7 +153,7 @@ def test_abort_during_each_stage_frees_every_page_and_ends_once():
         assert engine.step() == []
 
 
-def test_reports_say_what_was_kept():
+def test_reports_say_what_was_kept() -> None:
     prompt = random_prompt(8, seed=3)
     engine = tiny_engine()
     engine.add(prompt.request("a", LOOK, max_tokens=3))
@@ -171,7 +174,7 @@ def test_reports_say_what_was_kept():
     assert events[-1].timing.prefill_s > 0
 
 
-def test_a_text_only_prompt_is_not_compressed_by_a_modality_aware_policy():
+def test_a_text_only_prompt_is_not_compressed_by_a_modality_aware_policy() -> None:
     prompt = random_prompt(0, seed=5, text_tokens=60)
     engine = tiny_engine()
     engine.add(prompt.request("a", LOOK))
@@ -181,7 +184,7 @@ def test_a_text_only_prompt_is_not_compressed_by_a_modality_aware_policy():
     assert report.bytes == report.full_bytes
 
 
-def test_stop_strings_and_the_end_token_end_an_answer():
+def test_stop_strings_and_the_end_token_end_an_answer() -> None:
     prompt = random_prompt(1, seed=1)
     tokens = expected(1, 1)
     stop = f" w{tokens[4]}"
@@ -194,7 +197,7 @@ def test_stop_strings_and_the_end_token_end_an_answer():
     assert engine.stats().used_bytes == 0
 
 
-def test_an_image_seen_before_is_not_encoded_again():
+def test_an_image_seen_before_is_not_encoded_again() -> None:
     engine = tiny_engine()
     prompt = random_prompt(3, seed=2)
     for turn in range(2):
@@ -203,7 +206,7 @@ def test_an_image_seen_before_is_not_encoded_again():
     assert (stats.image_cache_queries_total, stats.image_cache_hits_total) == (6, 3)
 
 
-def test_seeded_sampling_does_not_depend_on_the_batch():
+def test_seeded_sampling_does_not_depend_on_the_batch() -> None:
     seeded = {"temperature": 1.0, "seed": 3, "top_p": 0.9}
     alone = answers(tiny_engine(), [random_prompt(2, seed=1).request("a", LOOK, **seeded)])["a"]
     others = [random_prompt(n, seed=n + 20).request(str(n), temperature=1.0) for n in range(5)]
@@ -216,7 +219,7 @@ def test_seeded_sampling_does_not_depend_on_the_batch():
     assert again["a"] != alone
 
 
-def test_requests_that_can_never_run_are_refused_with_a_reason():
+def test_requests_that_can_never_run_are_refused_with_a_reason() -> None:
     engine = tiny_engine(max_running=1, max_waiting=0)
     prompt = random_prompt(2, seed=1)
     cases = [
@@ -237,7 +240,7 @@ def test_requests_that_can_never_run_are_refused_with_a_reason():
     assert [event.request_id for event in engine.step()] == ["a"]
 
 
-def test_a_request_larger_than_the_pool_is_refused_and_says_what_helps():
+def test_a_request_larger_than_the_pool_is_refused_and_says_what_helps() -> None:
     engine = tiny_engine(kv_cache_bytes=3 * 4 * 2 * 2 * 16 * 16 * 4)
     prompt = random_prompt(8, seed=1)
     with pytest.raises(PromptTooLongError, match="keep less of the cache"):
@@ -246,7 +249,7 @@ def test_a_request_larger_than_the_pool_is_refused_and_says_what_helps():
     assert len(answers(engine, [prompt.request("look", LOOK, **small)])["look"]) == 4
 
 
-def test_the_default_sampling_is_greedy_and_deterministic():
+def test_the_default_sampling_is_greedy_and_deterministic() -> None:
     assert Sampling().temperature == 0
     prompt = random_prompt(2, seed=9)
     with torch.random.fork_rng():
@@ -255,7 +258,7 @@ def test_the_default_sampling_is_greedy_and_deterministic():
     assert first == answers(tiny_engine(), [prompt.request("a")])
 
 
-def test_a_request_whose_images_do_not_fit_its_prompt_ends_alone():
+def test_a_request_whose_images_do_not_fit_its_prompt_ends_alone() -> None:
     engine, good = tiny_engine(), random_prompt(2, seed=4)
     pixels = {"pixel_values": good.pixels[0][None]}
     bad = Request("bad", (1, IMAGE, IMAGE, 5), (ImageInput("d", pixels, 2),))
@@ -276,7 +279,7 @@ def test_a_request_whose_images_do_not_fit_its_prompt_ends_alone():
 
 
 @pytest.mark.parametrize("token", [-1, 1_000_000])
-def test_a_token_the_model_does_not_have_is_refused_before_it_runs(token):
+def test_a_token_the_model_does_not_have_is_refused_before_it_runs(token: Any) -> None:
     engine = tiny_engine()
     prompt = random_prompt(1, seed=0)
     request = replace(prompt.request("a"), prompt_ids=(*prompt.ids, token))

@@ -6,6 +6,7 @@ mechanism a family has of its own is then taken away once, to see that the compa
 
 import dataclasses
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,11 +32,11 @@ ONE_GO = [name for name, toy in TOYS.items() if toy.row.prefill != "causal"]
 M_ROPE = [name for name, toy in TOYS.items() if toy.row.position_rows == 3]
 
 
-def engine_of(toy, **config):
+def engine_of(toy: Any, **config: Any) -> Any:
     return tiny_engine(toy.model(), **{"kv_cache_bytes": 2**22, **config})
 
 
-def with_row(monkeypatch, engine: Engine, **facts) -> Engine:
+def with_row(monkeypatch: pytest.MonkeyPatch, engine: Engine, **facts: Any) -> Engine:
     """The engine with some facts of its family changed: for negative controls."""
     adapter = engine._adapter
     monkeypatch.setattr(adapter, "family", dataclasses.replace(adapter.family, **facts))
@@ -49,7 +50,7 @@ def expected(name: str, num_images: int, seed: int, text_tokens: int = 5) -> lis
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_five_at_a_time_with_up_to_three_images_equal_generate(name):
+def test_five_at_a_time_with_up_to_three_images_equal_generate(name: Any) -> None:
     toy = TOYS[name]
     prompts = [prompt(toy, num, seed=i) for i, num in enumerate((2, 0, 3, 1, 1))]
     got = answers(engine_of(toy), [p.request(str(i)) for i, p in enumerate(prompts)], every=1)
@@ -59,7 +60,7 @@ def test_five_at_a_time_with_up_to_three_images_equal_generate(name):
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_prompts_in_chunks_and_after_preemption_equal_generate(name):
+def test_prompts_in_chunks_and_after_preemption_equal_generate(name: Any) -> None:
     """Steps of 13 tokens, and a pool that holds the longest prompt and little more."""
     toy = TOYS[name]
     cases = [(2, 0, 5), (0, 1, 70), (3, 2, 5), (1, 3, 5), (1, 4, 5)]
@@ -75,7 +76,7 @@ def test_prompts_in_chunks_and_after_preemption_equal_generate(name):
 
 
 @pytest.mark.parametrize("spare", range(29, 90, 9))
-def test_pools_of_any_size_give_the_same_answers(spare):
+def test_pools_of_any_size_give_the_same_answers(spare: Any) -> None:
     """A sequence that preempts itself must not take older ones, already in the batch, with it."""
     toy = TOYS["llava"]
     prompts = [prompt(toy, num, i) for i, num in enumerate((2, 0, 3, 1, 1))]
@@ -88,7 +89,7 @@ def test_pools_of_any_size_give_the_same_answers(spare):
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_every_preset_equals_a_plain_forward_over_its_compressed_cache(name):
+def test_every_preset_equals_a_plain_forward_over_its_compressed_cache(name: Any) -> None:
     toy = TOYS[name]
     asked, engine = prompt(toy, 3, seed=3), engine_of(toy)
     windows = engine._adapter.dimensions.windows_L
@@ -111,7 +112,7 @@ def test_every_preset_equals_a_plain_forward_over_its_compressed_cache(name):
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_other_pixels_give_other_tokens(name):
+def test_other_pixels_give_other_tokens(name: Any) -> None:
     toy = TOYS[name]
     asked = prompt(toy, 2, seed=0)
     changed = {name: -a if name.endswith("pixel_values") else a for name, a in tensors(asked)}
@@ -122,16 +123,18 @@ def test_other_pixels_give_other_tokens(name):
     assert got["b"] != got["a"]
 
 
-def tensors(asked):
+def tensors(asked: Any) -> Any:
     return asked.images[1].tensors.items()
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_answers_at_other_positions_are_other_answers(name, monkeypatch):
+def test_answers_at_other_positions_are_other_answers(
+    name: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = engine_of(TOYS[name])
     own = engine._adapter.embed_prompt
 
-    def shifted(*args):
+    def shifted(*args: Any) -> Any:
         embedded = own(*args)
         return dataclasses.replace(embedded, next_pos=embedded.next_pos + 7)
 
@@ -141,14 +144,18 @@ def test_answers_at_other_positions_are_other_answers(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ONE_GO)
-def test_without_its_mask_a_family_answers_otherwise(name, monkeypatch):
+def test_without_its_mask_a_family_answers_otherwise(
+    name: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = with_row(monkeypatch, engine_of(TOYS[name]), prefill="causal")
     got = answers(engine, [prompt(TOYS[name], 3, seed=2).request("a")])
     assert got["a"] != expected(name, 3, 2)
 
 
 @pytest.mark.parametrize("part", ["extend", "decode"])
-def test_without_its_window_a_family_answers_otherwise(part, monkeypatch):
+def test_without_its_window_a_family_answers_otherwise(
+    part: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     own = getattr(masked, part)
     monkeypatch.setattr(masked, part, lambda *a, window, **k: own(*a, window=10**6, **k))
     got = answers(
@@ -158,19 +165,21 @@ def test_without_its_window_a_family_answers_otherwise(part, monkeypatch):
 
 
 @pytest.mark.parametrize("name", M_ROPE)
-def test_without_m_rope_a_family_answers_otherwise(name, monkeypatch):
+def test_without_m_rope_a_family_answers_otherwise(
+    name: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = with_row(monkeypatch, engine_of(TOYS[name]), grid_tensors=(), type_argument=None)
     got = answers(engine, [prompt(TOYS[name], 3, seed=2).request("a")])
     assert got["a"] != expected(name, 3, 2)
 
 
-def test_without_deepstack_a_family_answers_otherwise(monkeypatch):
+def test_without_deepstack_a_family_answers_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = with_row(monkeypatch, engine_of(TOYS["qwen3_vl"]), deepstack=False)
     got = answers(engine, [prompt(TOYS["qwen3_vl"], 3, seed=2).request("a")])
     assert got["a"] != expected("qwen3_vl", 3, 2)
 
 
-def test_an_image_alone_and_the_same_among_others_share_no_features():
+def test_an_image_alone_and_the_same_among_others_share_no_features() -> None:
     """One engine, one cache: the same image in both layouts, each answered as by `generate()`."""
     toy = TOYS["llava_onevision"]
     engine, asked = engine_of(toy), prompt(toy, 2, seed=0)
@@ -186,7 +195,7 @@ def test_an_image_alone_and_the_same_among_others_share_no_features():
         engine.add(ToyPrompt(toy, alone.ids, asked.images).request("wrong"))
 
 
-def test_logits_are_softcapped_as_the_model_does():
+def test_logits_are_softcapped_as_the_model_does() -> None:
     toy = TOYS["paligemma"]
     model, hidden = toy.model(), torch.randn(2, 64) * 4
     adapter = Adapter(model, toy.row)
@@ -195,14 +204,14 @@ def test_logits_are_softcapped_as_the_model_does():
     assert adapter.logits(hidden).abs().max() < 5 < raw.abs().max()
 
 
-def test_policies_that_count_causal_queries_run_on_prompts_without_images():
+def test_policies_that_count_causal_queries_run_on_prompts_without_images() -> None:
     toy = TOYS["gemma3"]
     asked, policy = prompt(toy, 0, 1, text_tokens=40), CachePolicy("mean-h2o", keep=0.3)
     got = answers(engine_of(toy), [asked.request("a", policy)])
     assert got["a"] == compressed_answer(toy.model(), asked, policy, NUM_TOKENS)
 
 
-def test_an_image_of_one_token_is_encoded_as_in_company():
+def test_an_image_of_one_token_is_encoded_as_in_company() -> None:
     """transformers' Mistral3 fails on it alone, and any client can send one."""
     toy = TOYS["mistral3"]
     pixels = torch.randn(1, 3, 16, 16)
@@ -213,14 +222,14 @@ def test_an_image_of_one_token_is_encoded_as_in_company():
     assert torch.allclose(features_FNE[0], first_1E, atol=1e-5)
 
 
-def windowed_mistral():
+def windowed_mistral() -> Any:
     toy = TOYS["mistral3"]
     config = toy.config()
     config.text_config.sliding_window = 8
     return dataclasses.replace(toy, config=lambda: config)
 
 
-def test_a_model_of_windows_only_answers_at_full_cache_and_refuses_policies():
+def test_a_model_of_windows_only_answers_at_full_cache_and_refuses_policies() -> None:
     toy = windowed_mistral()
     asked, full = prompt(toy, 3, seed=2), generated(toy.model(), prompt(toy, 3, seed=2), NUM_TOKENS)
     engine = engine_of(toy, max_step_tokens=20)
@@ -230,7 +239,7 @@ def test_a_model_of_windows_only_answers_at_full_cache_and_refuses_policies():
     assert refusal.value.param == "kv_cache"
 
 
-def unsupported(text):
+def unsupported(text: Any) -> Any:
     vision = transformers.CLIPVisionConfig(**VISION)
     config = transformers.LlavaConfig(
         vision_config=vision, text_config=text, image_token_index=IMAGE, vision_feature_layer=-1
@@ -239,7 +248,7 @@ def unsupported(text):
     return Adapter(model, FAMILIES["llava"])
 
 
-def test_attention_that_cannot_be_computed_is_refused_at_start():
+def test_attention_that_cannot_be_computed_is_refused_at_start() -> None:
     with pytest.raises(ModelError, match="softcapped attention logits"):
         unsupported(transformers.Gemma2Config(**TEXT, head_dim=16))
     sinks = {**TEXT, "num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 16}
@@ -247,7 +256,7 @@ def test_attention_that_cannot_be_computed_is_refused_at_start():
         unsupported(transformers.GptOssConfig(**sinks))
 
 
-def test_every_row_has_a_toy_and_a_line_in_the_table():
+def test_every_row_has_a_toy_and_a_line_in_the_table() -> None:
     assert {toy.row.model_type for toy in TOYS.values()} == set(FAMILIES)
     table, note = families_table().split("\n\n")
     assert note.startswith("Layers with a sliding window")

@@ -5,6 +5,7 @@ Every answer must equal the one the same request gets alone, whatever happened a
 
 import functools
 import random
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ POLICIES = [
 SAMPLINGS = [{}, {"temperature": 1.0, "seed": 5, "top_p": 0.9}, {"presence_penalty": 1.0}]
 
 
-def request(name, case):
+def request(name: Any, case: Any) -> Any:
     num_images, policy, sampling, max_tokens = case
     prompt = random_prompt(num_images, seed=num_images)
     options = {**SAMPLINGS[sampling], "max_tokens": max_tokens}
@@ -31,11 +32,11 @@ def request(name, case):
 
 
 @functools.cache
-def alone(case):
+def alone(case: Any) -> Any:
     return answers(tiny_engine(), [request("a", case)])["a"]
 
 
-def draw_case(rng):
+def draw_case(rng: Any) -> Any:
     return (
         rng.choice([0, 0, 1, 2, 3, 5, 8]),
         rng.randrange(len(POLICIES)),
@@ -45,7 +46,7 @@ def draw_case(rng):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_every_answer_equals_the_one_the_request_gets_alone(seed):
+def test_every_answer_equals_the_one_the_request_gets_alone(seed: Any) -> None:
     rng = random.Random(seed)
     page_bytes = 2 * 2 * 4 * 16 * 4
     engine = tiny_engine(

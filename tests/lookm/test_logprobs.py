@@ -1,6 +1,7 @@
 """Log-probabilities against transformers' own logits, their text, and that each comes once."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from lookm.sampling.logprobs import LEAST
 from tests.lookm.tiny import VOCABULARY, WordProcessor, random_prompt, tiny_engine, tiny_llava
 
 
-def raw_logprobs(prompt, answer):
+def raw_logprobs(prompt: Any, answer: Any) -> Any:
     """Of each answer token's step, by one plain transformers forward pass, `[T, V]`."""
     ids = torch.tensor([list(prompt.ids) + answer[:-1]])
     pixels = torch.from_numpy(np.stack(prompt.pixels))
@@ -22,7 +23,7 @@ def raw_logprobs(prompt, answer):
     return logits[len(prompt.ids) - 1 :].log_softmax(-1)
 
 
-def events_of(request, *others):
+def events_of(request: Any, *others: Any) -> Any:
     events = list(tiny_engine(kv_cache_bytes=2**23).generate([request, *others]))
     return [event for event in events if event.request_id == request.id]
 
@@ -36,7 +37,7 @@ def events_of(request, *others):
         {"min_tokens": 12, "ignore_eos": False},
     ],
 )
-def test_they_are_the_log_softmax_of_the_models_own_logits(sampling):
+def test_they_are_the_log_softmax_of_the_models_own_logits(sampling: Any) -> None:
     prompt = random_prompt(2, seed=5)
     others = [random_prompt(n, seed=n).request(f"other {n}") for n in range(3)]
     events = events_of(prompt.request("a", logprobs=4, **sampling), *others)
@@ -50,7 +51,7 @@ def test_they_are_the_log_softmax_of_the_models_own_logits(sampling):
         assert [top.logprob for top in told.top] == pytest.approx(values.tolist(), abs=1e-4)
 
 
-def test_they_are_told_only_where_asked_and_as_many_as_asked():
+def test_they_are_told_only_where_asked_and_as_many_as_asked() -> None:
     prompt = random_prompt(1, seed=2)
     asked = [prompt.request(str(n), logprobs=n) for n in (None, 0, 3, 20)]
     told = {}
@@ -61,7 +62,7 @@ def test_they_are_told_only_where_asked_and_as_many_as_asked():
     assert told["0"].logprob == told["3"].logprob == told["20"].logprob
 
 
-def test_a_compressed_cache_changes_them():
+def test_a_compressed_cache_changes_them() -> None:
     prompt = random_prompt(4, seed=5)
     full, look = (
         events_of(prompt.request("a", policy, logprobs=0))[1]
@@ -70,7 +71,7 @@ def test_a_compressed_cache_changes_them():
     assert full.logprobs.logprob != look.logprobs.logprob
 
 
-def test_each_comes_once_and_in_order_while_text_is_held_back():
+def test_each_comes_once_and_in_order_while_text_is_held_back() -> None:
     prompt = random_prompt(1, seed=1)
     plain = [event.token_id for event in events_of(prompt.request("a"))]
     held = f" w{plain[3]} w{plain[4]} never"
@@ -80,7 +81,7 @@ def test_each_comes_once_and_in_order_while_text_is_held_back():
     assert "".join(event.logprobs.token for event in events) == "".join(e.text for e in events)
 
 
-def test_the_end_token_has_none():
+def test_the_end_token_has_none() -> None:
     request = random_prompt(1, seed=1).request(
         "a", logprobs=2, ignore_eos=False, min_tokens=2, logit_bias=((2, 100.0),)
     )
@@ -89,13 +90,13 @@ def test_the_end_token_has_none():
     assert [event.logprobs is None for event in events] == [False, False, True]
 
 
-def test_what_is_impossible_is_a_number_json_can_hold():
+def test_what_is_impossible_is_a_number_json_can_hold() -> None:
     logits = torch.tensor([[0.0, -math.inf, 0.0]])
     choice = sample(logits, [Sampler(Sampling(logprobs=3))])[0]
     assert [value for _, value in choice.top] == pytest.approx([-math.log(2)] * 2 + [LEAST])
 
 
-def test_part_of_a_character_is_told_by_its_bytes():
+def test_part_of_a_character_is_told_by_its_bytes() -> None:
     pieces = {0: "é".encode()[:1], 1: b" a"}
     told = describe(SampledToken(0, -1.0, ((1, -0.5), (0, -1.0))), pieces.__getitem__)
     assert (told.token, told.bytes) == ("\ufffd", b"\xc3")
@@ -105,8 +106,8 @@ def test_part_of_a_character_is_told_by_its_bytes():
     ]
 
 
-def test_no_tokenizer_is_read_where_nobody_asks(monkeypatch):
-    def fail(*_):
+def test_no_tokenizer_is_read_where_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
         raise AssertionError("read")
 
     monkeypatch.setattr("lookm.postprocess.Vocabulary.of", fail)

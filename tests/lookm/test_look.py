@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ METHOD = {"H2OKVCache_LayerWise": "h2o", "TextPivotMerge_LayerWise": "look-m"}
 NAMES = ["h2o_1image", "lookm_pivot_1image", "lookm_pivot_text_overflow"]
 
 
-def golden(name):
+def golden(name: Any) -> Any:
     """Tensors, and the policy that they were made with."""
     with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
@@ -31,12 +32,12 @@ def golden(name):
     return tensors, policy
 
 
-def call(tensors, policy, dtype):
+def call(tensors: Any, policy: Any, dtype: Any) -> Any:
     rows = (tensors[name].to(dtype) for name in ("query", "key", "value"))
     return compress(*rows, tensors["is_image"], policy)
 
 
-def opened(policy, is_image_T):
+def opened(policy: Any, is_image_T: Any) -> Any:
     """A look at a prompt of one layer."""
     policy = PromptPolicy(resolve(policy), is_image_T, 1)
     return PromptLook(policy, is_image_T, num_layers=1, backend=REFERENCE)
@@ -44,7 +45,7 @@ def opened(policy, is_image_T):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_authors_released_code_is_reproduced(name, dtype):
+def test_the_authors_released_code_is_reproduced(name: Any, dtype: Any) -> None:
     tensors, policy = golden(name)
     got = call(tensors, policy, dtype)
     assert torch.equal(got.positions, tensors["kept_positions"])
@@ -54,7 +55,7 @@ def test_the_authors_released_code_is_reproduced(name, dtype):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_half_precision_keeps_the_same_positions_and_is_rounded_once(name):
+def test_half_precision_keeps_the_same_positions_and_is_rounded_once(name: Any) -> None:
     tensors, policy = golden(name)
     got = call(tensors, policy, torch.float16)
     assert torch.equal(got.positions, tensors["kept_positions"])
@@ -63,7 +64,7 @@ def test_half_precision_keeps_the_same_positions_and_is_rounded_once(name):
 
 
 @pytest.mark.parametrize(("name", "text"), [(NAMES[0], "h2o@0.2"), (NAMES[1], "look-m@0.2")])
-def test_the_short_form_is_the_papers_twenty_percent(name, text):
+def test_the_short_form_is_the_papers_twenty_percent(name: Any, text: Any) -> None:
     tensors, _ = golden(name)
     got = call(tensors, text, torch.float32)
     assert torch.equal(got.positions, tensors["kept_positions"])
@@ -71,7 +72,7 @@ def test_the_short_form_is_the_papers_twenty_percent(name, text):
 
 
 @pytest.mark.parametrize("method", sorted(set(PRESETS) - {"full"}))
-def test_look_gives_the_attention_output_and_what_compress_gives(method):
+def test_look_gives_the_attention_output_and_what_compress_gives(method: Any) -> None:
     rows, attention = layer(num_tokens=200, images=((20, 180),)), REFERENCE.attention
     policy = CachePolicy(method, keep=0.3)
     look = opened(policy, rows.is_image_T)
@@ -90,7 +91,7 @@ def test_look_gives_the_attention_output_and_what_compress_gives(method):
 
 @pytest.mark.parametrize("cuts", [(1,), (64, 150), (150, 195), (190, 199)])
 @pytest.mark.parametrize("method", sorted(set(PRESETS) - {"full"}))
-def test_a_prompt_seen_in_parts_is_kept_as_one_seen_at_once(method, cuts):
+def test_a_prompt_seen_in_parts_is_kept_as_one_seen_at_once(method: Any, cuts: Any) -> None:
     q, k, v, is_image = layer(num_tokens=200, images=((20, 180),))
     policy, parts = CachePolicy(method, keep=0.3), [*pairwise((0, *cuts, 200))]
     look, attention = opened(policy, is_image), REFERENCE.attention
@@ -104,7 +105,7 @@ def test_a_prompt_seen_in_parts_is_kept_as_one_seen_at_once(method, cuts):
     torch.testing.assert_close(got.value, expected.value)
 
 
-def test_the_sums_of_a_part_that_is_left_out_are_missed():
+def test_the_sums_of_a_part_that_is_left_out_are_missed() -> None:
     """The control of the test above: without its first rows a prompt is kept differently."""
     q, k, v, is_image = layer(num_tokens=200, images=((20, 180),))
     one = opened("h2o@0.3", is_image).layer(0, 16**-0.5)
@@ -113,7 +114,7 @@ def test_the_sums_of_a_part_that_is_left_out_are_missed():
     assert not torch.equal(got.positions, compress(q, k, v, is_image, "h2o@0.3").positions)
 
 
-def test_inputs_are_never_changed_and_never_shared_with_the_result():
+def test_inputs_are_never_changed_and_never_shared_with_the_result() -> None:
     for policy in ("look-m@0.3", "full"):
         rows = layer()
         before = [tensor.clone() for tensor in rows]
@@ -123,7 +124,7 @@ def test_inputs_are_never_changed_and_never_shared_with_the_result():
         assert all(torch.equal(new, old) for new, old in zip(rows, before, strict=True))
 
 
-def test_inputs_that_require_grad_or_are_strided_are_accepted():
+def test_inputs_that_require_grad_or_are_strided_are_accepted() -> None:
     rows = layer()
     strided = [
         tensor.transpose(0, 1).contiguous().transpose(0, 1).requires_grad_() for tensor in rows[:3]
@@ -133,7 +134,7 @@ def test_inputs_that_require_grad_or_are_strided_are_accepted():
     assert not got.key.requires_grad
 
 
-def test_the_scale_changes_what_is_kept():
+def test_the_scale_changes_what_is_kept() -> None:
     rows = layer()
     default, same = compress(*rows, "h2o@0.3"), compress(*rows, "h2o@0.3", scale=16**-0.5)
     assert torch.equal(default.positions, same.positions)
@@ -155,11 +156,11 @@ def test_the_scale_changes_what_is_kept():
         (lambda q, k, v, i: (q.int(), k.int(), v.int(), i), "float16"),
     ],
 )
-def test_tensors_that_do_not_fit_are_refused_with_their_shapes(change, message):
+def test_tensors_that_do_not_fit_are_refused_with_their_shapes(change: Any, message: Any) -> None:
     with pytest.raises(RequestError, match=message):
         compress(*change(*layer()), "look-m@0.3")
 
 
-def test_an_unknown_policy_is_refused_before_the_tensors_are_looked_at():
+def test_an_unknown_policy_is_refused_before_the_tensors_are_looked_at() -> None:
     with pytest.raises(PolicyError, match="unknown method"):
         lookm.compress(*[torch.zeros(1)] * 4, "nope@0.2")

@@ -2,6 +2,7 @@
 
 import logging
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -18,14 +19,16 @@ from lookm.sizing import GPU_SPARE, CacheShape
 from tests.lookm.tiny import random_prompt, tiny_engine, tiny_llava
 
 
-def test_a_fifth_of_the_cache_is_five_times_the_conversations():
+def test_a_fifth_of_the_cache_is_five_times_the_conversations() -> None:
     pages = 32 * 256 * 100  # 100 conversations of 4,096 tokens in 32 layers
     shape = CacheShape(16, 1, (None,) * 32)
     assert shape.conversations(pages, shape.rows(4096, 4096)) == 100
     assert shape.conversations(pages, shape.rows(4096, 4096 // 5)) >= 4.7 * 100
 
 
-def test_the_plan_says_in_one_line_how_many_conversations_fit(caplog):
+def test_the_plan_says_in_one_line_how_many_conversations_fit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with caplog.at_level(logging.INFO, logger="lookm.memory"):
         tiny_engine(kv_cache_bytes=16 * 2**20)
     (line,) = [record.getMessage() for record in caplog.records if record.name == "lookm.memory"]
@@ -35,13 +38,13 @@ def test_the_plan_says_in_one_line_how_many_conversations_fit(caplog):
     assert f"--max-running 64; pages for {pages // (32 * 3)} and {pages // (7 * 3)}" in line
 
 
-def test_a_pool_larger_than_the_machine_is_refused_at_start():
+def test_a_pool_larger_than_the_machine_is_refused_at_start() -> None:
     with pytest.raises(ConfigError, match=r"to be 1048576\.00 GiB, but this machine"):
         tiny_engine(kv_cache_bytes=2**50)
 
 
 @pytest.mark.parametrize("tokens", [1, 33])
-def test_the_prefill_that_is_measured_is_a_real_one(tokens):
+def test_the_prefill_that_is_measured_is_a_real_one(tokens: Any) -> None:
     """Its hidden states are those of the model with a causal mask of its own."""
     model = tiny_llava()
     ours = Adapter(model, family_of(model.config))
@@ -52,10 +55,12 @@ def test_the_prefill_that_is_measured_is_a_real_one(tokens):
     torch.testing.assert_close(found, expected.last_hidden_state[0], rtol=1e-4, atol=1e-4)
 
 
-def test_on_a_gpu_the_pool_is_what_a_prefill_leaves_of_the_free_memory(monkeypatch):
+def test_on_a_gpu_the_pool_is_what_a_prefill_leaves_of_the_free_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked = []
 
-    def prefill_bytes(adapter, attention, num_tokens):
+    def prefill_bytes(adapter: Any, attention: Any, num_tokens: Any) -> Any:
         asked.append(num_tokens)
         return 3 * 2**30
 
@@ -71,7 +76,9 @@ def test_on_a_gpu_the_pool_is_what_a_prefill_leaves_of_the_free_memory(monkeypat
     assert asked == [8192] * 3, "a prompt that is looked at runs whole"
 
 
-def test_encoding_is_measured_on_as_many_images_as_go_together(monkeypatch):
+def test_encoding_is_measured_on_as_many_images_as_go_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen = []
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 5)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)

@@ -1,6 +1,7 @@
 """Sampling: each step by hand and against transformers, their order, and seeds."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +23,13 @@ LOGITS = torch.tensor([0.1, 3.0, 2.0, -1.0, 2.5])
 LOOK = CachePolicy("look-m", keep=0.2)
 
 
-def tokens_of(logits_BV, samplers):
+def tokens_of(logits_BV: Any, samplers: Any) -> Any:
     return [choice.token for choice in sample(logits_BV, samplers)]
 
 
-def adjusted(sampling, *, prompt=(), answer=(), end_ids=(), logits=LOGITS):
+def adjusted(
+    sampling: Any, *, prompt: Any = (), answer: Any = (), end_ids: Any = (), logits: Any = LOGITS
+) -> Any:
     sampler = Sampler(sampling, prompt, frozenset(end_ids))
     for token in answer:
         sampler.accept(token)
@@ -36,19 +39,19 @@ def adjusted(sampling, *, prompt=(), answer=(), end_ids=(), logits=LOGITS):
     return logits.tolist()
 
 
-def kept(logits_BV):
+def kept(logits_BV: Any) -> Any:
     return [row.isfinite().nonzero().flatten().tolist() for row in logits_BV]
 
 
-def one(top_k=0, top_p=1.0, min_p=0.0, logits=LOGITS):
+def one(top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0, logits: Any = LOGITS) -> Any:
     return kept(keep_top(logits[None], [top_k], [top_p], [min_p]))[0]
 
 
-def test_temperature_zero_takes_the_largest():
+def test_temperature_zero_takes_the_largest() -> None:
     assert tokens_of(LOGITS[None], [Sampler(Sampling())]) == [1]
 
 
-def test_the_steps_come_in_their_documented_order():
+def test_the_steps_come_in_their_documented_order() -> None:
     sampling = Sampling(
         repetition_penalty=2.0,
         presence_penalty=0.5,
@@ -68,13 +71,13 @@ def test_the_steps_come_in_their_documented_order():
     )
 
 
-def test_presence_and_frequency_do_not_see_the_prompt():
+def test_presence_and_frequency_do_not_see_the_prompt() -> None:
     sampling = Sampling(presence_penalty=1.0, frequency_penalty=1.0)
     assert adjusted(sampling, prompt=(0, 1, 2)) == LOGITS.tolist()
     assert adjusted(sampling, answer=(2, 2))[2] == 2.0 - 1 - 2
 
 
-def test_the_repetition_penalty_is_transformers_own():
+def test_the_repetition_penalty_is_transformers_own() -> None:
     rng = np.random.default_rng(0)
     logits = torch.from_numpy(rng.standard_normal(50).astype(np.float32))
     prompt, answer = rng.integers(0, 50, 20).tolist(), rng.integers(0, 50, 10).tolist()
@@ -85,7 +88,7 @@ def test_the_repetition_penalty_is_transformers_own():
     assert got == expected[0].tolist()
 
 
-def test_greedy_answers_with_a_repetition_penalty_equal_generate():
+def test_greedy_answers_with_a_repetition_penalty_equal_generate() -> None:
     prompt = random_prompt(2, seed=3)
     model = tiny_llava()
     model.generation_config.eos_token_id = None
@@ -105,21 +108,21 @@ def test_greedy_answers_with_a_repetition_penalty_equal_generate():
     assert got != plain
 
 
-def test_a_greedy_token_is_the_largest_after_bias_and_penalties():
+def test_a_greedy_token_is_the_largest_after_bias_and_penalties() -> None:
     assert tokens_of(LOGITS[None], [Sampler(Sampling(logit_bias=((3, 100.0),)))]) == [3]
     assert tokens_of(LOGITS[None], [Sampler(Sampling(logit_bias=((1, -100.0),)))]) == [4]
     sampler = Sampler(Sampling(frequency_penalty=0.75))
     assert [tokens_of(LOGITS[None], [sampler])[0] for _ in range(4)] == [1, 4, 1, 2]
 
 
-def test_one_rows_changes_touch_neither_other_rows_nor_the_logits_given():
+def test_one_rows_changes_touch_neither_other_rows_nor_the_logits_given() -> None:
     rows = torch.stack([LOGITS, LOGITS])
     biased = Sampler(Sampling(logit_bias=((1, -100.0),)))
     assert tokens_of(rows, [biased, Sampler(Sampling())]) == [4, 1]
     assert torch.equal(rows, torch.stack([LOGITS, LOGITS]))
 
 
-def test_top_k_top_p_and_min_p_by_hand():
+def test_top_k_top_p_and_min_p_by_hand() -> None:
     p = LOGITS.softmax(-1)
     two = float(p[1] + p[4])
     assert one(top_k=2) == [1, 4]
@@ -131,13 +134,13 @@ def test_top_k_top_p_and_min_p_by_hand():
     assert one(min_p=1.0) == [1]
 
 
-def test_the_nucleus_is_taken_of_what_top_k_left():
+def test_the_nucleus_is_taken_of_what_top_k_left() -> None:
     top = LOGITS[[1, 4]].softmax(-1)
     assert one(top_k=2, top_p=float(top[0]) - 1e-3) == [1]
     assert one(top_p=float(top[0]) - 1e-3) == [1, 4]
 
 
-def test_equal_logits_stay_or_go_together():
+def test_equal_logits_stay_or_go_together() -> None:
     logits = torch.tensor([1.0, 2.0, 1.0, 1.0, 0.0])
     assert one(top_k=2, logits=logits) == [0, 1, 2, 3]
     assert one(top_p=0.6, logits=logits) == [0, 1, 2, 3]
@@ -145,7 +148,7 @@ def test_equal_logits_stay_or_go_together():
 
 @pytest.mark.parametrize("num_tokens", [40, 3000])
 @pytest.mark.parametrize("scale", [0.01, 3.0])
-def test_filters_of_many_rows_equal_transformers_on_each(num_tokens, scale):
+def test_filters_of_many_rows_equal_transformers_on_each(num_tokens: Any, scale: Any) -> None:
     rng = np.random.default_rng(1)
     logits = torch.from_numpy(scale * rng.standard_normal((12, num_tokens)).astype(np.float32))
     top_k = [0, 1, 5, num_tokens, 10_000, 0, 20, 0, 7, 30, 0, 0]
@@ -163,7 +166,7 @@ def test_filters_of_many_rows_equal_transformers_on_each(num_tokens, scale):
         assert got[row] == kept(expected)[0], (k, p, m)
 
 
-def test_draws_follow_the_distribution():
+def test_draws_follow_the_distribution() -> None:
     rows = LOGITS.expand(500, -1)
     samplers = [Sampler(Sampling(temperature=1.3, seed=i)) for i in range(500)]
     drawn = torch.tensor([tokens_of(rows, samplers) for _ in range(12)]).flatten()
@@ -172,16 +175,16 @@ def test_draws_follow_the_distribution():
 
 
 @pytest.mark.parametrize("temperature", [5e-324, 1e-12, 0.02])
-def test_a_temperature_near_zero_takes_the_largest(temperature):
+def test_a_temperature_near_zero_takes_the_largest(temperature: Any) -> None:
     assert tokens_of(LOGITS[None], [Sampler(Sampling(temperature=temperature, seed=1))]) == [1]
 
 
-def test_only_what_the_filters_leave_is_drawn():
+def test_only_what_the_filters_leave_is_drawn() -> None:
     sampler = Sampler(Sampling(temperature=50.0, top_k=2, seed=0))
     assert {tokens_of(LOGITS[None], [sampler])[0] for _ in range(60)} == {1, 4}
 
 
-def test_a_seed_gives_the_same_draws_alone_and_in_a_batch():
+def test_a_seed_gives_the_same_draws_alone_and_in_a_batch() -> None:
     seeded = Sampling(temperature=1.0, top_p=0.95, seed=7)
     alone, batched, other = Sampler(seeded), Sampler(seeded), Sampler(Sampling(temperature=1.0))
     rows = torch.stack([LOGITS.flip(0), LOGITS])
@@ -190,7 +193,7 @@ def test_a_seed_gives_the_same_draws_alone_and_in_a_batch():
     assert len(set(together)) > 1
 
 
-def test_no_seed_means_different_draws():
+def test_no_seed_means_different_draws() -> None:
     first, second = (Sampler(Sampling(temperature=5.0)) for _ in range(2))
     rows = LOGITS[None].expand(2, -1)
     drawn = [tokens_of(rows, [first, second]) for _ in range(60)]
@@ -198,7 +201,7 @@ def test_no_seed_means_different_draws():
 
 
 @pytest.mark.parametrize("make", [HostNoise, lambda seed: DeviceNoise(seed, torch.device("cpu"))])
-def test_noise_is_exponential_and_its_seeds_alone(make):
+def test_noise_is_exponential_and_its_seeds_alone(make: Any) -> None:
     first, again, other = make(2**64 - 1), make(2**64 - 1), make(0)
     noise_V, same_V, else_V = (torch.empty(20_000) for _ in range(3))
     for _ in range(2):
@@ -211,19 +214,19 @@ def test_noise_is_exponential_and_its_seeds_alone(make):
     assert shares == pytest.approx([math.exp(-0.5), math.exp(-1), math.exp(-3)], abs=0.02)
 
 
-def test_noise_is_made_where_the_logits_are():
+def test_noise_is_made_where_the_logits_are() -> None:
     assert isinstance(make_noise(None, torch.device("cpu")), HostNoise)
 
 
-def test_sampling_leaves_the_global_generators_alone():
+def test_sampling_leaves_the_global_generators_alone() -> None:
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     tokens_of(LOGITS[None], [Sampler(Sampling(temperature=1.0))])
     assert torch.equal(torch.get_rng_state(), before[0])
     assert np.array_equal(np.random.get_state()[1], before[1])
 
 
-def test_a_seeded_answer_with_penalties_survives_company_and_preemption():
-    def request(seed, id):
+def test_a_seeded_answer_with_penalties_survives_company_and_preemption() -> None:
+    def request(seed: Any, id: Any) -> Any:
         return random_prompt(3, seed=seed).request(
             id,
             LOOK if seed % 2 else CachePolicy(),
@@ -243,7 +246,7 @@ def test_a_seeded_answer_with_penalties_survives_company_and_preemption():
     assert len({tuple(tokens) for tokens in alone}) == 6
 
 
-def test_min_tokens_holds_back_the_end_token_and_stop_token_ids():
+def test_min_tokens_holds_back_the_end_token_and_stop_token_ids() -> None:
     prompt = random_prompt(1, seed=1)
     plain = answers(tiny_engine(), [prompt.request("a")])["a"]
     stop = {"stop_token_ids": (plain[2],), "ignore_eos": False}
@@ -256,12 +259,12 @@ def test_min_tokens_holds_back_the_end_token_and_stop_token_ids():
     assert not {event.token_id for event in late[:5]} & {plain[2], 2}
 
 
-def test_min_tokens_counts_to_the_token():
+def test_min_tokens_counts_to_the_token() -> None:
     sampler = Sampler(Sampling(min_tokens=2), end_ids=frozenset([1]))
     assert [tokens_of(LOGITS[None], [sampler])[0] for _ in range(4)] == [4, 4, 1, 1]
 
 
-def test_a_stop_string_within_min_tokens_ends_nothing():
+def test_a_stop_string_within_min_tokens_ends_nothing() -> None:
     prompt = random_prompt(1, seed=1)
     plain = answers(tiny_engine(), [prompt.request("a")])["a"]
     again = plain.index(plain[2], 3)
@@ -272,7 +275,7 @@ def test_a_stop_string_within_min_tokens_ends_nothing():
         assert "".join(e.text for e in events) == "".join(f" w{t}" for t in plain[:end])
 
 
-def test_the_models_end_token_stops_without_a_reason_unless_ignored():
+def test_the_models_end_token_stops_without_a_reason_unless_ignored() -> None:
     ends = {"logit_bias": ((2, 100.0),)}
     prompt = random_prompt(0, seed=1)
     events = list(tiny_engine().generate([prompt.request("a", ignore_eos=False, **ends)]))

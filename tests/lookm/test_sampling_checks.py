@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 
@@ -33,26 +34,26 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("name", "value"), REFUSED)
-def test_what_is_out_of_range_is_refused_by_name(name, value):
+def test_what_is_out_of_range_is_refused_by_name(name: Any, value: Any) -> None:
     with pytest.raises(RequestError, match=name.split("_")[0]) as refused:
         check(Sampling(**{name: value}), VOCABULARY)
     assert refused.value.param == name
 
 
-def test_the_bounds_themselves_are_allowed():
+def test_the_bounds_themselves_are_allowed() -> None:
     for name, bounds in RANGES.items():
         for bound in bounds:
             if math.isfinite(bound):
                 check(Sampling(**{"max_tokens": 1, name: bound}), VOCABULARY)
 
 
-def test_every_number_of_a_sampling_has_a_range():
+def test_every_number_of_a_sampling_has_a_range() -> None:
     numbers = {f.name for f in dataclasses.fields(Sampling) if f.type in (int, float)}
     optional = {"seed", "logprobs"}
     assert set(RANGES) | {"repetition_penalty"} == numbers | optional
 
 
-def test_the_engine_refuses_when_the_request_is_added():
+def test_the_engine_refuses_when_the_request_is_added() -> None:
     engine = tiny_engine()
     with pytest.raises(RequestError, match="ids from 0 to 95"):
         engine.add(random_prompt(0, seed=1).request("a", stop_token_ids=(96,)))

@@ -3,6 +3,7 @@
 import enum
 import json
 import re
+from typing import Any
 
 import numpy as np
 import pydantic
@@ -38,7 +39,7 @@ class Answer(pydantic.BaseModel, extra="forbid"):
     note: str | None = pydantic.Field(max_length=4)
 
 
-def schema_of(model):
+def schema_of(model: Any) -> Any:
     return Structure("json_schema", json.dumps(model.model_json_schema()))
 
 
@@ -50,18 +51,20 @@ SHORT = Structure(
 
 
 @pytest.fixture
-def engine_of(monkeypatch):
+def engine_of(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(tiny, "WordProcessor", AsciiProcessor)
     return tiny_engine
 
 
 @pytest.fixture(scope="module")
-def demo():
+def demo() -> Any:
     processor = Processor.load("llava-demo")
     return processor._tokenizer, Vocabulary.of(processor, [END])
 
 
-def random_answer(demo, structure, seed, *, max_tokens=400, **sampling):
+def random_answer(
+    demo: Any, structure: Any, seed: Any, *, max_tokens: int = 400, **sampling: Any
+) -> Any:
     """Tokens of a model that prefers random ones; None where it did not come to an end."""
     tokenizer, vocabulary = demo
     asked = Sampling(max_tokens=max_tokens, structure=structure, seed=seed, **sampling)
@@ -79,7 +82,7 @@ def random_answer(demo, structure, seed, *, max_tokens=400, **sampling):
     return None
 
 
-def run(engine, *requests):
+def run(engine: Any, *requests: Any) -> Any:
     events = {request.id: [] for request in requests}
     for event in engine.generate(requests):
         engine.check()
@@ -88,32 +91,32 @@ def run(engine, *requests):
     return events
 
 
-def text(events):
+def text(events: Any) -> Any:
     return "".join(event.text for event in events)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_random_logits_give_answers_that_fit_the_schema(demo, temperature):
+def test_random_logits_give_answers_that_fit_the_schema(demo: Any, temperature: Any) -> None:
     for seed in range(25):
         answer = random_answer(demo, schema_of(Answer), seed, temperature=temperature)
         Answer.model_validate_json(answer[0], strict=True)
 
 
-def test_random_logits_give_json_objects(demo):
+def test_random_logits_give_json_objects(demo: Any) -> None:
     answers = [random_answer(demo, ANY, seed, temperature=0.5) for seed in range(20)]
     ended = [json.loads(answer[0]) for answer in answers if answer is not None]
     assert len(ended) > 3
     assert all(isinstance(value, dict) for value in ended)
 
 
-def test_random_logits_give_matches_of_a_regex(demo):
+def test_random_logits_give_matches_of_a_regex(demo: Any) -> None:
     pattern = r"(yes|no): [0-9]{2,4}( é+)?"
     for seed in range(20):
         answer, _ = random_answer(demo, Structure("regex", pattern), seed)
         assert re.fullmatch(pattern, answer)
 
 
-def test_without_a_mask_random_logits_fit_nothing(demo):
+def test_without_a_mask_random_logits_fit_nothing(demo: Any) -> None:
     """Negative control."""
     tokenizer, _ = demo
     ids = np.random.default_rng(0).integers(4, len(tokenizer), 30)
@@ -121,7 +124,7 @@ def test_without_a_mask_random_logits_fit_nothing(demo):
         Answer.model_validate_json(tokenizer.decode(ids))
 
 
-def test_the_end_token_may_come_only_where_the_answer_is_whole(demo):
+def test_the_end_token_may_come_only_where_the_answer_is_whole(demo: Any) -> None:
     tokenizer, vocabulary = demo
     grammar = vocabulary.grammar(Structure("json_schema", '{"enum": [1, 12]}'))
     allowed = []
@@ -139,7 +142,7 @@ def test_the_end_token_may_come_only_where_the_answer_is_whole(demo):
     assert not one.complete
 
 
-def test_min_tokens_hold_the_end_back_but_not_for_ever(demo):
+def test_min_tokens_hold_the_end_back_but_not_for_ever(demo: Any) -> None:
     structure = Structure("regex", "[ab]{1,6}")
     lengths = {
         least: [random_answer(demo, structure, seed, min_tokens=least)[1] for seed in range(40)]
@@ -149,7 +152,7 @@ def test_min_tokens_hold_the_end_back_but_not_for_ever(demo):
     assert max(lengths[100]) <= 6
 
 
-def test_stop_token_ids_that_min_tokens_hold_back_cannot_break_the_form(demo):
+def test_stop_token_ids_that_min_tokens_hold_back_cannot_break_the_form(demo: Any) -> None:
     tokenizer, vocabulary = demo
     letter = tokenizer.encode("a", add_special_tokens=False)[-1]
     structure = Structure("regex", "a")
@@ -158,12 +161,12 @@ def test_stop_token_ids_that_min_tokens_hold_back_cannot_break_the_form(demo):
     assert sample(torch.zeros(1, len(tokenizer)), [sampler])[0].token == letter
 
 
-def test_a_bias_cannot_break_the_form(demo):
+def test_a_bias_cannot_break_the_form(demo: Any) -> None:
     answer, _ = random_answer(demo, SHORT, 1, logit_bias=tuple((i, -100.0) for i in range(1000)))
     assert json.loads(answer)["a"] in (1, 22, "x")
 
 
-def test_the_engine_gives_answers_that_fit_in_company_and_ends_them(engine_of):
+def test_the_engine_gives_answers_that_fit_in_company_and_ends_them(engine_of: Any) -> None:
     requests = [
         random_prompt(n, seed=n).request(
             str(n),
@@ -182,7 +185,7 @@ def test_the_engine_gives_answers_that_fit_in_company_and_ends_them(engine_of):
         assert got[id][-1].finish == "stop"
 
 
-def test_structured_answers_survive_preemption(engine_of):
+def test_structured_answers_survive_preemption(engine_of: Any) -> None:
     requests = [
         random_prompt(3, seed=n).request(
             str(n), max_tokens=60, ignore_eos=False, temperature=1.0, seed=n, structure=SHORT
@@ -198,7 +201,7 @@ def test_structured_answers_survive_preemption(engine_of):
     assert all(json.loads(answer)["a"] in (1, 22, "x") for answer in alone.values())
 
 
-def test_an_answer_cut_by_max_tokens_ends_with_length(engine_of):
+def test_an_answer_cut_by_max_tokens_ends_with_length(engine_of: Any) -> None:
     request = random_prompt(0, seed=1).request(
         "a", max_tokens=3, ignore_eos=False, structure=schema_of(Answer)
     )
@@ -207,7 +210,7 @@ def test_an_answer_cut_by_max_tokens_ends_with_length(engine_of):
     assert text(events).startswith("{")
 
 
-def test_text_held_for_a_stop_string_is_shown_when_the_answer_is_whole(engine_of):
+def test_text_held_for_a_stop_string_is_shown_when_the_answer_is_whole(engine_of: Any) -> None:
     request = random_prompt(0, seed=1).request(
         "a", ignore_eos=False, structure=Structure("regex", "abc"), stop=("bcd",)
     )
@@ -216,7 +219,7 @@ def test_text_held_for_a_stop_string_is_shown_when_the_answer_is_whole(engine_of
     assert events[-1].stop_reason is None
 
 
-def test_an_answer_whole_at_max_tokens_ends_with_stop(engine_of):
+def test_an_answer_whole_at_max_tokens_ends_with_stop(engine_of: Any) -> None:
     structure = Structure("regex", "abc")
     request = random_prompt(0, seed=1).request(
         "a", max_tokens=3, ignore_eos=False, structure=structure
@@ -225,7 +228,7 @@ def test_an_answer_whole_at_max_tokens_ends_with_stop(engine_of):
     assert (text(events), len(events), events[-1].finish) == ("abc", 3, "stop")
 
 
-def test_a_grammar_that_gives_up_ends_its_own_request_with_an_error(engine_of):
+def test_a_grammar_that_gives_up_ends_its_own_request_with_an_error(engine_of: Any) -> None:
     engine = engine_of()
     structured, plain = (
         random_prompt(0, seed=1).request(id, ignore_eos=False, structure=structure)
@@ -245,7 +248,9 @@ def test_a_grammar_that_gives_up_ends_its_own_request_with_an_error(engine_of):
     assert engine.stats().used_bytes == 0
 
 
-def test_a_structure_that_cannot_be_followed_is_refused_when_its_request_is_added(engine_of):
+def test_a_structure_that_cannot_be_followed_is_refused_when_its_request_is_added(
+    engine_of: Any,
+) -> None:
     engine = engine_of()
     request = random_prompt(0, seed=1).request(
         "a", ignore_eos=False, structure=Structure("json_schema", '{"type": "objec"}')
@@ -255,7 +260,7 @@ def test_a_structure_that_cannot_be_followed_is_refused_when_its_request_is_adde
     assert not engine.has_work
 
 
-def test_a_token_that_is_not_allowed_is_a_failure(demo):
+def test_a_token_that_is_not_allowed_is_a_failure(demo: Any) -> None:
     tokenizer, vocabulary = demo
     grammar = vocabulary.grammar(ANY)
     grammar.advance(tokenizer.encode("x", add_special_tokens=False)[-1])
@@ -266,13 +271,13 @@ def test_a_token_that_is_not_allowed_is_a_failure(demo):
     assert logits.isfinite().all()
 
 
-def test_ignoring_the_end_of_a_structured_answer_is_refused():
+def test_ignoring_the_end_of_a_structured_answer_is_refused() -> None:
     postprocessor = Postprocessor(AsciiProcessor(), frozenset([END]), VOCABULARY)
     with pytest.raises(RequestError, match="ignore_eos"):
         postprocessor.sampler(Sampling(structure=ANY, ignore_eos=True), (1,))
 
 
-def test_bytes_of_tokens_are_those_of_the_text(demo):
+def test_bytes_of_tokens_are_those_of_the_text(demo: Any) -> None:
     tokenizer, vocabulary = demo
     for example in ("Grüße, 你好 🙂!", " a\n b"):
         ids = tokenizer.encode(example, add_special_tokens=False)

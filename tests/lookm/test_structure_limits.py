@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ ANY = Structure("json_object")
 
 
 @pytest.fixture(scope="module")
-def vocabulary():
+def vocabulary() -> Any:
     return Vocabulary.of(AsciiProcessor(), [END])
 
 
@@ -44,7 +45,9 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("kind", "source", "reason"), REFUSED)
-def test_what_cannot_be_followed_is_refused_with_the_reason(vocabulary, kind, source, reason):
+def test_what_cannot_be_followed_is_refused_with_the_reason(
+    vocabulary: Any, kind: Any, source: Any, reason: Any
+) -> None:
     with pytest.raises(RequestError, match=reason) as refused:
         vocabulary.grammar(Structure(kind, source))
     assert refused.value.param == "response_format"
@@ -66,7 +69,7 @@ PATHOLOGICAL = [
 
 
 @pytest.mark.parametrize("structure", PATHOLOGICAL)
-def test_a_pathological_structure_costs_little_time(vocabulary, structure):
+def test_a_pathological_structure_costs_little_time(vocabulary: Any, structure: Any) -> None:
     started_s = time.process_time()
     try:
         grammar = vocabulary.grammar(structure)
@@ -79,7 +82,9 @@ def test_a_pathological_structure_costs_little_time(vocabulary, structure):
     assert time.process_time() - started_s < 2
 
 
-def test_a_tokenizer_without_grammars_says_so_and_still_has_bytes(caplog):
+def test_a_tokenizer_without_grammars_says_so_and_still_has_bytes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     words = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1}, "<unk>")).to_str()
     for tokenizer_json in (None, words):
         vocabulary = Vocabulary(tokenizer_json, lambda ids: f" w{ids[0]}", [END])

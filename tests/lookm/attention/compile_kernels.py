@@ -9,6 +9,7 @@ chosen before Triton is imported. Launches become compilations, so the launchers
 import functools
 import inspect
 import sys
+from typing import Any
 
 import torch
 import triton
@@ -37,7 +38,9 @@ NAMES = {
 }
 
 
-def compile_instead(capability, self, *args, grid, warmup, **kwargs):
+def compile_instead(
+    capability: Any, self: Any, *args: Any, grid: Any, warmup: Any, **kwargs: Any
+) -> None:
     """`JITFunction.run`, without a device."""
     names = set(self.signature.parameters)
     bound = self.signature.bind(*args, **{k: v for k, v in kwargs.items() if k in names})
@@ -58,7 +61,7 @@ def compile_instead(capability, self, *args, grid, warmup, **kwargs):
     print(self.__name__, shared, len(compiled.asm["cubin"]))
 
 
-def compile_all(dtype, size, group):
+def compile_all(dtype: Any, size: Any, group: Any) -> None:
     """Every launcher once at one type, head size and group."""
     heads, kv_heads = 2 * group, 2
     decode(*paged(heads, kv_heads, size, [40, 3], dtype=dtype), scale=0.1)

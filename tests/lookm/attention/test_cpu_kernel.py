@@ -1,6 +1,8 @@
 """The C++ decode kernel against its torch twin, and what happens where it cannot be built."""
 
 import itertools
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,11 +24,18 @@ needs_compiler = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def kernel():
+def kernel() -> Any:
     return choose("cpu", "cpu").attention
 
 
-def case(heads, kv_heads, size, lengths, dtype=torch.float32, page_rows=16):
+def case(
+    heads: Any,
+    kv_heads: Any,
+    size: Any,
+    lengths: Any,
+    dtype: torch.dtype = torch.float32,
+    page_rows: int = 16,
+) -> Any:
     """Queries, pages filled with noise everywhere, a shuffled table, lengths."""
     generator = torch.Generator().manual_seed(heads * 1000 + size)
     width = max(1, -(-max(lengths) // page_rows))
@@ -45,7 +54,7 @@ LENGTHS = [[1], [16, 17], [0, 5, 33], [100, 1, 64, 31], [256, 257, 0, 700]]
 
 @needs_compiler
 @pytest.mark.parametrize(("shape", "lengths"), list(itertools.product(SHAPES, LENGTHS)))
-def test_decode_equals_the_reference(kernel, shape, lengths):
+def test_decode_equals_the_reference(kernel: Any, shape: Any, lengths: Any) -> None:
     args = case(*shape, lengths)
     expected = ReferenceAttention().decode(*args, scale=0.2)
     assert torch.allclose(kernel.decode(*args, scale=0.2), expected, atol=2e-6)
@@ -53,7 +62,9 @@ def test_decode_equals_the_reference(kernel, shape, lengths):
 
 @needs_compiler
 @pytest.mark.parametrize("shape", SHAPES)
-def test_decode_in_bfloat16_is_as_close_to_float64_as_the_reference(kernel, shape):
+def test_decode_in_bfloat16_is_as_close_to_float64_as_the_reference(
+    kernel: Any, shape: Any
+) -> None:
     args = case(*shape, [40, 3, 90], torch.bfloat16)
     q, pages, *rest = args
     wide = Pages(pages.k_PKND.double(), pages.v_PKND.double())
@@ -62,7 +73,7 @@ def test_decode_in_bfloat16_is_as_close_to_float64_as_the_reference(kernel, shap
 
 
 @needs_compiler
-def test_a_sequence_decodes_to_the_same_bits_alone_and_in_a_batch(kernel):
+def test_a_sequence_decodes_to_the_same_bits_alone_and_in_a_batch(kernel: Any) -> None:
     q, pages, table, lengths = case(4, 2, 64, [700, 3, 0, 300], torch.bfloat16)
     together = kernel.decode(q, pages, table, lengths, scale=0.2)
     for b in range(4):
@@ -72,14 +83,14 @@ def test_a_sequence_decodes_to_the_same_bits_alone_and_in_a_batch(kernel):
 
 
 @needs_compiler
-def test_the_comparison_sees_a_wrong_page(kernel):
+def test_the_comparison_sees_a_wrong_page(kernel: Any) -> None:
     q, pages, table, lengths = case(4, 2, 16, [40])
     other = kernel.decode(q, pages, table.flip(1), lengths, scale=0.2)
     assert not torch.allclose(other, kernel.decode(q, pages, table, lengths, scale=0.2), atol=1e-3)
 
 
 @needs_compiler
-def test_very_large_scores_do_not_overflow(kernel):
+def test_very_large_scores_do_not_overflow(kernel: Any) -> None:
     q, pages, table, lengths = case(4, 2, 16, [40])
     args = (q * 100, Pages(pages.k_PKND * 100, pages.v_PKND), table, lengths)
     expected = ReferenceAttention().decode(*args, scale=1.0)
@@ -87,7 +98,7 @@ def test_very_large_scores_do_not_overflow(kernel):
 
 
 @needs_compiler
-def test_the_launcher_refuses_what_the_kernel_cannot_read(kernel):
+def test_the_launcher_refuses_what_the_kernel_cannot_read(kernel: Any) -> None:
     q, pages, table, lengths = case(4, 2, 16, [40])
     k, v = pages.k_PKND, pages.v_PKND
     for wrong in (
@@ -104,7 +115,7 @@ def test_the_launcher_refuses_what_the_kernel_cannot_read(kernel):
 
 @needs_compiler
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
-def test_an_engine_on_the_kernel_equals_generate(kv_heads):
+def test_an_engine_on_the_kernel_equals_generate(kv_heads: Any) -> None:
     prompts = [random_prompt(n, seed=n) for n in (0, 2, 5)]
     engine = tiny_engine(tiny_llava(kv_heads=kv_heads), attention="cpu")
     got = answers(engine, [p.request(str(i)) for i, p in enumerate(prompts)], every=2)
@@ -113,12 +124,14 @@ def test_an_engine_on_the_kernel_equals_generate(kv_heads):
 
 
 @pytest.fixture
-def nothing_built(monkeypatch, tmp_path):
+def nothing_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
 
 @pytest.mark.usefixtures("nothing_built")
-def test_without_a_compiler_auto_is_the_reference_and_says_why(monkeypatch, caplog):
+def test_without_a_compiler_auto_is_the_reference_and_says_why(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(build, "missing_tools", lambda: ["ninja"])
     assert choose("auto", "cpu").name == "reference"
     assert "ninja is missing" in caplog.text
@@ -127,14 +140,18 @@ def test_without_a_compiler_auto_is_the_reference_and_says_why(monkeypatch, capl
 
 
 @needs_compiler
-def test_a_kernel_built_before_needs_no_compiler(kernel, monkeypatch):
+def test_a_kernel_built_before_needs_no_compiler(
+    kernel: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(build, "missing_tools", lambda: ["ninja"])
     assert choose("auto", "cpu").name == "cpu"
 
 
 @pytest.mark.usefixtures("nothing_built")
-def test_a_kernel_that_does_not_compile_is_reported_in_one_line(monkeypatch, caplog):
-    def fail():
+def test_a_kernel_that_does_not_compile_is_reported_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
         raise RuntimeError("Error building extension\nmany\nlines")
 
     monkeypatch.setattr(build, "missing_tools", list)
@@ -144,12 +161,12 @@ def test_a_kernel_that_does_not_compile_is_reported_in_one_line(monkeypatch, cap
     assert "many" not in caplog.text
 
 
-def test_float16_has_no_kernel():
+def test_float16_has_no_kernel() -> None:
     with pytest.raises(ConfigError, match="float16"):
         choose("cpu", "cpu", torch.float16)
 
 
-def prompt(heads, kv_heads, tokens, size):
+def prompt(heads: Any, kv_heads: Any, tokens: Any, size: Any) -> Any:
     generator = torch.Generator().manual_seed(tokens + size)
     shapes = ((heads, tokens, size), (kv_heads, tokens, size), (kv_heads, tokens, size))
     return [torch.randn(shape, generator=generator).bfloat16() for shape in shapes]
@@ -158,7 +175,9 @@ def prompt(heads, kv_heads, tokens, size):
 @needs_compiler
 @pytest.mark.parametrize("shape", [(4, 4, 64), (4, 2, 16), (6, 1, 80), (2, 2, 128), (3, 3, 7)])
 @pytest.mark.parametrize("tokens", [1, 2, 63, 64, 65, 257, 600])
-def test_prefill_with_sums_is_as_close_to_float64_as_bfloat16_allows(kernel, shape, tokens):
+def test_prefill_with_sums_is_as_close_to_float64_as_bfloat16_allows(
+    kernel: Any, shape: Any, tokens: Any
+) -> None:
     heads, kv_heads, size = shape
     q, k, v = prompt(heads, kv_heads, tokens, size)
     needs = Needs(sums=True, squares=True, window=5)
@@ -177,8 +196,8 @@ def test_prefill_with_sums_is_as_close_to_float64_as_bfloat16_allows(kernel, sha
 @needs_compiler
 @pytest.mark.parametrize(("queries", "tokens"), [(1, 40), (70, 333), (64, 128), (300, 301)])
 def test_the_last_rows_of_a_prompt_give_their_part_of_the_output_and_of_the_sums(
-    kernel, queries, tokens
-):
+    kernel: Any, queries: Any, tokens: Any
+) -> None:
     q, k, v = prompt(4, 2, tokens, 16)
     needs = Needs(sums=True, squares=True, window=5)
     out, found = kernel.prefill(q[:, -queries:], k, v, scale=0.25, needs=needs)
@@ -192,7 +211,7 @@ def test_the_last_rows_of_a_prompt_give_their_part_of_the_output_and_of_the_sums
 
 
 @needs_compiler
-def test_prefill_reads_rows_as_a_model_hands_them_over(kernel):
+def test_prefill_reads_rows_as_a_model_hands_them_over(kernel: Any) -> None:
     q, k, v = prompt(4, 2, 200, 64)
     strided = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (q, k, v)]
     assert not strided[0].is_contiguous()
@@ -203,7 +222,7 @@ def test_prefill_reads_rows_as_a_model_hands_them_over(kernel):
 
 
 @needs_compiler
-def test_prefill_of_very_large_scores_stays_finite(kernel):
+def test_prefill_of_very_large_scores_stays_finite(kernel: Any) -> None:
     q, k, v = prompt(2, 2, 150, 64)
     out, found = kernel.prefill(q * 100, k * 100, v, scale=1.0, needs=Needs(sums=True))
     assert out.isfinite().all()
@@ -213,7 +232,9 @@ def test_prefill_of_very_large_scores_stays_finite(kernel):
 @needs_compiler
 @pytest.mark.parametrize("size", [16, 64, 80, 128])
 @pytest.mark.parametrize(("num_kept", "num_evicted"), [(1, 5), (40, 1), (256, 64), (300, 129)])
-def test_nearest_equals_the_policys_own_search(kernel, size, num_kept, num_evicted):
+def test_nearest_equals_the_policys_own_search(
+    kernel: Any, size: Any, num_kept: Any, num_evicted: Any
+) -> None:
     generator = torch.Generator().manual_seed(size + num_kept)
     kept = torch.randn(3, num_kept, size, generator=generator).bfloat16()
     evicted = torch.randn(3, num_evicted, size, generator=generator).bfloat16()
@@ -234,7 +255,7 @@ def test_nearest_equals_the_policys_own_search(kernel, size, num_kept, num_evict
 
 
 @needs_compiler
-def test_float32_takes_the_reference(kernel):
+def test_float32_takes_the_reference(kernel: Any) -> None:
     q, k, v = (tensor.float() for tensor in prompt(4, 2, 50, 16))
     assert kernel.nearest(k, v) is None
     needs = Needs(sums=True)
@@ -248,7 +269,9 @@ def test_float32_takes_the_reference(kernel):
 @pytest.mark.parametrize(
     ("num_kept", "num_evicted", "size"), [(1, 5, 16), (40, 1, 7), (30, 200, 64)]
 )
-def test_combine_equals_the_policys_own(kernel, num_kept, num_evicted, size):
+def test_combine_equals_the_policys_own(
+    kernel: Any, num_kept: Any, num_evicted: Any, size: Any
+) -> None:
     generator = torch.Generator().manual_seed(size)
     kept = torch.randn(3, num_kept, size, generator=generator).bfloat16()
     evicted = torch.randn(3, num_evicted, size, generator=generator).bfloat16()
@@ -267,8 +290,8 @@ def test_combine_equals_the_policys_own(kernel, num_kept, num_evicted, size):
 @given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 9), st.sampled_from([1, 4, 16]))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_write_puts_every_row_in_its_place_and_nothing_elsewhere(
-    kernel, dtype, num_rows, kv_heads, size, page_rows
-):
+    kernel: Any, dtype: Any, num_rows: Any, kv_heads: Any, size: Any, page_rows: Any
+) -> None:
     assert choose("cpu", "cpu").write_rows is cpu_write.write_rows
     layout = PageLayout(kv_heads, page_rows, size, dtype)
     plain, fast = (
@@ -286,7 +309,9 @@ def test_write_puts_every_row_in_its_place_and_nothing_elsewhere(
 
 @needs_compiler
 @pytest.mark.parametrize(("page", "slot"), [(3, 0), (-1, 0), (0, 4), (0, -1)])
-def test_a_row_without_a_place_is_an_error_and_nothing_is_written(kernel, page, slot):
+def test_a_row_without_a_place_is_an_error_and_nothing_is_written(
+    kernel: Any, page: Any, slot: Any
+) -> None:
     layout = PageLayout(1, 4, 8, torch.bfloat16)
     pool = PagePool(2, layout, write_rows=cpu_write.write_rows)
     rows = torch.ones(2, 1, 8, dtype=torch.bfloat16)

@@ -1,5 +1,7 @@
 """Masked and windowed attention against one written out whole."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -11,13 +13,13 @@ HEADS, KV, SIZE, SCALE = 4, 2, 8, 0.3
 ALL = Needs(sums=True, squares=True, window=5)
 
 
-def qkv(num_queries, num_rows, seed=0, dtype=torch.float32):
+def qkv(num_queries: Any, num_rows: Any, seed: int = 0, dtype: torch.dtype = torch.float32) -> Any:
     random = torch.Generator().manual_seed(seed)
     shapes = (HEADS, num_queries, SIZE), (KV, num_rows, SIZE), (KV, num_rows, SIZE)
     return tuple(torch.randn(shape, generator=random).to(dtype) for shape in shapes)
 
 
-def written_out(q, k, v, allowed):
+def written_out(q: Any, k: Any, v: Any, allowed: Any) -> Any:
     """Output `[T, H, D]` and the matrix `[H, T, S]`, in float64."""
     q, k, v = q.double(), k.double(), v.double()
     k, v = (t.repeat_interleave(HEADS // KV, dim=0) for t in (k, v))
@@ -25,21 +27,21 @@ def written_out(q, k, v, allowed):
     return (matrix @ v).transpose(0, 1), matrix
 
 
-def blocks(num_tokens):
+def blocks(num_tokens: Any) -> Any:
     """Causal, and tokens 3 to 8 see each other."""
     allowed = torch.ones(num_tokens, num_tokens).tril().bool()
     allowed[3:9, 3:9] = True
     return allowed
 
 
-def within(num_queries, num_rows, window):
+def within(num_queries: Any, num_rows: Any, window: Any) -> Any:
     own = torch.arange(num_rows - num_queries, num_rows)[:, None]
     rows = torch.arange(num_rows)
     return (rows <= own) & (rows > own - window)
 
 
 @pytest.mark.parametrize("num_tokens", [12, 64, 150])
-def test_prefill_gives_the_output_and_sums_of_its_own_matrix(num_tokens):
+def test_prefill_gives_the_output_and_sums_of_its_own_matrix(num_tokens: Any) -> None:
     q, k, v = qkv(num_tokens, num_tokens)
     mask = blocks(num_tokens)
     expected, matrix = written_out(q, k, v, mask)
@@ -54,7 +56,7 @@ def test_prefill_gives_the_output_and_sums_of_its_own_matrix(num_tokens):
     assert torch.allclose(found.window_KT.double(), by_kv[:, :, -5:].sum((1, 2)), atol=1e-5)
 
 
-def test_under_a_causal_mask_prefill_is_the_reference():
+def test_under_a_causal_mask_prefill_is_the_reference() -> None:
     q, k, v = qkv(90, 90)
     causal = torch.ones(90, 90).tril().bool()
     out, found = masked.prefill(q, k, v, scale=SCALE, mask_TT=causal, needs=ALL)
@@ -66,7 +68,7 @@ def test_under_a_causal_mask_prefill_is_the_reference():
 
 @pytest.mark.parametrize("window", [1, 7, 300, 1000])
 @pytest.mark.parametrize(("num_queries", "num_rows"), [(1, 1), (1, 40), (40, 40), (300, 620)])
-def test_extend_sees_only_its_window(num_queries, num_rows, window):
+def test_extend_sees_only_its_window(num_queries: Any, num_rows: Any, window: Any) -> None:
     q, k, v = qkv(num_queries, num_rows)
     expected, _ = written_out(q, k, v, within(num_queries, num_rows, window))
     out = masked.extend(q, k, v, scale=SCALE, window=window)
@@ -75,7 +77,7 @@ def test_extend_sees_only_its_window(num_queries, num_rows, window):
 
 @pytest.mark.parametrize("window", [1, 3, 4, 9, 100])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_decode_sees_the_last_rows_of_its_pages(window, dtype):
+def test_decode_sees_the_last_rows_of_its_pages(window: Any, dtype: Any) -> None:
     """Lengths shorter than the window, equal to it, at a page's border and beyond."""
     lengths = torch.tensor([1, 3, 4, 8, 9, 21])
     pages_each, page_tokens = 6, 4

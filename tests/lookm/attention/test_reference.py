@@ -1,5 +1,7 @@
 """The reference against whole softmax matrices, and its own parts against each other."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -13,14 +15,22 @@ SHAPES = [(2, 2, 16), (4, 2, 7), (6, 1, 33)]
 attention = ReferenceAttention()
 
 
-def layer(num_tokens, heads, kv_heads, head_size, *, dtype=torch.float32, seed=0):
+def layer(
+    num_tokens: Any,
+    heads: Any,
+    kv_heads: Any,
+    head_size: Any,
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Any:
     torch.manual_seed(seed)
     q_HTD = torch.randn(heads, num_tokens, head_size)
     k_KTD, v_KTD = torch.randn(2, kv_heads, num_tokens, head_size)
     return [tensor.to(dtype) for tensor in (q_HTD, k_KTD, v_KTD)]
 
 
-def naive(q_HTD, k_KTD, v_KTD, scale):
+def naive(q_HTD: Any, k_KTD: Any, v_KTD: Any, scale: Any) -> Any:
     """Output `[T, H, D]` and weights `[K, G, T, T]`, float64."""
     q, k, v = q_HTD.double(), k_KTD.double(), v_KTD.double()
     num_tokens = q.shape[1]
@@ -34,7 +44,7 @@ def naive(q_HTD, k_KTD, v_KTD, scale):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("num_tokens", [1, 5, 64, 65, 200])
-def test_prefill_equals_the_whole_softmax(shape, num_tokens):
+def test_prefill_equals_the_whole_softmax(shape: Any, num_tokens: Any) -> None:
     q, k, v = layer(num_tokens, *shape)
     expected, weights = naive(q, k, v, 0.3)
     plain, nothing = attention.prefill(q, k, v, scale=0.3, needs=Needs())
@@ -54,7 +64,7 @@ def test_prefill_equals_the_whole_softmax(shape, num_tokens):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_sums_of_a_head_add_up_to_the_tokens_times_the_group(shape):
+def test_sums_of_a_head_add_up_to_the_tokens_times_the_group(shape: Any) -> None:
     heads, kv_heads, _ = shape
     q, k, v = layer(150, *shape)
     _, found = attention.prefill(q, k, v, scale=1.0, needs=ALL)
@@ -64,7 +74,7 @@ def test_sums_of_a_head_add_up_to_the_tokens_times_the_group(shape):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_stays_near_the_float64_softmax(dtype):
+def test_half_precision_stays_near_the_float64_softmax(dtype: Any) -> None:
     q, k, v = layer(200, 4, 2, 16, dtype=dtype)
     expected, weights = naive(q, k, v, 0.25)
     out, found = attention.prefill(q, k, v, scale=0.25, needs=ALL)
@@ -76,7 +86,7 @@ def test_half_precision_stays_near_the_float64_softmax(dtype):
     torch.testing.assert_close(found.sums_KT.double(), sums, rtol=tolerance, atol=tolerance)
 
 
-def test_statistics_alone_equal_those_of_the_fused_pass_and_float64_stays_float64():
+def test_statistics_alone_equal_those_of_the_fused_pass_and_float64_stays_float64() -> None:
     q, k, v = layer(130, 4, 2, 8, dtype=torch.float64)
     _, fused = attention.prefill(q, k, v, scale=0.3, needs=ALL)
     alone = statistics(q, k, scale=0.3, needs=ALL)
@@ -86,7 +96,7 @@ def test_statistics_alone_equal_those_of_the_fused_pass_and_float64_stays_float6
     torch.testing.assert_close(alone.sums_KT, weights.sum((1, 2)), rtol=1e-12, atol=1e-12)
 
 
-def test_the_window_alone_needs_no_fused_pass_and_may_exceed_the_prompt():
+def test_the_window_alone_needs_no_fused_pass_and_may_exceed_the_prompt() -> None:
     q, k, v = layer(20, 4, 2, 8)
     _, weights = naive(q, k, v, 0.3)
     out, found = attention.prefill(q, k, v, scale=0.3, needs=Needs(window=32))
@@ -97,14 +107,22 @@ def test_the_window_alone_needs_no_fused_pass_and_may_exceed_the_prompt():
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("cut", [0, 1, 40, 299])
-def test_extend_equals_the_rows_of_a_prefill_from_the_cut_on(shape, cut):
+def test_extend_equals_the_rows_of_a_prefill_from_the_cut_on(shape: Any, cut: Any) -> None:
     q, k, v = layer(300, *shape)
     whole, _ = attention.prefill(q, k, v, scale=0.3, needs=Needs())
     part = attention.prefill(q[:, cut:], k, v, scale=0.3, needs=Needs())[0]
     torch.testing.assert_close(part, whole[cut:], rtol=1e-5, atol=1e-5)
 
 
-def paged(lengths, heads, kv_heads, head_size, *, page_tokens=4, dtype=torch.float32):
+def paged(
+    lengths: Any,
+    heads: Any,
+    kv_heads: Any,
+    head_size: Any,
+    *,
+    page_tokens: int = 4,
+    dtype: torch.dtype = torch.float32,
+) -> Any:
     """Shuffled pages, tables padded with page 0, and the plain rows of each sequence."""
     torch.manual_seed(len(lengths))
     per_row = [-(-length // page_tokens) for length in lengths]
@@ -126,7 +144,9 @@ def paged(lengths, heads, kv_heads, head_size, *, page_tokens=4, dtype=torch.flo
 @pytest.mark.parametrize("max_padded", [0, 1 << 19])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("lengths", [[1], [9, 9, 9], [3, 16, 17, 5], [0, 4, 0], [200, 1, 2, 0, 7]])
-def test_decode_equals_extend_over_each_sequences_own_rows(shape, lengths, max_padded, monkeypatch):
+def test_decode_equals_extend_over_each_sequences_own_rows(
+    shape: Any, lengths: Any, max_padded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reference, "MAX_PADDED_ELEMENTS", max_padded)
     arguments, rows = paged(lengths, *shape)
     tensors = [arguments[0], arguments[1].k_PKND, arguments[1].v_PKND, *arguments[2:]]
@@ -143,7 +163,7 @@ def test_decode_equals_extend_over_each_sequences_own_rows(shape, lengths, max_p
     assert all(torch.equal(new, old) for new, old in zip(tensors, before, strict=True))
 
 
-def test_decode_in_bfloat16_stays_near_float32():
+def test_decode_in_bfloat16_stays_near_float32() -> None:
     arguments, _ = paged([30, 12, 90], 4, 2, 16, dtype=torch.bfloat16)
     out_BHD = attention.decode(*arguments, scale=0.25)
     q, pages, *rest = arguments
@@ -153,13 +173,13 @@ def test_decode_in_bfloat16_stays_near_float32():
     torch.testing.assert_close(out_BHD.float(), exact, rtol=0.02, atol=0.02)
 
 
-def test_decode_of_empty_sequences_only_is_zero():
+def test_decode_of_empty_sequences_only_is_zero() -> None:
     arguments, _ = paged([4, 4], 4, 2, 8)
     out_BHD = attention.decode(*arguments[:3], torch.zeros(2, dtype=torch.int64), scale=0.3)
     assert torch.equal(out_BHD, torch.zeros_like(out_BHD))
 
 
-def test_the_reference_is_chosen_by_name_and_unknown_names_are_refused():
+def test_the_reference_is_chosen_by_name_and_unknown_names_are_refused() -> None:
     assert choose("reference", torch.device("cpu")).name == "reference"
     with pytest.raises(ConfigError, match="reference"):
         choose("fast", torch.device("cpu"))

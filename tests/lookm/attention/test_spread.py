@@ -1,6 +1,7 @@
 """How widely attention is spread: by hand, and against whole matrices."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from lookm.types import Needs
 BOTH = Needs(window=9, density=True, entropy=True)
 
 
-def oracle(q, k, scale, is_image, mask, window):
+def oracle(q: Any, k: Any, scale: Any, is_image: Any, mask: Any, window: Any) -> Any:
     """Density and entropy per KV head, one row and head at a time, float64."""
     num_heads, num_tokens, _ = k.shape
     group = q.shape[0] // num_heads
@@ -37,7 +38,7 @@ def oracle(q, k, scale, is_image, mask, window):
     return torch.tensor(densities), torch.tensor(entropies)
 
 
-def case(num_tokens=80, seed=0):
+def case(num_tokens: int = 80, seed: int = 0) -> Any:
     generator = torch.Generator().manual_seed(seed)
     q = 3 * torch.randn(4, num_tokens, 8, generator=generator)
     k = torch.randn(2, num_tokens, 8, generator=generator)
@@ -48,7 +49,7 @@ def case(num_tokens=80, seed=0):
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_both_numbers_equal_whole_matrices(masked, dtype):
+def test_both_numbers_equal_whole_matrices(masked: Any, dtype: Any) -> None:
     q, k, is_image = case()
     causal = torch.ones(80, 80).tril().bool()
     mask = causal.clone()
@@ -68,7 +69,7 @@ def test_both_numbers_equal_whole_matrices(masked, dtype):
     torch.testing.assert_close(got.entropy_K.double(), entropy_K.double(), rtol=1e-4, atol=1e-4)
 
 
-def test_even_attention_is_dense_and_has_the_entropy_of_its_parts():
+def test_even_attention_is_dense_and_has_the_entropy_of_its_parts() -> None:
     """Two image tokens, then two text tokens; all weights of a row are equal."""
     zeros = torch.zeros(1, 4, 2)
     is_image = torch.tensor([True, True, False, False])
@@ -84,7 +85,7 @@ def test_even_attention_is_dense_and_has_the_entropy_of_its_parts():
     assert got.entropy_K.item() == pytest.approx(text_to_image)  # no image token sees text
 
 
-def test_attention_on_one_key_is_sparse_and_has_no_entropy():
+def test_attention_on_one_key_is_sparse_and_has_no_entropy() -> None:
     q = torch.full((1, 4, 1), 50.0)
     k = torch.tensor([[[1.0], [0.0], [0.0], [0.0]]])
     is_image = torch.tensor([True, False, False, False])
@@ -95,7 +96,7 @@ def test_attention_on_one_key_is_sparse_and_has_no_entropy():
     assert got.entropy_K.item() == pytest.approx(0, abs=1e-6)
 
 
-def test_what_is_not_asked_for_is_not_computed():
+def test_what_is_not_asked_for_is_not_computed() -> None:
     q, k, is_image = case()
     nothing = spread.measure(q, k, scale=1.0, is_image_T=is_image, needs=Needs(sums=True))
     assert nothing.density_K is nothing.entropy_K is None

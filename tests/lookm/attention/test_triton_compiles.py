@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ pytest.importorskip("triton")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 86, 89, 90, 100, 120])
-def test_every_kernel_compiles_and_fits_the_shared_memory(capability, tmp_path):
+def test_every_kernel_compiles_and_fits_the_shared_memory(capability: Any, tmp_path: Path) -> None:
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
     environment.pop("TRITON_INTERPRET", None)
     run = subprocess.run(

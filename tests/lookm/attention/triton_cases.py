@@ -1,5 +1,7 @@
 """What every Triton kernel must do, at any size: run by the interpreter on CPU, and on a GPU."""
 
+from typing import Any
+
 import torch
 
 from lookm import pages
@@ -17,12 +19,23 @@ from lookm.types import Needs
 ATOL = {torch.float32: 5e-6, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
-def noise(*shape, seed=0, dtype=torch.float32, device="cpu"):
+def noise(
+    *shape: Any, seed: int = 0, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> Any:
     generator = torch.Generator().manual_seed(seed + sum(shape))
     return torch.randn(shape, generator=generator).to(device=device, dtype=dtype)
 
 
-def paged(heads, kv_heads, size, lengths, *, dtype=torch.float32, device="cpu", page_rows=16):
+def paged(
+    heads: Any,
+    kv_heads: Any,
+    size: Any,
+    lengths: Any,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    page_rows: int = 16,
+) -> Any:
     """Queries, pages filled with noise everywhere, a shuffled table, lengths."""
     width = max(1, -(-max(lengths) // page_rows))
     num_pages = len(lengths) * width + 3
@@ -34,7 +47,15 @@ def paged(heads, kv_heads, size, lengths, *, dtype=torch.float32, device="cpu", 
     return q, Pages(k, v), table, torch.tensor(lengths, device=device)
 
 
-def check_decode(heads, kv_heads, size, lengths, *, dtype=torch.float32, **where):
+def check_decode(
+    heads: Any,
+    kv_heads: Any,
+    size: Any,
+    lengths: Any,
+    *,
+    dtype: torch.dtype = torch.float32,
+    **where: Any,
+) -> None:
     case = paged(heads, kv_heads, size, lengths, dtype=dtype, **where)
     q, filled, *rest = case
     wide = Pages(filled.k_PKND.double(), filled.v_PKND.double())
@@ -46,7 +67,15 @@ def check_decode(heads, kv_heads, size, lengths, *, dtype=torch.float32, **where
         assert length or not found[b].any(), "a sequence of length 0 gives 0"
 
 
-def check_write(num_rows, kv_heads, size, page_rows, *, dtype=torch.float32, device="cpu"):
+def check_write(
+    num_rows: Any,
+    kv_heads: Any,
+    size: Any,
+    page_rows: Any,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> None:
     layout = PageLayout(kv_heads, page_rows, size, dtype)
     plain, fast = (layout.empty(num_rows + 2, device) for _ in range(2))
     places = torch.randperm((num_rows + 2) * page_rows)[:num_rows].to(device)
@@ -57,7 +86,15 @@ def check_write(num_rows, kv_heads, size, page_rows, *, dtype=torch.float32, dev
     assert torch.equal(plain.v_PKND, fast.v_PKND)
 
 
-def check_linear(rows, inputs, outputs, parts=(), *, dtype=torch.float32, device="cpu"):
+def check_linear(
+    rows: Any,
+    inputs: Any,
+    outputs: Any,
+    parts: Any = (),
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> None:
     """By every tile, with any of "bias", "norm", "gate" and "sum" around it.
 
     And a row alone gets what it gets among others.
@@ -86,7 +123,16 @@ def check_linear(rows, inputs, outputs, parts=(), *, dtype=torch.float32, device
             assert torch.equal(alone, found[-1:])
 
 
-def prompt(heads, kv_heads, rows, size, *, queries=None, dtype=torch.float32, device="cpu"):
+def prompt(
+    heads: Any,
+    kv_heads: Any,
+    rows: Any,
+    size: Any,
+    *,
+    queries: Any = None,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> Any:
     """Queries and rows as transformers leaves them: the tokens first, seen through a transpose."""
     queries = rows if queries is None else queries
     q = noise(queries, heads, size, dtype=dtype, device=device).transpose(0, 1)
@@ -97,7 +143,16 @@ def prompt(heads, kv_heads, rows, size, *, queries=None, dtype=torch.float32, de
     return q, k, v
 
 
-def check_prefill(heads, kv_heads, tokens, size, window, *, dtype=torch.float32, device="cpu"):
+def check_prefill(
+    heads: Any,
+    kv_heads: Any,
+    tokens: Any,
+    size: Any,
+    window: Any,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> None:
     """Output, sums, squares and window against float64, and the sum of all sums."""
     q, k, v = prompt(heads, kv_heads, tokens, size, dtype=dtype, device=device)
     scale, needs = size**-0.5, Needs(sums=True, squares=True, window=window)
@@ -120,7 +175,16 @@ def check_prefill(heads, kv_heads, tokens, size, window, *, dtype=torch.float32,
     assert torch.equal(again.sums_KT, found.sums_KT), "the same bits every time"
 
 
-def check_extend(heads, kv_heads, queries, rows, size, *, dtype=torch.float32, device="cpu"):
+def check_extend(
+    heads: Any,
+    kv_heads: Any,
+    queries: Any,
+    rows: Any,
+    size: Any,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> None:
     q, k, v = prompt(heads, kv_heads, rows, size, queries=queries, dtype=dtype, device=device)
     wide = [part.double() for part in (q, k, v)]
     exact = ReferenceAttention().prefill(*wide, scale=size**-0.5, needs=Needs())[0]
@@ -136,7 +200,16 @@ def check_extend(heads, kv_heads, queries, rows, size, *, dtype=torch.float32, d
         torch.testing.assert_close(got.double(), expected, **close)
 
 
-def check_sums_from(first_row, heads, kv_heads, tokens, size, *, dtype=torch.float32, device="cpu"):
+def check_sums_from(
+    first_row: Any,
+    heads: Any,
+    kv_heads: Any,
+    tokens: Any,
+    size: Any,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> None:
     """A column sum from some row on is what the rows before leave of the whole sum."""
     q, k, v = prompt(heads, kv_heads, tokens, size, dtype=dtype, device=device)
     _, lse = flash(q, k, v, scale=size**-0.5)
@@ -145,7 +218,15 @@ def check_sums_from(first_row, heads, kv_heads, tokens, size, *, dtype=torch.flo
     torch.testing.assert_close(found.double(), exact, rtol=2e-5, atol=2e-5)
 
 
-def check_nearest(num_heads, num_kept, num_evicted, size, *, dtype=torch.float32, device="cpu"):
+def check_nearest(
+    num_heads: Any,
+    num_kept: Any,
+    num_evicted: Any,
+    size: Any,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> None:
     kept = noise(num_heads, num_kept, size, dtype=dtype, device=device)
     evicted = noise(num_heads, num_evicted, size, seed=1, dtype=dtype, device=device)
     kept[:, -1] = kept[:, 0]  # equal keys: the first is taken
@@ -164,7 +245,15 @@ def check_nearest(num_heads, num_kept, num_evicted, size, *, dtype=torch.float32
     assert (target == exact_target).double().mean() > 0.9
 
 
-def check_combine(num_heads, num_kept, num_evicted, size, *, dtype=torch.float32, device="cpu"):
+def check_combine(
+    num_heads: Any,
+    num_kept: Any,
+    num_evicted: Any,
+    size: Any,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+) -> None:
     kept = noise(num_heads, num_kept, size, dtype=dtype, device=device)
     evicted = noise(num_heads, num_evicted, size, seed=1, dtype=dtype, device=device)
     generator = torch.Generator().manual_seed(size)

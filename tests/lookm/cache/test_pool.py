@@ -1,5 +1,7 @@
 """The page pool and a sequence's tables: pages owned once, rows where they belong."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -13,17 +15,17 @@ from lookm.pages import PageLayout, pages_for
 LAYERS, HEADS, SIZE, DIM = 2, 3, 4, 5
 
 
-def pool(num_pages=16, dtype=torch.float32):
+def pool(num_pages: int = 16, dtype: torch.dtype = torch.float32) -> Any:
     return PagePool(num_pages, PageLayout(HEADS, SIZE, DIM, dtype))
 
 
-def rows(count, seed=0):
+def rows(count: Any, seed: int = 0) -> Any:
     generator = torch.Generator().manual_seed(seed)
     k, v = torch.randn(2, HEADS, count, DIM, generator=generator)
     return k, v
 
 
-def filled(pages, counts, seed=0):
+def filled(pages: Any, counts: Any, seed: int = 0) -> Any:
     cache = SequenceCache(pages, LAYERS)
     cache.reserve(np.array(counts))
     stored = [rows(count, seed + layer) for layer, count in enumerate(counts)]
@@ -32,7 +34,7 @@ def filled(pages, counts, seed=0):
     return cache, stored
 
 
-def test_rows_come_back_in_order_from_every_layer():
+def test_rows_come_back_in_order_from_every_layer() -> None:
     cache, stored = filled(pool(), [9, 3])
     for layer, (k, v) in enumerate(stored):
         got_k, got_v = cache.gather(layer)
@@ -40,7 +42,7 @@ def test_rows_come_back_in_order_from_every_layer():
         assert torch.equal(got_v, v)
 
 
-def test_appending_in_pieces_equals_appending_at_once():
+def test_appending_in_pieces_equals_appending_at_once() -> None:
     pages = pool()
     cache = SequenceCache(pages, LAYERS)
     cache.reserve(np.array([11, 11]))
@@ -51,7 +53,7 @@ def test_appending_in_pieces_equals_appending_at_once():
     assert torch.equal(cache.gather(0)[1], v)
 
 
-def test_two_sequences_do_not_touch_each_other():
+def test_two_sequences_do_not_touch_each_other() -> None:
     pages = pool()
     first, stored = filled(pages, [5, 6], seed=1)
     filled(pages, [7, 2], seed=9)
@@ -59,7 +61,7 @@ def test_two_sequences_do_not_touch_each_other():
         assert torch.equal(first.gather(layer)[0], k)
 
 
-def test_missing_pages_counts_what_reserve_takes():
+def test_missing_pages_counts_what_reserve_takes() -> None:
     pages = pool()
     cache, _ = filled(pages, [4, 5])
     before = pages.num_free
@@ -69,7 +71,7 @@ def test_missing_pages_counts_what_reserve_takes():
     assert missing == 1 == before - pages.num_free
 
 
-def test_trim_gives_back_the_pages_that_no_row_needs_and_keeps_the_rows():
+def test_trim_gives_back_the_pages_that_no_row_needs_and_keeps_the_rows() -> None:
     pages = pool()
     cache, stored = filled(pages, [9, 3])  # 3 and 1 pages of 4 rows
     cache.reserve(np.array([16, 9]))
@@ -85,7 +87,7 @@ def test_trim_gives_back_the_pages_that_no_row_needs_and_keeps_the_rows():
     assert cache.table_LM[0, :4].tolist() == cache.pages[0]
 
 
-def test_release_returns_every_page_and_the_cache_can_be_filled_again():
+def test_release_returns_every_page_and_the_cache_can_be_filled_again() -> None:
     pages = pool()
     cache, _ = filled(pages, [9, 9])
     cache.release()
@@ -98,7 +100,7 @@ def test_release_returns_every_page_and_the_cache_can_be_filled_again():
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9)), max_size=30))
-def test_no_page_is_ever_owned_twice_or_lost(actions):
+def test_no_page_is_ever_owned_twice_or_lost(actions: Any) -> None:
     pages, caches = pool(12), []
     for grow, number in actions:
         if grow:
@@ -112,7 +114,7 @@ def test_no_page_is_ever_owned_twice_or_lost(actions):
         pages.check([layer for cache in caches for layer in cache.pages])
 
 
-def test_decode_tables_say_where_the_next_row_goes():
+def test_decode_tables_say_where_the_next_row_goes() -> None:
     pages = pool()
     caches = [filled(pages, counts)[0] for counts in ([3, 8], [5, 1])]
     for cache in caches:
@@ -127,7 +129,7 @@ def test_decode_tables_say_where_the_next_row_goes():
             assert tables.page_LB[layer, b] == owned[int(cache.kept_L[layer]) // SIZE]
 
 
-def test_bytes_are_keys_and_values_of_whole_pages():
+def test_bytes_are_keys_and_values_of_whole_pages() -> None:
     assert PageLayout(HEADS, SIZE, DIM, torch.bfloat16).page_bytes == 2 * HEADS * SIZE * DIM * 2
     assert [pages_for(n, 4) for n in (0, 1, 4, 5)] == [0, 1, 1, 2]
     pages = pool()
@@ -135,6 +137,6 @@ def test_bytes_are_keys_and_values_of_whole_pages():
     assert cache.bytes == 3 * pages.page_bytes
 
 
-def test_a_pool_without_a_page_is_refused():
+def test_a_pool_without_a_page_is_refused() -> None:
     with pytest.raises(ConfigError, match="single page"):
         pool(0)

@@ -6,13 +6,16 @@ Also the original scorer's rules restated in another way, to hold `milebench_sco
 import json
 import random
 import re
+from typing import Any
 
 from lookm.demo.scenes import draw_scene, render
 
 SIGNS = ";/[]\"{}()=+\\_-><@`,?!"  # fmt: skip
 
 
-def write_dataset(folder, name, question_type, samples, instructions=None):
+def write_dataset(
+    folder: Any, name: Any, question_type: Any, samples: Any, instructions: Any = None
+) -> None:
     """`samples`: (context, number of pictures, choices or None, response)."""
     home = folder / name
     (home / "images").mkdir(parents=True)
@@ -42,7 +45,7 @@ def write_dataset(folder, name, question_type, samples, instructions=None):
     (home / f"{name}.json").write_text(json.dumps({"meta_data": meta, "data": data}))
 
 
-def restated_normalise(text):
+def restated_normalise(text: Any) -> Any:
     """One table for all signs, and periods taken out one by one."""
     text = " ".join(re.split("[\n\t]", text)).strip()
     number = any(
@@ -62,7 +65,7 @@ def restated_normalise(text):
     return out.strip("'").strip('"').strip().lower()
 
 
-def restated_choice(told, choices):
+def restated_choice(told: Any, choices: Any) -> Any:
     """The letter, found by walking through the answer instead of by patterns."""
     told = restated_normalise(told)
     options = [restated_normalise(choice) for choice in choices]

@@ -1,9 +1,12 @@
 """Questions and back ends without a model, for the tests of everything around one."""
 
+from collections.abc import Iterator
+from typing import Any
+
 from lookm.eval.questions import Marks, Question, Reply
 
 
-def question(key="q1", task="needle", truth="yes", num_images=2):
+def question(key: str = "q1", task: str = "needle", truth: str = "yes", num_images: int = 2) -> Any:
     return Question(
         key=key,
         task=task,
@@ -19,12 +22,12 @@ def question(key="q1", task="needle", truth="yes", num_images=2):
 class Scripted:
     """Answers `texts[key, policy]`, else `yes`; stops like a killed run after `dies_after`."""
 
-    def __init__(self, texts=(), dies_after=None, settings=()):
+    def __init__(self, texts: Any = (), dies_after: Any = None, settings: Any = ()) -> None:
         self.texts, self.dies_after = dict(texts), dies_after
         self.settings = {"model": "scripted", **dict(settings)}
         self.asked = []
 
-    def replies(self, jobs):
+    def replies(self, jobs: Any) -> Iterator[Any]:
         for job in jobs:
             if len(self.asked) == self.dies_after:
                 raise KeyboardInterrupt

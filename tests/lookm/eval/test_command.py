@@ -1,6 +1,8 @@
 """`lookm eval` on the demo model: what it writes, what it refuses."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -13,19 +15,19 @@ from tests.lookm.eval.stub_backend import question
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Any:
     out = tmp_path_factory.mktemp("eval")
     asked = ["--policies", "look-m@1.0", "look-m@0.2", "--images", "2", "--count", "2"]
     assert main([*asked, "--out", str(out)], lambda: {"commit": "abc1234"}) == 0
     return out
 
 
-def rows(out):
+def rows(out: Any) -> Any:
     found = json.loads((out / "scores.json").read_text())
     return found, {row["policy"]: row for row in found["rows"]}
 
 
-def test_keeping_everything_agrees_with_full_on_every_question(ran):
+def test_keeping_everything_agrees_with_full_on_every_question(ran: Any) -> None:
     found, by_policy = rows(ran)
     assert by_policy["look-m@1.0"]["agrees"] == 1.0
     assert by_policy["look-m@1.0"]["right"] == by_policy["full"]["right"] > 0.5
@@ -33,13 +35,13 @@ def test_keeping_everything_agrees_with_full_on_every_question(ran):
     assert all(task[1]["agrees"] == 1.0 for task in found["tasks"].values())
 
 
-def test_the_axis_is_what_was_kept_not_what_was_asked_for(ran):
+def test_the_axis_is_what_was_kept_not_what_was_asked_for(ran: Any) -> None:
     ratio = rows(ran)[1]["look-m@0.2"]["bytes_ratio"]
     assert 0.2 < ratio < 0.4
     assert "KV bytes kept, of the full cache" in (ran / "report.html").read_text()
 
 
-def test_scores_say_what_they_were_made_of(ran):
+def test_scores_say_what_they_were_made_of(ran: Any) -> None:
     found, _ = rows(ran)
     assert found["kind"] == "eval"
     assert (found["commit"], found["seed"], found["suite"]) == ("abc1234", 0, "demo")
@@ -47,8 +49,10 @@ def test_scores_say_what_they_were_made_of(ran):
     assert set(found["tasks"]) == set(found["asked_by"]["tasks"])
 
 
-def test_the_table_is_printed_and_the_second_time_nothing_is_asked(ran, capsys, monkeypatch):
-    def no_more(self, jobs):
+def test_the_table_is_printed_and_the_second_time_nothing_is_asked(
+    ran: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_more(self: Any, jobs: Any) -> Any:
         assert list(jobs) == []
         return iter(())
 
@@ -68,14 +72,18 @@ def test_the_table_is_printed_and_the_second_time_nothing_is_asked(ran, capsys, 
         (["--tasks", "retrieval", "--images", "1"], "make no sense"),
     ],
 )
-def test_what_cannot_be_run_is_one_line(arguments, said, capsys, tmp_path):
+def test_what_cannot_be_run_is_one_line(
+    arguments: Any, said: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert main([*arguments, "--out", str(tmp_path)]) == 1
     told = capsys.readouterr().err
     assert said in told
     assert told.count("\n") == 1
 
 
-def test_the_lookm_command_passes_options_on_and_says_where_a_run_was_made(ran, monkeypatch):
+def test_the_lookm_command_passes_options_on_and_says_where_a_run_was_made(
+    ran: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`ran` is gone on with: the command adds nothing but where it ran."""
     monkeypatch.setattr(Local, "replies", lambda self, jobs: iter(()))
     asked = ["eval", "--policies", "look-m@0.2", "--images", "2", "--count", "2", "--no-report"]
@@ -89,7 +97,9 @@ def test_the_lookm_command_passes_options_on_and_says_where_a_run_was_made(ran, 
     assert "usage: lookm eval" in helped.output
 
 
-def test_scores_are_written_where_they_are_kept_too(ran, monkeypatch, tmp_path):
+def test_scores_are_written_where_they_are_kept_too(
+    ran: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(Local, "replies", lambda self, jobs: iter(()))
     kept = tmp_path / "eval-demo.json"
     asked = ["--policies", "look-m@0.2", "--images", "2", "--count", "2", "--no-report"]
@@ -97,7 +107,7 @@ def test_scores_are_written_where_they_are_kept_too(ran, monkeypatch, tmp_path):
     assert kept.read_text() == (ran / "scores.json").read_text()
 
 
-def test_a_question_that_cannot_be_asked_fails_alone(engine):
+def test_a_question_that_cannot_be_asked_fails_alone(engine: Any) -> None:
     long = question("long")
     long = type(long)(
         "long", "t", [{"role": "user", "content": "a b " * 3000}], long.pictures,
@@ -110,7 +120,7 @@ def test_a_question_that_cannot_be_asked_fails_alone(engine):
     assert found["b"].kept_bytes <= found["b"].full_bytes
 
 
-def test_leaving_early_frees_the_engine(engine):
+def test_leaving_early_frees_the_engine(engine: Any) -> None:
     replies = Local(engine).replies([Job(question(name), "full") for name in "abc"])
     next(replies)
     replies.close()
@@ -120,13 +130,15 @@ def test_leaving_early_frees_the_engine(engine):
 
 
 @pytest.fixture(scope="module")
-def engine():
+def engine() -> Any:
     from lookm import Engine, EngineConfig
 
     return Engine.from_config(EngineConfig(kv_cache_bytes=2**28, attention="reference"))
 
 
-def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path, capsys):
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "file").write_text("in the way")
     asked = ["--policies", "full", "--images", "2", "--count", "1"]
     assert main([*asked, "--out", str(tmp_path / "file")]) == 1

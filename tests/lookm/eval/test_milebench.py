@@ -1,7 +1,9 @@
 """MileBench from disk: format, prompt, truncation, and a whole run on a small data set."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,20 +18,22 @@ CHOICES = ["a red star", "a blue ring", "nothing"]
 class Letters:
     """A tokenizer with a token for every letter."""
 
-    def encode(self, text, add_special_tokens):
+    def encode(self, text: Any, add_special_tokens: Any) -> Any:
         assert add_special_tokens is False
         return SimpleNamespace(ids=[ord(sign) for sign in text])
 
-    def decode(self, ids, skip_special_tokens):
+    def decode(self, ids: Any, skip_special_tokens: Any) -> Any:
         assert skip_special_tokens is False
         return "".join(map(chr, ids))
 
 
-def limit(max_tokens, image_tokens=10):
+def limit(max_tokens: Any, image_tokens: int = 10) -> Any:
     return Truncation(Letters(), max_tokens, image_tokens)
 
 
-def test_a_multiple_choice_prompt_is_instruction_context_choices_and_the_call_for_an_answer():
+def test_a_multiple_choice_prompt_is_instruction_context_choices_and_the_call_for_an_answer() -> (
+    None
+):
     task = {
         "context": "First {image#1} then {table#2}. What is new?",
         "images_path": ["a.png", "b.png"],
@@ -45,12 +49,12 @@ def test_a_multiple_choice_prompt_is_instruction_context_choices_and_the_call_fo
     assert "\nChoice list: \na red star\na blue ring\nnothing\nYour answer is: " in gpr
 
 
-def test_an_open_prompt_has_no_call_for_an_answer():
+def test_an_open_prompt_has_no_call_for_an_answer() -> None:
     task = {"context": "{image#1}\nWhy?", "images_path": ["a.png"]}
     assert prompt("ALFRED", "Look.", task, ["a"], None) == (f"Look.\n{HERE}\nWhy?", ["a"])
 
 
-def test_a_combined_prompt_has_one_image_before_all_and_numbers_in_the_text():
+def test_a_combined_prompt_has_one_image_before_all_and_numbers_in_the_text() -> None:
     task = {"context": "{image#1}{image#2} Same?", "images_path": ["a.png", "b.png"]}
     text, left = prompt("ALFRED", "Look.", task, ["ab"], None, combined=True)
     assert text == f"{HERE}\nLook.\n<Image 1> <Image 2>  Same?"
@@ -73,17 +77,19 @@ def test_a_combined_prompt_has_one_image_before_all_and_numbers_in_the_text():
         (5, "", []),
     ],
 )
-def test_a_long_prompt_loses_its_middle_from_the_left(max_tokens, context, left):
+def test_a_long_prompt_loses_its_middle_from_the_left(
+    max_tokens: Any, context: Any, left: Any
+) -> None:
     whole = f"aa{HERE}bbb{HERE}cccc"
     assert cut(whole, ["1", "2"], "Look.", limit(max_tokens)) == (context, left)
 
 
-def test_images_are_paired_with_placeholders_from_the_back():
+def test_images_are_paired_with_placeholders_from_the_back() -> None:
     assert cut(f"a{HERE}b{HERE}c", ["1"], "", None) == (f"ab{HERE}c", ["1"])
     assert cut(f"a{HERE}b", ["1", "2"], "", None) == (f"{HERE}a{HERE}b", ["1", "2"])
 
 
-def test_two_images_in_a_row_get_a_line_each():
+def test_two_images_in_a_row_get_a_line_each() -> None:
     image = {"type": "image"}
     assert parts_of(f"Look.\n{HERE}{HERE}Why?") == [
         {"type": "text", "text": "Look.\n"}, image, {"type": "text", "text": "\n"}, image,
@@ -92,7 +98,7 @@ def test_two_images_in_a_row_get_a_line_each():
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
+def data(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("MileBench")
     ask = "{image#1}{image#2} What is in image 1?"
     write_dataset(folder, "WebQA", "multi-choice", [(ask, 2, CHOICES, "nothing")] * 2)
@@ -102,7 +108,7 @@ def data(tmp_path_factory):
     return folder
 
 
-def test_samples_become_questions_in_the_files_order_with_their_pictures(data):
+def test_samples_become_questions_in_the_files_order_with_their_pictures(data: Any) -> None:
     found = list(questions(data, ["WebQA"], None))
     assert [one.task for one in found] == ["WebQA", "WebQA"]
     assert [one.num_images for one in found] == [2, 2]
@@ -114,13 +120,13 @@ def test_samples_become_questions_in_the_files_order_with_their_pictures(data):
     assert [one.key for one in questions(data, ["WebQA"], None, count=1)] == [found[0].key]
 
 
-def test_all_data_sets_that_are_there_are_read_without_names(data):
+def test_all_data_sets_that_are_there_are_read_without_names(data: Any) -> None:
     assert {one.task for one in questions(data, None, None)} == {
         "WebQA", "TextNeedleInAHaystack", "ALFRED",
     }  # fmt: skip
 
 
-def test_a_combined_variant_is_read_from_its_own_files(data, tmp_path):
+def test_a_combined_variant_is_read_from_its_own_files(data: Any, tmp_path: Path) -> None:
     write_dataset(tmp_path, "WebQA", "multi-choice", [("{image#1}?", 1, CHOICES, "nothing")])
     home = tmp_path / "WebQA"
     (home / "images").rename(home / "combined_1_images")
@@ -132,7 +138,7 @@ def test_a_combined_variant_is_read_from_its_own_files(data, tmp_path):
     assert len(found.pictures()) == 1
 
 
-def test_what_is_not_in_the_format_is_refused_with_its_place(data, tmp_path):
+def test_what_is_not_in_the_format_is_refused_with_its_place(data: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no MileBench data set"):
         list(questions(tmp_path, None, None))
     with pytest.raises(ConfigError, match=r"cannot read .*IEdit\.json"):
@@ -146,7 +152,9 @@ def test_what_is_not_in_the_format_is_refused_with_its_place(data, tmp_path):
         list(questions(tmp_path, None, None))
 
 
-def test_a_run_gives_the_papers_columns_for_each_policy(data, tmp_path, capsys):
+def test_a_run_gives_the_papers_columns_for_each_policy(
+    data: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     asked = ["--suite", "milebench", "--data", str(data), "--policies", "look-m@1.0", "h2o@0.5"]
     assert main([*asked, "--out", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "scores.json").read_text())

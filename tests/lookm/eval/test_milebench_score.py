@@ -1,5 +1,7 @@
 """MileBench's scoring: hand-computed values, and the original's rules restated another way."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ FOUR = ("foo", "bar", "the baz", "qux")
 TEXT = st.text(st.sampled_from("abcdxyzAB 01.,()-'\"?\n"), max_size=24)
 
 
-def chosen(told, choices=FOUR):
+def chosen(told: Any, choices: Any = FOUR) -> Any:
     return extract(normalise(told), [normalise(choice) for choice in choices])
 
 
@@ -37,7 +39,7 @@ def chosen(told, choices=FOUR):
         ("." * 40, "." * 8),
     ],
 )
-def test_answers_are_normalised_as_worked_out_by_hand(told, said):
+def test_answers_are_normalised_as_worked_out_by_hand(told: Any, said: Any) -> None:
     assert normalise(told) == said
 
 
@@ -64,16 +66,16 @@ def test_answers_are_normalised_as_worked_out_by_hand(told, said):
         ("none", ""),
     ],
 )
-def test_choices_are_extracted_as_worked_out_by_hand(told, letters):
+def test_choices_are_extracted_as_worked_out_by_hand(told: Any, letters: Any) -> None:
     assert chosen(told) == letters
 
 
-def test_an_option_with_a_point_in_it_is_found_with_its_letter_only():
+def test_an_option_with_a_point_in_it_is_found_with_its_letter_only() -> None:
     assert chosen("3.5", ("3.5", "4.5")) == ""
     assert chosen("A. 3.5", ("3.5", "4.5")) == "A"
 
 
-def test_letters_go_on_after_z():
+def test_letters_go_on_after_z() -> None:
     assert [letter(index) for index in (0, 25, 26, 51, 52)] == ["A", "Z", "AA", "AZ", "BA"]
     many = [f"thing{index}x" for index in range(30)]
     assert chosen("thing27x", many) == "AB"
@@ -81,27 +83,27 @@ def test_letters_go_on_after_z():
 
 @settings(deadline=None)
 @given(TEXT)
-def test_normalising_equals_the_rules_restated(text):
+def test_normalising_equals_the_rules_restated(text: Any) -> None:
     assert normalise(text) == restated_normalise(text)
 
 
 @settings(deadline=None)
 @given(TEXT, st.lists(TEXT, min_size=2, max_size=5))
-def test_extracting_equals_the_rules_restated(told, choices):
+def test_extracting_equals_the_rules_restated(told: Any, choices: Any) -> None:
     assert chosen(told, choices) == restated_choice(told, choices)
 
 
-def judge(dataset, kind, truth, told, choices=None):
+def judge(dataset: Any, kind: Any, truth: Any, told: Any, choices: Any = None) -> Any:
     return scorer(dataset, kind, truth, choices)(told)
 
 
-def test_multiple_choice_is_right_where_the_letter_is_the_truths():
+def test_multiple_choice_is_right_where_the_letter_is_the_truths() -> None:
     assert judge("WebQA", "multi-choice", "bar", "B", FOUR) == 1.0
     assert judge("WebQA", "multi-choice", "bar", "A", FOUR) == 0.0
     assert judge("WebQA", "multi-choice", "The baz.", "", FOUR) == 1.0  # nothing said is C
 
 
-def test_a_needle_is_a_word_of_the_answer_and_mmcoqa_a_part_of_it():
+def test_a_needle_is_a_word_of_the_answer_and_mmcoqa_a_part_of_it() -> None:
     for name in ("TextNeedleInAHaystack", "ImageNeedleInAHaystack"):
         assert judge(name, "open-ended", "17", "It is 17.") == 1.0
         assert judge(name, "open-ended", "17", "It is 170.") == 0.0
@@ -122,7 +124,7 @@ def test_a_needle_is_a_word_of_the_answer_and_mmcoqa_a_part_of_it():
         ("." * 40, "a", 0.0),
     ],
 )
-def test_rouge_l_equals_values_worked_out_by_hand(told, truth, f1):
+def test_rouge_l_equals_values_worked_out_by_hand(told: Any, truth: Any, f1: Any) -> None:
     assert judge("ALFRED", "open-ended", truth, told) == pytest.approx(f1, abs=1e-6)
 
 
@@ -135,12 +137,14 @@ def test_rouge_l_equals_values_worked_out_by_hand(told, truth, f1):
         ("open-ended", "?", None, "empty"),
     ],
 )
-def test_a_sample_that_cannot_be_scored_is_refused(kind, truth, choices, said):
+def test_a_sample_that_cannot_be_scored_is_refused(
+    kind: Any, truth: Any, choices: Any, said: Any
+) -> None:
     with pytest.raises(ConfigError, match=said):
         scorer("WebQA", kind, truth, choices)
 
 
-def test_columns_are_unweighted_means_over_the_data_sets_that_were_asked():
+def test_columns_are_unweighted_means_over_the_data_sets_that_were_asked() -> None:
     assert list(COLUMNS) == [
         "T-1",
         "T-2",

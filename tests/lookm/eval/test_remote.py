@@ -4,7 +4,10 @@ import base64
 import io
 import json
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -21,20 +24,20 @@ USAGE = {"prompt_tokens": 9, "kv_cache": {"bytes": 20, "full_bytes": 100}}
 class Server(ThreadingHTTPServer):
     """Answers `yes` unless `script` has statuses left; keeps what it was sent."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.script, self.bodies, self.headers, self.usage = [], [], [], USAGE
 
     @property
-    def url(self):
+    def url(self) -> Any:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 
 class Handler(BaseHTTPRequestHandler):
-    def do_GET(self):
+    def do_GET(self) -> None:
         self.reply(200, {"data": [{"id": "listed"}]})
 
-    def do_POST(self):
+    def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.bodies.append(body)
         self.server.headers.append(dict(self.headers))
@@ -42,19 +45,19 @@ class Handler(BaseHTTPRequestHandler):
         answer = {"choices": [{"message": {"content": "yes"}}], "usage": self.server.usage}
         self.reply(status, answer if status == 200 else {"error": {"message": "not now"}})
 
-    def reply(self, status, content):
+    def reply(self, status: Any, content: Any) -> None:
         raw = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Length", str(len(raw)))
         self.end_headers()
         self.wfile.write(raw)
 
-    def log_message(self, *_):
+    def log_message(self, *_: Any) -> None:
         pass
 
 
 @pytest.fixture
-def server():
+def server() -> Iterator[Any]:
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
@@ -63,15 +66,15 @@ def server():
         thread.join()
 
 
-def remote(server, **options):
+def remote(server: Any, **options: Any) -> Any:
     return Remote(server.url, pause_s=0.001, **options)
 
 
-def ask(backend, *policies):
+def ask(backend: Any, *policies: Any) -> Any:
     return list(backend.replies(Job(question(f"q{at}"), one) for at, one in enumerate(policies)))
 
 
-def test_the_policy_goes_into_its_field_and_kept_bytes_come_from_usage(server):
+def test_the_policy_goes_into_its_field_and_kept_bytes_come_from_usage(server: Any) -> None:
     (reply,) = ask(remote(server), "look-m@0.2")
     (body,) = server.bodies
     assert body["kv_cache"] == "look-m@0.2"
@@ -79,13 +82,13 @@ def test_the_policy_goes_into_its_field_and_kept_bytes_come_from_usage(server):
     assert (reply.text, reply.kept_bytes, reply.full_bytes, reply.error) == ("yes", 20, 100, None)
 
 
-def test_the_policy_may_go_into_the_models_name(server):
+def test_the_policy_may_go_into_the_models_name(server: Any) -> None:
     ask(remote(server, policy_in="model", model="llava"), "look-m@0.2")
     assert server.bodies[0]["model"] == "llava:look-m@0.2"
     assert "kv_cache" not in server.bodies[0]
 
 
-def test_a_foreign_server_is_told_no_policy_and_tells_no_bytes(server):
+def test_a_foreign_server_is_told_no_policy_and_tells_no_bytes(server: Any) -> None:
     server.usage = {"prompt_tokens": 9}
     (reply,) = ask(remote(server, policy_in="nowhere"), "full")
     assert "kv_cache" not in server.bodies[0]
@@ -94,7 +97,7 @@ def test_a_foreign_server_is_told_no_policy_and_tells_no_bytes(server):
         ask(remote(server, policy_in="nowhere"), "look-m@0.2")
 
 
-def test_pictures_stand_in_their_places_and_lose_nothing(server):
+def test_pictures_stand_in_their_places_and_lose_nothing(server: Any) -> None:
     red, blue = Image.new("RGB", (5, 4), "red"), Image.new("RGB", (3, 3), "blue")
     parts = [{"type": "image"}, {"type": "text", "text": "and"}, {"type": "image"}]
     told = [{"role": "user", "content": parts}]
@@ -110,14 +113,14 @@ def test_pictures_stand_in_their_places_and_lose_nothing(server):
         assert sent.tobytes() == picture.tobytes()
 
 
-def test_a_busy_server_is_asked_again(server):
+def test_a_busy_server_is_asked_again(server: Any) -> None:
     server.script = [429, 503, 500]
     (reply,) = ask(remote(server), "full")
     assert reply.text == "yes"
     assert len(server.bodies) == 4
 
 
-def test_a_refused_question_fails_alone(server):
+def test_a_refused_question_fails_alone(server: Any) -> None:
     server.script = [400]
     first, second = ask(remote(server, concurrency=1), "full", "full")
     assert "HTTP 400: not now" in first.error
@@ -125,25 +128,27 @@ def test_a_refused_question_fails_alone(server):
 
 
 @pytest.mark.parametrize("script", [[401], [404], [503] * 5])
-def test_a_hopeless_server_ends_the_run(server, script):
+def test_a_hopeless_server_ends_the_run(server: Any, script: Any) -> None:
     server.script = script
     with pytest.raises(ConfigError, match=f"HTTP {script[0]}"):
         ask(remote(server), "full")
 
 
-def test_no_server_and_no_url_are_said(server):
+def test_no_server_and_no_url_are_said(server: Any) -> None:
     with pytest.raises(ConfigError, match="no answer"):
         Remote("http://127.0.0.1:9", tries=2, pause_s=0.001).served()
     with pytest.raises(ConfigError, match="not a URL"):
         Remote("nowhere").served()
 
 
-def test_every_job_of_many_gets_one_reply(server):
+def test_every_job_of_many_gets_one_reply(server: Any) -> None:
     replies = ask(remote(server, concurrency=3), *["full"] * 20)
     assert sorted(one.job.question.key for one in replies) == sorted(f"q{at}" for at in range(20))
 
 
-def test_a_server_that_tells_no_bytes_still_gets_a_report(server, tmp_path, capsys):
+def test_a_server_that_tells_no_bytes_still_gets_a_report(
+    server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     server.usage = {}
     asked = ["--url", server.url, "--policies", "full", "--no-kv-cache-field", "--count", "1"]
     assert main([*asked, "--out", str(tmp_path), "--tasks", "note"]) == 0
@@ -152,8 +157,8 @@ def test_a_server_that_tells_no_bytes_still_gets_a_report(server, tmp_path, caps
 
 
 def test_the_command_asks_a_server_and_sends_its_key_but_keeps_it(
-    server, tmp_path, monkeypatch, capsys
-):
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     asked = ["--url", server.url, "--policies", "full", "h2o@0.2", "--images", "2", "--count", "1"]
     assert main([*asked, "--out", str(tmp_path), "--tasks", "note"]) == 0

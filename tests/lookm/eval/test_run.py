@@ -1,6 +1,8 @@
 """Runs: every answer kept at once, gone on with after a kill, never mixed with other settings."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,13 +15,13 @@ QUESTIONS = [question("q1"), question("q2"), question("q3", task="note")]
 POLICIES = ["full", "h2o@0.2"]
 
 
-def run(folder, backend, policies=POLICIES, **options):
+def run(folder: Any, backend: Any, policies: Any = POLICIES, **options: Any) -> Any:
     store = open_store(folder, backend, {"suite": "demo"}, **options)
     ask_all(backend, QUESTIONS, policies, store)
     return store
 
 
-def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path):
+def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path: Path) -> None:
     killed, second = Scripted(dies_after=3), Scripted()
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, killed)
@@ -32,7 +34,7 @@ def test_a_killed_run_goes_on_and_asks_nothing_twice(tmp_path):
     assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 6
 
 
-def test_a_half_written_last_line_is_asked_again(tmp_path):
+def test_a_half_written_last_line_is_asked_again(tmp_path: Path) -> None:
     run(tmp_path, Scripted())
     path = tmp_path / "answers.jsonl"
     path.write_bytes(path.read_bytes()[:-30])
@@ -43,20 +45,20 @@ def test_a_half_written_last_line_is_asked_again(tmp_path):
     assert len(path.read_text().splitlines()) == 6
 
 
-def test_line_separators_inside_an_answer_do_not_break_its_line(tmp_path):
+def test_line_separators_inside_an_answer_do_not_break_its_line(tmp_path: Path) -> None:
     odd = "a\u2028b\nc\x85d"
     run(tmp_path, Scripted({("q1", "full"): odd}))
     assert run(tmp_path, Scripted(dies_after=0)).answers["q1", "full"].text == odd
 
 
-def test_more_policies_may_be_asked_in_the_same_folder(tmp_path):
+def test_more_policies_may_be_asked_in_the_same_folder(tmp_path: Path) -> None:
     run(tmp_path, Scripted())
     more = Scripted()
     run(tmp_path, more, [*POLICIES, "snapkv@0.2"])
     assert {policy for _, policy in more.asked} == {"snapkv@0.2"}
 
 
-def test_an_answer_that_failed_is_asked_again(tmp_path):
+def test_an_answer_that_failed_is_asked_again(tmp_path: Path) -> None:
     failing = Scripted({("q1", "full"): None})
     assert run(tmp_path, failing).answers["q1", "full"].error == "too long"
     again = Scripted()
@@ -64,7 +66,7 @@ def test_an_answer_that_failed_is_asked_again(tmp_path):
     assert again.asked == [("q1", "full")]
 
 
-def test_other_settings_are_refused_by_name_and_restart_begins_anew(tmp_path):
+def test_other_settings_are_refused_by_name_and_restart_begins_anew(tmp_path: Path) -> None:
     run(tmp_path, Scripted())
     other = Scripted(settings={"dtype": "float32"})
     with pytest.raises(ConfigError, match=r"dtype was not set, is float32.*--restart"):
@@ -73,7 +75,7 @@ def test_other_settings_are_refused_by_name_and_restart_begins_anew(tmp_path):
     assert len(other.asked) == 6
 
 
-def test_a_broken_line_in_the_middle_is_named(tmp_path):
+def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
     run(tmp_path, Scripted())
     path = tmp_path / "answers.jsonl"
     path.write_text("{}\n" + path.read_text())
@@ -81,12 +83,12 @@ def test_a_broken_line_in_the_middle_is_named(tmp_path):
         run(tmp_path, Scripted())
 
 
-def test_full_is_always_asked_and_nothing_twice():
+def test_full_is_always_asked_and_nothing_twice() -> None:
     assert with_full(["h2o@0.2", "h2o@0.2"]) == ["full", "h2o@0.2"]
     assert with_full(["h2o@0.2", "full"]) == ["full", "h2o@0.2"]
 
 
-def test_scores_count_right_answers_agreement_bytes_and_failures_per_task(tmp_path):
+def test_scores_count_right_answers_agreement_bytes_and_failures_per_task(tmp_path: Path) -> None:
     texts = {
         ("q1", "full"): "no", ("q1", "h2o@0.2"): "no",
         ("q2", "h2o@0.2"): "maybe", ("q3", "h2o@0.2"): None,
@@ -112,12 +114,14 @@ def test_scores_count_right_answers_agreement_bytes_and_failures_per_task(tmp_pa
         (29, 29, 0.8830, 1.0),
     ],
 )
-def test_wilson_intervals_equal_newcombes_published_ones(right, asked, low, high):
+def test_wilson_intervals_equal_newcombes_published_ones(
+    right: Any, asked: Any, low: Any, high: Any
+) -> None:
     """Newcombe 1998, Statistics in Medicine 17, table I, method 3 (0 of 20: z² / (n + z²))."""
     assert wilson(right, asked) == pytest.approx((low, high), abs=6e-5)
 
 
-def test_marks_in_between_are_bootstrapped_and_shares_are_not():
+def test_marks_in_between_are_bootstrapped_and_shares_are_not() -> None:
     marks = [0.1, 0.4, 0.35, 0.8, 0.2, 0.6]
     low, high = interval(marks)
     assert (low, high) == bootstrap(marks)

@@ -64,7 +64,7 @@ def theirs(model: Any, processor: Any) -> tuple[list[int], list[int]]:
 
 
 @pytest.mark.parametrize("name", LOADABLE)
-def test_a_checkpoint_answers_as_transformers_does(name, tmp_path):
+def test_a_checkpoint_answers_as_transformers_does(name: Any, tmp_path: Path) -> None:
     prompt_ids, expected = theirs(*checkpoint(name, tmp_path))
     config = EngineConfig(
         model=str(tmp_path),
@@ -85,7 +85,9 @@ def test_a_checkpoint_answers_as_transformers_does(name, tmp_path):
     assert len(set(got)) > 2
 
 
-def test_a_family_whose_processor_cannot_load_is_refused_with_the_command(tmp_path, monkeypatch):
+def test_a_family_whose_processor_cannot_load_is_refused_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     TOYS["qwen2_vl"].config().save_pretrained(tmp_path / "model")
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('nms does not exist')")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -93,13 +95,13 @@ def test_a_family_whose_processor_cannot_load_is_refused_with_the_command(tmp_pa
         Processor.load(str(tmp_path / "model"))
 
 
-def test_a_family_without_a_row_is_refused_before_anything_is_loaded(tmp_path):
+def test_a_family_without_a_row_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
     hf.LlamaConfig().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"'llama' is not supported; supported: gemma3, .*smolvlm"):
         Processor.load(str(tmp_path))
 
 
-def test_softcapped_attention_is_refused_before_the_weights_are_loaded(tmp_path):
+def test_softcapped_attention_is_refused_before_the_weights_are_loaded(tmp_path: Path) -> None:
     config = TOYS["paligemma"].config()
     text = hf.Gemma2Config(vocab_size=96, hidden_size=64)
     vision = config.vision_config

@@ -1,6 +1,7 @@
 """Prompts: our ids and pixels are those of the family's own processor for the same chat."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Config:
 
 
 @pytest.fixture
-def build(monkeypatch):
+def build(monkeypatch: pytest.MonkeyPatch) -> Any:
     without_torchvision(monkeypatch)
 
     def of(name: str) -> tuple[Any, Processor]:
@@ -52,7 +53,7 @@ def build(monkeypatch):
     return of
 
 
-def picture(width, height, seed=0):
+def picture(width: Any, height: Any, seed: int = 0) -> Any:
     pixels = np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -61,7 +62,7 @@ PICTURES = [picture(70, 40), picture(30, 90, 1), picture(48, 48, 2)]
 TEXTS = ["\nWhat is this?\n\n", "Here ", "\n\nIs it the image?"]
 
 
-def chat(num_images, *, pictures=()):
+def chat(num_images: Any, *, pictures: Any = ()) -> Any:
     """Each picture before its text, then text alone; with the pictures for transformers."""
     parts = []
     for i, text in enumerate(TEXTS):
@@ -73,7 +74,7 @@ def chat(num_images, *, pictures=()):
     return [{"role": "user", "content": parts}, answer, last]
 
 
-def theirs(hf_processor, num_images):
+def theirs(hf_processor: Any, num_images: Any) -> Any:
     if hf_processor.chat_template is None:  # PaliGemma: images, then one line of text
         text = "<image>" * num_images + "".join(TEXTS) + "Yes.And?\n"
         return hf_processor(text=[text], images=[PICTURES[:num_images]])
@@ -85,7 +86,7 @@ def theirs(hf_processor, num_images):
     )
 
 
-def flat(ids):
+def flat(ids: Any) -> Any:
     ids = ids.tolist() if hasattr(ids, "tolist") else ids
     return ids[0] if isinstance(ids[0], list) else ids
 
@@ -94,7 +95,7 @@ def flat(ids):
     ("name", "num_images"),
     [(n, i) for n in PROCESSORS for i in range(4) if (n, i) != ("paligemma", 0)],  # it refuses 0
 )
-def test_prompt_ids_equal_the_processors_own(name, num_images, build):
+def test_prompt_ids_equal_the_processors_own(name: Any, num_images: Any, build: Any) -> None:
     hf_processor, ours = build(name)
     images = [ours.image(p, str(i)) for i, p in enumerate(PICTURES[:num_images])]
     ids = ours.prompt(chat(num_images), images)
@@ -105,7 +106,7 @@ def test_prompt_ids_equal_the_processors_own(name, num_images, build):
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_pixels_equal_the_processors_own(name, build):
+def test_pixels_equal_the_processors_own(name: Any, build: Any) -> None:
     """One image at a time, side by side, where the family pads none of them."""
     hf_processor, ours = build(name)
     for pictures in (PICTURES[:1], PICTURES[2:] * 2):
@@ -125,7 +126,7 @@ def test_pixels_equal_the_processors_own(name, build):
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_features_of_a_processed_image_fill_its_tokens(name, build):
+def test_features_of_a_processed_image_fill_its_tokens(name: Any, build: Any) -> None:
     _, ours = build(name)
     adapter = Adapter(TOYS[name].model(), ours.family)
     for images in ([ours.image(PICTURES[0], "a")], [ours.image(p, "b") for p in PICTURES]):
@@ -136,7 +137,7 @@ def test_features_of_a_processed_image_fill_its_tokens(name, build):
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_a_placeholder_spelled_out_in_the_text_is_text(name, build):
+def test_a_placeholder_spelled_out_in_the_text_is_text(name: Any, build: Any) -> None:
     hf_processor, ours = build(name)
     spelled = [{"role": "user", "content": [{"type": "text", "text": hf_processor.image_token}]}]
     assert ours.image_token_id not in ours.prompt(spelled, [])
@@ -147,7 +148,7 @@ def test_a_placeholder_spelled_out_in_the_text_is_text(name, build):
         ours.prompt(chat(2), [image])
 
 
-def test_an_image_alone_and_among_others_have_their_own_pixels_and_tokens(build):
+def test_an_image_alone_and_among_others_have_their_own_pixels_and_tokens(build: Any) -> None:
     _, ours = build("llava_onevision")
     image = ours.image(PICTURES[0], "d")
     (alone,) = arranged([image], ours.family)
@@ -158,14 +159,16 @@ def test_an_image_alone_and_among_others_have_their_own_pixels_and_tokens(build)
     assert among.tensors["pixel_values"].shape[:2] == (1, 1)
 
 
-def test_a_missing_package_is_refused_with_the_command():
+def test_a_missing_package_is_refused_with_the_command() -> None:
     family = FAMILIES["qwen2_vl"]
     with pytest.raises(ModelError, match=r"Qwen2-VL needs no_such_thing, .* not installed .*pip"):
         loading.require("no_such_thing", family)
     loading.require("numpy", family)
 
 
-def test_a_package_that_does_not_load_is_refused_with_the_command(tmp_path, monkeypatch):
+def test_a_package_that_does_not_load_is_refused_with_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The trap of PyPI's torchvision beside a CPU build of torch."""
     broken = tmp_path / "torchvision.py"
     broken.write_text("raise RuntimeError('operator torchvision::nms does not exist')")
@@ -176,6 +179,6 @@ def test_a_package_that_does_not_load_is_refused_with_the_command(tmp_path, monk
 
 
 @pytest.mark.parametrize("name", PROCESSORS)
-def test_the_large_image_takes_no_fewer_tokens_than_a_picture(build, name):
+def test_the_large_image_takes_no_fewer_tokens_than_a_picture(build: Any, name: Any) -> None:
     _, processor = build(name)
     assert processor.large_image().num_tokens >= processor.image(PICTURES[0], "a").num_tokens

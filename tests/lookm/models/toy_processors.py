@@ -217,5 +217,5 @@ def without_torchvision(monkeypatch: Any) -> None:
     if importlib.util.find_spec("torchvision") is None:
         name = "transformers.models.pixtral.image_processing_pixtral"
         stub = types.ModuleType(name)
-        stub.get_resize_output_image_size = None  # type: ignore[attr-defined]
+        stub.get_resize_output_image_size = None
         monkeypatch.setitem(sys.modules, name, stub)

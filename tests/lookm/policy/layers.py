@@ -1,6 +1,6 @@
 """Random layers that look like a multimodal prompt, for the tests of this folder."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -12,11 +12,18 @@ class Layer(NamedTuple):
     is_image_T: torch.Tensor
 
 
-def layer(num_tokens=90, heads=4, kv_heads=2, head_size=16, seed=0, images=((10, 70),)):
+def layer(
+    num_tokens: int = 90,
+    heads: int = 4,
+    kv_heads: int = 2,
+    head_size: int = 16,
+    seed: int = 0,
+    images: Any = ((10, 70),),
+) -> Any:
     """`images` are half-open ranges of image tokens. Few keys attract most of the attention."""
     generator = torch.Generator().manual_seed(seed)
 
-    def normal(*shape):
+    def normal(*shape: Any) -> Any:
         return torch.randn(*shape, generator=generator)
 
     q_HTD = normal(heads, num_tokens, head_size) + 0.3

@@ -4,6 +4,7 @@ Shares nothing with `lookm.policy`. Written from the formulas in the papers, for
 """
 
 import math
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ SINKS = {"streaming", "d2o", "expected-attention"}
 POOLS = {"snapkv", "pyramidkv"}
 
 
-def attention(q_HTD, k_KTD, scale=None):
+def attention(q_HTD: Any, k_KTD: Any, scale: Any = None) -> Any:
     """Causal attention weights, float64 `[K, G, T, T]`."""
     q, k = q_HTD.double(), k_KTD.double()
     num_tokens, head_size = q.shape[1:]
@@ -45,7 +46,7 @@ def attention(q_HTD, k_KTD, scale=None):
     return logits.masked_fill(future, -math.inf).softmax(-1)
 
 
-def score(method, weights):
+def score(method: Any, weights: Any) -> Any:
     """Scores of one KV head from its group's attention `[G, T, T]`, as a list of T floats."""
     num_tokens = weights.shape[-1]
     found = []
@@ -71,7 +72,7 @@ def score(method, weights):
     return found
 
 
-def all_scores(method, rows, weights, scale=None):
+def all_scores(method: Any, rows: Any, weights: Any, scale: Any = None) -> Any:
     """Scores of every KV head, a list of lists; `weights` `[K, G, T, T]`."""
     q, k, v, is_image = (tensor.double() for tensor in rows)
     num_heads, num_tokens, size = k.shape
@@ -132,7 +133,7 @@ def all_scores(method, rows, weights, scale=None):
     return [score(method, weights[head]) for head in range(num_heads)]
 
 
-def counts(method, num_tokens, keep, keep_tokens, recent):
+def counts(method: Any, num_tokens: Any, keep: Any, keep_tokens: Any, recent: Any) -> Any:
     """(N, M) as the design states them."""
     recent = RECENT_OF.get(method, 0.5) if recent is None else recent
     if keep_tokens is not None:
@@ -151,12 +152,12 @@ def counts(method, num_tokens, keep, keep_tokens, recent):
     return min(first, num_tokens - last), last
 
 
-def kept(method, text, scores, is_image, important, recent):
+def kept(method: Any, text: Any, scores: Any, is_image: Any, important: Any, recent: Any) -> Any:
     """Positions kept in one head, ascending."""
     num_tokens = len(is_image)
     candidates = range(num_tokens - recent)
 
-    def tier(j):
+    def tier(j: Any) -> Any:
         if text == "protect" and not is_image[j]:
             return 0
         if method in SINKS and j < 4:
@@ -174,7 +175,7 @@ def kept(method, text, scores, is_image, important, recent):
     return sorted(best[:important]) + list(range(num_tokens - recent, num_tokens))
 
 
-def merged(key, value, positions, how):
+def merged(key: Any, value: Any, positions: Any, how: Any) -> Any:
     """One head's kept keys and values `[S, D]`, float64, after merging, and which rows received."""
     key, value = key.double(), value.double()
     received = {row: [] for row in range(len(positions))}
@@ -214,7 +215,7 @@ def merged(key, value, positions, how):
     return out[0], out[1], numbers
 
 
-def centroids(key, value, is_image, positions):
+def centroids(key: Any, value: Any, is_image: Any, positions: Any) -> Any:
     """One head's rows under `look-m-plus`'s merge, float64, and how many each received.
 
     Clusters of one modality around the kept rows, chosen twice; the mean value, and the mean key's

@@ -1,5 +1,7 @@
 """Every preset, merge and text mode against the slow oracle, and what must hold of any policy."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -21,7 +23,7 @@ MERGES = ["none", "average", "pivot", "weighted"]
 TEXTS = ["protect", "prior", "none"]
 
 
-def check_against_oracle(policy, rows):
+def check_against_oracle(policy: Any, rows: Any) -> Any:
     """Positions equal, keys and values to 1e-5, untouched rows bit for bit."""
     got = compress(*rows, policy)
     weights = oracle.attention(rows.q_HTD, rows.k_KTD)
@@ -63,7 +65,9 @@ def check_against_oracle(policy, rows):
 
 @pytest.mark.parametrize(("heads", "kv_heads", "head_size"), [(2, 2, 16), (4, 2, 7), (6, 1, 5)])
 @pytest.mark.parametrize("method", SCORED)
-def test_every_preset_equals_the_oracle(method, heads, kv_heads, head_size):
+def test_every_preset_equals_the_oracle(
+    method: Any, heads: Any, kv_heads: Any, head_size: Any
+) -> None:
     rows = layer(heads=heads, kv_heads=kv_heads, head_size=head_size, seed=heads)
     check_against_oracle(CachePolicy(method, keep=0.3), rows)
     check_against_oracle(CachePolicy(method, keep_tokens=47, recent=0.9), rows)
@@ -72,37 +76,39 @@ def test_every_preset_equals_the_oracle(method, heads, kv_heads, head_size):
 @pytest.mark.parametrize("text", TEXTS)
 @pytest.mark.parametrize("merge", MERGES)
 @pytest.mark.parametrize("method", SCORED)
-def test_every_merge_and_text_mode_on_every_score_equals_the_oracle(method, merge, text):
+def test_every_merge_and_text_mode_on_every_score_equals_the_oracle(
+    method: Any, merge: Any, text: Any
+) -> None:
     rows = layer(num_tokens=60, images=((5, 20), (30, 55)), seed=3)
     check_against_oracle(CachePolicy(method, keep_tokens=21, merge=merge, text=text), rows)
 
 
 @pytest.mark.parametrize("method", PROTECTS)
-def test_text_beyond_the_budget_is_all_kept_and_still_equals_the_oracle(method):
+def test_text_beyond_the_budget_is_all_kept_and_still_equals_the_oracle(method: Any) -> None:
     rows = layer(num_tokens=80, images=((20, 40),), seed=4)
     got = check_against_oracle(CachePolicy(method, keep=0.1), rows)
     text = set((~rows.is_image_T).nonzero().flatten().tolist())
     assert all(text <= set(kept) for kept in got.positions.tolist())
 
 
-def test_protect_keeps_every_text_token_even_under_streaming():
+def test_protect_keeps_every_text_token_even_under_streaming() -> None:
     rows = layer(num_tokens=50, images=((0, 10), (30, 40)))
     check_against_oracle(CachePolicy("streaming", keep_tokens=6, text="protect"), rows)
 
 
-def test_streaming_keeps_four_sinks_and_the_last_tokens():
+def test_streaming_keeps_four_sinks_and_the_last_tokens() -> None:
     kept = compress(*layer(num_tokens=50), CachePolicy("streaming", keep_tokens=10)).positions
     assert kept.tolist() == [[0, 1, 2, 3, *range(44, 50)]] * 2
 
 
-def test_a_streaming_budget_below_the_sinks_still_keeps_the_last_token():
+def test_a_streaming_budget_below_the_sinks_still_keeps_the_last_token() -> None:
     for tokens in (1, 2, 4):
         policy = CachePolicy("streaming", keep_tokens=tokens)
         kept = compress(*layer(num_tokens=50), policy).positions
         assert kept.tolist() == [[*range(tokens - 1), 49]] * 2
 
 
-def test_random_differs_between_heads_and_layers_and_repeats_itself():
+def test_random_differs_between_heads_and_layers_and_repeats_itself() -> None:
     rows, policy = layer(), CachePolicy("random", keep=0.3)
     first, again = compress(*rows, policy), compress(*rows, policy)
     assert torch.equal(first.positions, again.positions)
@@ -111,7 +117,7 @@ def test_random_differs_between_heads_and_layers_and_repeats_itself():
     assert not torch.equal(first.positions, other.positions)
 
 
-def test_random_keeps_each_candidate_about_equally_often():
+def test_random_keeps_each_candidate_about_equally_often() -> None:
     rows = layer(num_tokens=50, kv_heads=4)
     times = torch.zeros(50)
     for index in range(200):
@@ -121,7 +127,7 @@ def test_random_keeps_each_candidate_about_equally_often():
     assert 0.15 < (times[:40] / 800).min() < (times[:40] / 800).max() < 0.35
 
 
-def test_equal_scores_keep_the_earlier_token():
+def test_equal_scores_keep_the_earlier_token() -> None:
     zeros = torch.zeros(1, 40, 4)
     view = View(zeros, zeros, torch.zeros(40, dtype=torch.bool), sums_KT=torch.ones(1, 40))
     tier_T = torch.zeros(40, dtype=torch.int8)
@@ -141,7 +147,7 @@ IMAGES = {
 
 @pytest.mark.parametrize("images", IMAGES.values(), ids=IMAGES)
 @pytest.mark.parametrize("text", TEXTS)
-def test_images_anywhere_equal_the_oracle(images, text):
+def test_images_anywhere_equal_the_oracle(images: Any, text: Any) -> None:
     rows = layer(num_tokens=64, images=images)
     policy = CachePolicy("look-m", keep=0.25, text=text)
     if nominal_rows(resolve(policy), rows.is_image_T) < 64:
@@ -152,14 +158,14 @@ def test_images_anywhere_equal_the_oracle(images, text):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_only_modality_aware_policies_leave_a_text_only_prompt_alone(method):
+def test_only_modality_aware_policies_leave_a_text_only_prompt_alone(method: Any) -> None:
     rows = layer(images=())
     assert compress(*rows, CachePolicy(method, keep=0.2)).compressed == (method not in AWARE)
 
 
 @pytest.mark.parametrize("method", sorted(PRESETS))
 @pytest.mark.parametrize("recent", [0.0, 0.3, 0.7, 1.0])
-def test_keeping_all_is_the_identity(method, recent):
+def test_keeping_all_is_the_identity(method: Any, recent: Any) -> None:
     rows = layer(num_tokens=37, images=((5, 20),))
     kept = compress(*rows, CachePolicy(method, keep=1.0, recent=recent))
     assert torch.equal(kept.key, rows.k_KTD)
@@ -168,7 +174,7 @@ def test_keeping_all_is_the_identity(method, recent):
     assert (kept.compressed, kept.num_evicted, kept.num_merged) == (False, 0, 0)
 
 
-def test_a_budget_larger_than_the_prompt_is_the_identity():
+def test_a_budget_larger_than_the_prompt_is_the_identity() -> None:
     rows = layer(num_tokens=30)
     assert not compress(*rows, CachePolicy("h2o", keep_tokens=30)).compressed
     assert not compress(*rows, CachePolicy("look-m", keep_tokens=999)).compressed
@@ -197,7 +203,9 @@ policies = st.builds(
     image_bits=st.lists(st.booleans(), min_size=1, max_size=50),
     seed=st.integers(0, 5),
 )
-def test_whatever_the_policy_the_count_is_the_formula_and_the_rest_holds(policy, image_bits, seed):
+def test_whatever_the_policy_the_count_is_the_formula_and_the_rest_holds(
+    policy: Any, image_bits: Any, seed: Any
+) -> None:
     num_tokens = len(image_bits)
     rows = layer(num_tokens=num_tokens, head_size=4, seed=seed, images=())
     is_image_T = torch.tensor(image_bits)
@@ -229,7 +237,7 @@ SCORES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 3e38, -3e38, 0.5,
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), SCORES), min_size=1, max_size=24), st.data())
-def test_the_best_are_the_first_of_the_sorted(tokens, data):
+def test_the_best_are_the_first_of_the_sorted(tokens: Any, data: Any) -> None:
     tiers, scores = zip(*tokens, strict=True)
     tier_T, score_KT = torch.tensor(tiers, dtype=torch.int8), torch.tensor([scores, scores[::-1]])
     count = data.draw(st.integers(0, len(tokens)))

@@ -1,5 +1,7 @@
 """Budgets over depth: by hand, and what must hold of any rule on any prompt."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -30,21 +32,21 @@ DEEP = sorted(method for method in PRESETS if PRESETS[method].depth is not None)
 ADAPTIVE = sorted(m for m in DEEP if isinstance(PRESETS[m].depth, Adaptive))
 
 
-def tensors(*numbers):
+def tensors(*numbers: Any) -> Any:
     return [torch.tensor(number, dtype=torch.float64) for number in numbers]
 
 
-def view_of(**statistics):
+def view_of(**statistics: Any) -> Any:
     rows = torch.ones(2, 4, 3)
     return View(rows, rows, torch.zeros(4, dtype=torch.bool), **statistics)
 
 
-def test_the_presets_with_a_depth_rule():
+def test_the_presets_with_a_depth_rule() -> None:
     assert DEEP == ["d2o", "look-m-plus", "meda", "prefixkv", "pyramidkv", "vl-cache"]
     assert ADAPTIVE == ["d2o", "look-m-plus", "meda", "prefixkv", "vl-cache"]
 
 
-def test_a_pyramid_falls_linearly_from_nearly_double_to_a_twentieth():
+def test_a_pyramid_falls_linearly_from_nearly_double_to_a_twentieth() -> None:
     # N = 132 with a window of 32: 100 above it, of which the last layer keeps 100/20 = 5
     assert pyramid(Range(0, 132, 1000), 32, 5) == [227, 179, 132, 85, 37]
     assert pyramid(Range(0, 132, 1000), 32, 1) == [132]
@@ -53,27 +55,27 @@ def test_a_pyramid_falls_linearly_from_nearly_double_to_a_twentieth():
     assert pyramid(Range(0, 20, 1000), 32, 3) == [20, 20, 20]  # nothing above the window
 
 
-def test_proportional_shares_follow_the_mean_so_far():
+def test_proportional_shares_follow_the_mean_so_far() -> None:
     assert proportional(tensors(0.2), 100) == 100
     assert proportional(tensors(0.2, 0.6), 100) == pytest.approx(150)
     assert proportional(tensors(0.2, 0.6, 0.1), 100) == pytest.approx(100 * 0.1 / 0.3)
     assert proportional(tensors(0.0, 0.0), 100) == 100
 
 
-def test_softmax_shares_are_those_of_the_layers_so_far():
+def test_softmax_shares_are_those_of_the_layers_so_far() -> None:
     assert softmax(tensors(7.0), 100) == pytest.approx(100)
     e = 2.718281828459045
     assert softmax(tensors(1.0, 2.0), 100) == pytest.approx(200 * e / (1 + e))
 
 
-def test_even_layers_come_first_by_variances_scaled_to_the_largest():
+def test_even_layers_come_first_by_variances_scaled_to_the_largest() -> None:
     assert even_first(tensors(7.0), 100) == pytest.approx(100)
     assert even_first(tensors(0.0, 0.0), 100) == pytest.approx(100)
     e = 2.718281828459045
     assert even_first(tensors(8.0, 2.0), 100) == pytest.approx(200 / (1 + e**-0.75))
 
 
-def test_prefix_keeps_the_same_mass_in_every_layer_seen():
+def test_prefix_keeps_the_same_mass_in_every_layer_seen() -> None:
     steep, flat = tensors([0.7, 0.9, 0.95, 1.0], [0.25, 0.5, 0.75, 1.0])
     assert prefix([steep], 2) == 2
     # at mass p in (0.5, 0.7] the flat layer needs 3 tokens and the steep one 1: 2 on average
@@ -81,7 +83,7 @@ def test_prefix_keeps_the_same_mass_in_every_layer_seen():
     assert prefix([flat, steep], 2) == 1
 
 
-def test_measures_by_hand():
+def test_measures_by_hand() -> None:
     assert density(view_of(density_K=torch.tensor([0.2, 0.4]))) == pytest.approx(0.3)
     assert cross_modal_entropy(view_of(entropy_K=torch.tensor([1.0, 2.0]))) == pytest.approx(1.5)
     sums_KT = torch.tensor([[4.0, 2.0, 1.0, 1.0], [2.0, 2.0, 2.0, 2.0]])
@@ -90,7 +92,7 @@ def test_measures_by_hand():
     assert unevenness(view_of(sums_KT=sums_KT)) == pytest.approx(1.0)  # variances 2 and 0
 
 
-def asked(*wanted):
+def asked(*wanted: Any) -> Any:
     """A rule whose layers want these numbers."""
     numbers = iter(wanted)
     return Adaptive(lambda view: torch.zeros(()), lambda measures, nominal: next(numbers))
@@ -106,7 +108,9 @@ def asked(*wanted):
         ((60.4, 100, 140.6, 0), [60, 100, 141, 99]),
     ],
 )
-def test_a_ledger_gives_what_is_wanted_within_limits_and_spends_exactly_the_total(wanted, given):
+def test_a_ledger_gives_what_is_wanted_within_limits_and_spends_exactly_the_total(
+    wanted: Any, given: Any
+) -> None:
     ledger = Ledger(asked(*wanted), Budget(100, 7), Range(50, 100, 150), window=0, num_layers=4)
     budgets = [ledger.next(view_of()) for _ in range(4)]
     assert [budget.important for budget in budgets] == given
@@ -115,7 +119,7 @@ def test_a_ledger_gives_what_is_wanted_within_limits_and_spends_exactly_the_tota
         ledger.next(view_of())
 
 
-def test_limits_keep_protected_text_and_drop_at_least_one_token():
+def test_limits_keep_protected_text_and_drop_at_least_one_token() -> None:
     rule = asked()
     assert limits_of(rule, Budget(100, 10), 0, 1000) == Range(50, 100, 150)
     assert limits_of(rule, Budget(100, 10), 80, 1000) == Range(80, 100, 150)
@@ -142,8 +146,8 @@ policies = st.builds(
     num_layers=st.integers(1, 5),
 )
 def test_over_all_layers_exactly_the_nominal_total_is_kept_and_no_layer_exceeds_its_bound(
-    policy, image_bits, num_layers
-):
+    policy: Any, image_bits: Any, num_layers: Any
+) -> None:
     is_image_T, recipe = torch.tensor(image_bits), resolve(policy)
     nominal = nominal_rows(recipe, is_image_T)
     bounds = max_rows(recipe, is_image_T, num_layers)
@@ -164,7 +168,7 @@ def test_over_all_layers_exactly_the_nominal_total_is_kept_and_no_layer_exceeds_
 
 
 @pytest.mark.parametrize("method", ADAPTIVE)
-def test_layers_of_different_attention_get_different_budgets(method):
+def test_layers_of_different_attention_get_different_budgets(method: Any) -> None:
     recipe = resolve(CachePolicy(method, keep=0.6))
     layers = [layer(heads=4, kv_heads=4, seed=index) for index in range(4)]
     ledger = open_ledger(recipe, layers[0].is_image_T, 4)

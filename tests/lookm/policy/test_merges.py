@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,18 +13,20 @@ from lookm.policy import merges
 from lookm.policy.merges import MERGES, Rows, merge, nearest_by_cosine
 
 
-def rows(num, *, seed, heads=2, size=8, dtype=torch.float32):
+def rows(
+    num: Any, *, seed: Any, heads: int = 2, size: int = 8, dtype: torch.dtype = torch.float32
+) -> Any:
     generator = torch.Generator().manual_seed(seed)
     key, value = torch.randn(2, heads, num, size, generator=generator).to(dtype)
     return Rows(key, value, torch.zeros(heads, num, dtype=torch.bool))
 
 
-def all_text(key, value):
+def all_text(key: Any, value: Any) -> Any:
     return Rows(key, value, torch.zeros(key.shape[:2], dtype=torch.bool))
 
 
 @pytest.mark.parametrize(("how", "expected"), [("average", 2.0), ("pivot", 2.5), ("weighted", 2.0)])
-def test_one_row_into_one_follows_the_formula(how, expected):
+def test_one_row_into_one_follows_the_formula(how: Any, expected: Any) -> None:
     kept = all_text(torch.tensor([[[3.0, 0.0]]]), torch.tensor([[[3.0, 3.0]]]))
     evicted = all_text(torch.tensor([[[1.0, 0.0], [2.0, 0.0]]]), torch.ones(1, 2, 2))
     got, _ = merge(kept, evicted, MERGES[how])
@@ -33,14 +36,14 @@ def test_one_row_into_one_follows_the_formula(how, expected):
     torch.testing.assert_close(got.value, torch.full((1, 1, 2), value))
 
 
-def test_weighted_uses_the_cosine_of_keys_for_values_too():
+def test_weighted_uses_the_cosine_of_keys_for_values_too() -> None:
     kept = all_text(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 0.0]]]))
     evicted = all_text(torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[10.0, 20.0]]]))
     got, _ = merge(kept, evicted, MERGES["weighted"])
     torch.testing.assert_close(got.value, torch.tensor([[[3.0, 6.0]]]))  # 0.6 * e / 2
 
 
-def test_similarity_in_tiles_equals_similarity_at_once(monkeypatch):
+def test_similarity_in_tiles_equals_similarity_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     kept, evicted = rows(13, seed=1), rows(101, seed=2)
     whole = nearest_by_cosine(kept.key, evicted.key)
     monkeypatch.setattr(merges, "MAX_TILE_ELEMENTS", 2 * 13 * 7)
@@ -49,7 +52,7 @@ def test_similarity_in_tiles_equals_similarity_at_once(monkeypatch):
     torch.testing.assert_close(cosine_KE, whole[1])
 
 
-def test_a_row_nothing_merges_into_is_untouched_bit_for_bit():
+def test_a_row_nothing_merges_into_is_untouched_bit_for_bit() -> None:
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         kept, evicted = rows(30, seed=3, dtype=dtype), rows(5, seed=4, dtype=dtype)
         target_KE, _ = nearest_by_cosine(kept.key, evicted.key)
@@ -62,7 +65,7 @@ def test_a_row_nothing_merges_into_is_untouched_bit_for_bit():
             assert not torch.equal(got.key[head][~lonely], kept.key[head][~lonely])
 
 
-def test_half_precision_is_rounded_once_not_per_merged_row():
+def test_half_precision_is_rounded_once_not_per_merged_row() -> None:
     """A thousand rows into one: summed in bfloat16 the total would stop growing at 256."""
     kept = all_text(torch.ones(1, 1, 4).bfloat16(), torch.ones(1, 1, 4).bfloat16())
     evicted = all_text(torch.ones(1, 1000, 4).bfloat16(), torch.full((1, 1000, 4), 3.0).bfloat16())
@@ -71,7 +74,7 @@ def test_half_precision_is_rounded_once_not_per_merged_row():
     assert got.value.float().unique().tolist() == [3.0]
 
 
-def test_a_key_of_length_zero_merges_without_nan():
+def test_a_key_of_length_zero_merges_without_nan() -> None:
     kept = rows(3, seed=5)
     evicted = all_text(torch.zeros(2, 2, 8), torch.ones(2, 2, 8))
     for how in ("average", "pivot", "weighted"):
@@ -80,7 +83,7 @@ def test_a_key_of_length_zero_merges_without_nan():
         assert got.value.isfinite().all()
 
 
-def test_a_centroid_is_as_long_as_its_members_are_on_average():
+def test_a_centroid_is_as_long_as_its_members_are_on_average() -> None:
     """Two evicted keys at right angles to each other, around the kept one, of other lengths."""
     kept = all_text(torch.tensor([[[2.0, 0.0, 0.0]]]), torch.tensor([[[3.0, 0.0, 0.0]]]))
     evicted = all_text(
@@ -93,7 +96,7 @@ def test_a_centroid_is_as_long_as_its_members_are_on_average():
     assert num_merged == 2
 
 
-def test_a_centroid_takes_neither_the_other_modality_nor_what_points_away():
+def test_a_centroid_takes_neither_the_other_modality_nor_what_points_away() -> None:
     key, value = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]]), torch.zeros(1, 2, 2)
     kept = Rows(key, value, torch.tensor([[True, False]]))
     evicted_key = torch.tensor([[[2.0, 0.5], [-1.0, 0.5], [-1.0, 0.0], [1.0, 5.0]]])
@@ -105,7 +108,7 @@ def test_a_centroid_takes_neither_the_other_modality_nor_what_points_away():
     torch.testing.assert_close(got.value, torch.full((1, 2, 2), 0.5))
 
 
-def test_targets_are_chosen_again_among_centroids():
+def test_targets_are_chosen_again_among_centroids() -> None:
     """An evicted key nearer to one kept key can be nearer to the cluster around another."""
     turn = [0.0, 90.0, 80.0, 85.0, 70.0, 44.0, 46.0]  # degrees; the first two are kept
     key = torch.tensor([[[math.cos(math.radians(x)), math.sin(math.radians(x))] for x in turn]])
@@ -118,14 +121,14 @@ def test_targets_are_chosen_again_among_centroids():
 
 
 @pytest.mark.skipif(bool(missing_tools()), reason=f"missing: {missing_tools()}")
-def test_centroids_by_the_kernels_are_as_near_to_float64_as_bfloat16_allows():
+def test_centroids_by_the_kernels_are_as_near_to_float64_as_bfloat16_allows() -> None:
     kernels, generator = choose("cpu", "cpu").merges, torch.Generator().manual_seed(7)
 
-    def both_kinds(num):
+    def both_kinds(num: Any) -> Any:
         key, value = (torch.randn(2, 3, num, 64, generator=generator) + 0.5).bfloat16()
         return Rows(key, value, torch.rand(3, num, generator=generator) < 0.7)
 
-    def double(rows):
+    def double(rows: Any) -> Any:
         return Rows(rows.key.double(), rows.value.double(), rows.is_image)
 
     kept, evicted = both_kinds(40), both_kinds(200)

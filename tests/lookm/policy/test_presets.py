@@ -1,12 +1,14 @@
 """How policies are written and which are refused."""
 
+from typing import Any
+
 import pytest
 
 from lookm import CachePolicy, PolicyError
 from lookm.policy import PRESETS, parse, resolve, to_string
 
 
-def test_the_presets_are_the_documented_ones_in_order():
+def test_the_presets_are_the_documented_ones_in_order() -> None:
     assert list(PRESETS) == [
         "full", "look-m", "look-m-average", "look-m-weighted", "look-m-evict", "look-m-plus",
         "h2o", "mean-h2o", "roco", "snapkv", "streaming", "random",
@@ -28,7 +30,7 @@ def test_the_presets_are_the_documented_ones_in_order():
         ("look-m-evict@512", CachePolicy("look-m-evict", keep_tokens=512)),
     ],
 )
-def test_the_short_form_is_read_and_written_back(text, policy):
+def test_the_short_form_is_read_and_written_back(text: Any, policy: Any) -> None:
     assert parse(text) == policy
     assert resolve(parse(to_string(policy))).policy == resolve(policy).policy
 
@@ -38,7 +40,7 @@ def test_the_short_form_is_read_and_written_back(text, policy):
     ["7", "15", "1.5", "16.5", "-1", "0", "0.0", "nan", "inf", "1e-1", "", " 0.2", "0.2 ", "2_0",
      "0.2@0.3", "٣", "20%", "9" * 50, "."],
 )  # fmt: skip
-def test_an_amount_that_is_neither_form_is_refused_and_both_forms_are_named(amount):
+def test_an_amount_that_is_neither_form_is_refused_and_both_forms_are_named(amount: Any) -> None:
     with pytest.raises(PolicyError, match=r"look-m@0\.2.*look-m@512") as error:
         parse(f"look-m@{amount}")
     assert error.value.param == "kv_cache"
@@ -46,7 +48,7 @@ def test_an_amount_that_is_neither_form_is_refused_and_both_forms_are_named(amou
 
 
 @pytest.mark.parametrize("text", ["", "@0.2", "lookm", "LOOK-M@0.2", "nope", "x" * 5000])
-def test_an_unknown_method_is_refused_and_the_known_ones_are_named(text):
+def test_an_unknown_method_is_refused_and_the_known_ones_are_named(text: Any) -> None:
     with pytest.raises(PolicyError, match="look-m, look-m-average") as error:
         parse(text)
     assert len(str(error.value)) < 400
@@ -77,13 +79,15 @@ def test_an_unknown_method_is_refused_and_the_known_ones_are_named(text):
         ({"method": "full", "text": "protect"}, "evicts nothing"),
     ],
 )
-def test_a_policy_that_contradicts_itself_is_refused_with_what_is_allowed(fields, message):
+def test_a_policy_that_contradicts_itself_is_refused_with_what_is_allowed(
+    fields: Any, message: Any
+) -> None:
     with pytest.raises(PolicyError, match=message) as error:
         resolve(CachePolicy(**{"method": "look-m", **fields}))
     assert error.value.param == "kv_cache"
 
 
-def test_a_method_without_a_budget_keeps_the_papers_fifth():
+def test_a_method_without_a_budget_keeps_the_papers_fifth() -> None:
     assert resolve(CachePolicy("h2o")).policy.keep == 0.2
     assert resolve(CachePolicy("full")).policy.keep is None
 
@@ -93,13 +97,15 @@ def test_a_method_without_a_budget_keeps_the_papers_fifth():
     [(0.2, 0.5, 634, (63, 63)), (0.2, 0.5, 1000, (100, 100)), (0.05, 0.5, 39, (0, 1)),
      (0.01, 0.0, 39, (1, 0)), (1.0, 0.3, 5, (4, 1)), (0.3, 0.5, 10, (1, 1))],
 )  # fmt: skip
-def test_a_fraction_is_the_papers_two_integers(keep, recent, tokens, expected):
+def test_a_fraction_is_the_papers_two_integers(
+    keep: Any, recent: Any, tokens: Any, expected: Any
+) -> None:
     recipe = resolve(CachePolicy("h2o", keep=keep, recent=recent))
     budget = recipe.preset.budget(recipe.policy, tokens)
     assert (budget.important, budget.recent) == expected
 
 
-def test_only_presets_about_images_and_text_modes_make_a_recipe_modality_aware():
+def test_only_presets_about_images_and_text_modes_make_a_recipe_modality_aware() -> None:
     aware = {method for method in PRESETS if resolve(CachePolicy(method)).preset.modality_aware}
     about_images = {"look-m", "look-m-average", "look-m-weighted", "look-m-evict", "look-m-plus"}
     assert aware == about_images | {"meda"}

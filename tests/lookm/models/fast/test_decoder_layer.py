@@ -1,5 +1,7 @@
 """Fused layers of every family: the same numbers, and only where a layer is a Llama's."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -22,7 +24,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NOT_LLAMAS = {"gemma3", "paligemma", "qwen3_vl"}  # other norms or gates, norms of queries and keys
 
 
-def with_fused_layers(adapter, kernel=None, tile="a"):
+def with_fused_layers(adapter: Any, kernel: Any = None, tile: str = "a") -> Any:
     """With our products, by a kernel that is always faster."""
     fuse(adapter._language_model, triton_model_kernels())
     chooser = Chooser(kernel or TorchKernel(), (tile,), Clock(ours_is_faster))
@@ -30,12 +32,12 @@ def with_fused_layers(adapter, kernel=None, tile="a"):
     return adapter
 
 
-def modules(adapter, kind):
+def modules(adapter: Any, kind: Any) -> Any:
     return [each for each in adapter._language_model.modules() if type(each) is kind]
 
 
 @pytest.mark.parametrize("name", sorted(TOYS))
-def test_every_family_computes_the_same(name):
+def test_every_family_computes_the_same(name: Any) -> None:
     toy = TOYS[name]
     plain = Adapter(toy.model().to(DEVICE), toy.row)
     changed = with_fused_layers(Adapter(toy.model().to(DEVICE), toy.row))
@@ -49,7 +51,7 @@ def test_every_family_computes_the_same(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(TOYS) - NOT_LLAMAS))
-def test_layers_like_llamas_are_four_products(name):
+def test_layers_like_llamas_are_four_products(name: Any) -> None:
     changed = with_fused_layers(Adapter(TOYS[name].model().to(DEVICE), TOYS[name].row))
     layers = modules(changed, FusedLayer)
     assert len(layers) == changed.dimensions.num_layers
@@ -57,7 +59,7 @@ def test_layers_like_llamas_are_four_products(name):
     assert not modules(changed, nn.Linear)
 
 
-def test_a_layer_with_something_else_in_it_is_left_alone():
+def test_a_layer_with_something_else_in_it_is_left_alone() -> None:
     adapter = Adapter(tiny_llava().to(DEVICE), TOYS["llava"].row)
     first = adapter._language_model.layers[0]
     forward = first.forward
@@ -67,7 +69,7 @@ def test_a_layer_with_something_else_in_it_is_left_alone():
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2])
-def test_an_engine_on_fused_layers_gives_the_same_tokens(kv_heads):
+def test_an_engine_on_fused_layers_gives_the_same_tokens(kv_heads: Any) -> None:
     asked = [random_prompt(1, seed=n).request(str(n), max_tokens=4) for n in range(2)]
     expected = answers(tiny_engine(tiny_llava(kv_heads=kv_heads).to(DEVICE)), asked)
     engine = tiny_engine(tiny_llava(kv_heads=kv_heads).to(DEVICE), graphs="on")

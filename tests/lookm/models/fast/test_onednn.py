@@ -1,6 +1,7 @@
 """Packed linear layers and fused norms against the modules they replace."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -29,14 +30,16 @@ pytestmark = pytest.mark.skipif(
 KERNELS = ModelKernels(cpu_rows.rms_norm, cpu_rows.rotate)
 
 
-def bfloat16_llava():
+def bfloat16_llava() -> Any:
     return tiny_llava().bfloat16()
 
 
 @pytest.mark.parametrize("rows", [1, 3, 64, 1500])
 @pytest.mark.parametrize(("inputs", "outputs", "bias"), [(64, 96, False), (7, 5, True)])
 @torch.inference_mode()
-def test_a_packed_layer_is_as_close_to_float64_as_the_layer(rows, inputs, outputs, bias):
+def test_a_packed_layer_is_as_close_to_float64_as_the_layer(
+    rows: Any, inputs: Any, outputs: Any, bias: Any
+) -> None:
     torch.manual_seed(rows)
     linear = nn.Linear(inputs, outputs, bias=bias).bfloat16()
     x = torch.randn(2, rows, inputs).bfloat16()
@@ -46,7 +49,7 @@ def test_a_packed_layer_is_as_close_to_float64_as_the_layer(rows, inputs, output
 
 @pytest.mark.parametrize("size", [16, 64, 100])
 @torch.inference_mode()
-def test_a_fused_norm_equals_llamas(size):
+def test_a_fused_norm_equals_llamas(size: Any) -> None:
     torch.manual_seed(size)
     norm = LlamaRMSNorm(size, eps=1e-5).bfloat16()
     norm.weight.data.normal_()
@@ -58,7 +61,7 @@ def test_a_fused_norm_equals_llamas(size):
 
 
 @pytest.mark.parametrize(("heads", "size"), [(3, 16), (5, 80), (2, 64)])
-def test_rotation_turns_the_first_heads_and_leaves_the_rest(heads, size):
+def test_rotation_turns_the_first_heads_and_leaves_the_rest(heads: Any, size: Any) -> None:
     torch.manual_seed(size)
     x = torch.randn(40, (heads + 2) * size).bfloat16()
     angle = torch.randn(40, size // 2).repeat(1, 2)
@@ -72,9 +75,9 @@ def test_rotation_turns_the_first_heads_and_leaves_the_rest(heads, size):
     torch.testing.assert_close(got[:, :heads].double(), expected[:, :heads], rtol=2**-7, atol=2**-7)
 
 
-def test_a_norm_that_computes_something_else_is_left_alone():
+def test_a_norm_that_computes_something_else_is_left_alone() -> None:
     class Model(nn.Module):
-        def __init__(self):
+        def __init__(self) -> None:
             super().__init__()
             self.llamas, self.gemmas = LlamaRMSNorm(32), Gemma3RMSNorm(32)
             self.layer_norm = nn.LayerNorm(32)
@@ -89,7 +92,7 @@ def test_a_norm_that_computes_something_else_is_left_alone():
 
 @pytest.mark.parametrize(("activation", "fuses"), [("silu", True), ("gelu", False)])
 @torch.inference_mode()
-def test_a_gated_mlp_is_fused_where_its_activation_is_silu(activation, fuses):
+def test_a_gated_mlp_is_fused_where_its_activation_is_silu(activation: Any, fuses: Any) -> None:
     torch.manual_seed(0)
     config = LlamaConfig(hidden_size=64, intermediate_size=160, hidden_act=activation)
     model = nn.ModuleList([LlamaMLP(config)]).bfloat16()
@@ -102,7 +105,7 @@ def test_a_gated_mlp_is_fused_where_its_activation_is_silu(activation, fuses):
 
 
 @torch.inference_mode()
-def test_a_packed_model_gives_the_models_logits():
+def test_a_packed_model_gives_the_models_logits() -> None:
     model, packed = bfloat16_llava(), bfloat16_llava()
     assert can_pack(packed)
     pack(packed, KERNELS)
@@ -114,11 +117,11 @@ def test_a_packed_model_gives_the_models_logits():
     assert (packed(input_ids=ids).logits - exact).abs().mean() < 1.3 * plain_error + 1e-3
 
 
-def test_float32_models_are_never_packed():
+def test_float32_models_are_never_packed() -> None:
     assert not can_pack(tiny_llava())
 
 
-def test_the_reference_attention_leaves_the_model_as_it_is():
+def test_the_reference_attention_leaves_the_model_as_it_is() -> None:
     for attention, expected in (("reference", True), ("cpu", False)):
         model = bfloat16_llava()
         tiny_engine(model, attention=attention)
@@ -127,13 +130,13 @@ def test_the_reference_attention_leaves_the_model_as_it_is():
         assert fused == (0 if expected else 3)
 
 
-def test_an_engine_on_a_packed_model_answers():
+def test_an_engine_on_a_packed_model_answers() -> None:
     engine = tiny_engine(bfloat16_llava(), attention="cpu")
     events = list(engine.generate([random_prompt(2, seed=1).request("a")]))
     assert events[-1].finish in ("stop", "length")
 
 
-def test_row_counts_are_rounded_to_sixteen_sizes_an_octave():
+def test_row_counts_are_rounded_to_sixteen_sizes_an_octave() -> None:
     assert [rounded_rows(n) for n in (1, 7, 32, 33, 64, 65, 1023, 1024, 1025, 1196)] == [
         1, 7, 32, 34, 64, 68, 1024, 1024, 1088, 1216,
     ]  # fmt: skip
@@ -143,7 +146,7 @@ def test_row_counts_are_rounded_to_sixteen_sizes_an_octave():
 
 
 @pytest.mark.parametrize("policy", ["full", "look-m@0.3"])
-def test_padded_rows_change_nothing_but_rounding(policy):
+def test_padded_rows_change_nothing_but_rounding(policy: Any) -> None:
     engines = [tiny_engine(bfloat16_llava(), attention="cpu") for _ in range(2)]
     engines[1]._adapter._packed = False
     prompt = random_prompt(4, seed=3, text_tokens=6)
@@ -156,7 +159,7 @@ def test_padded_rows_change_nothing_but_rounding(policy):
 
 @pytest.mark.parametrize("name", sorted(TOYS))
 @torch.inference_mode()
-def test_every_family_computes_the_same_packed_wherever_its_tokens_are(name):
+def test_every_family_computes_the_same_packed_wherever_its_tokens_are(name: Any) -> None:
     toy = TOYS[name]
     plain, packed = (Adapter(toy.model().bfloat16(), toy.row) for _ in range(2))
     packed.accelerate(KERNELS)
