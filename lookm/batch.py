@@ -37,11 +37,6 @@ class Prefill:
         return self.start < self.sequence.num_prompt and self.sequence.compresses
 
     @property
-    def ready(self) -> bool:
-        """Whether what it takes is there: a prompt's images are encoded and embedded."""
-        return self.start >= self.sequence.num_prompt or self.sequence.embedded is not None
-
-    @property
     def completes(self) -> bool:
         """Whether the sequence's next token follows from it."""
         return self.end == len(self.sequence.tokens)

@@ -18,6 +18,8 @@ class EngineConfig:
 
     `graphs`: decode steps replayed from CUDA graphs; "auto" is on where they can be, "off" calls
     the same step instead, for the same tokens. On a CPU "on" calls it too.
+
+    `prompt_store_bytes` of host memory hold what prompts computed, for those that begin alike.
     """
 
     model: str = "llava-demo"
@@ -33,6 +35,7 @@ class EngineConfig:
     threads: int | None = None
     attention: AttentionName = "auto"
     graphs: Graphs = "auto"
+    prompt_store_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,7 @@ class EnginePlan:
     max_context_tokens: int
     threads: int
     attention: str
+    prompt_store_bytes: int = 0
 
     @property
     def capacity_bytes(self) -> int:

@@ -31,11 +31,13 @@ from lookm.models.processor import Processor
 from lookm.pages import PageLayout
 from lookm.policy import PRESETS, resolve
 from lookm.postprocess import Postprocessor
+from lookm.prompts import Prompts
 from lookm.runner import Runner
 from lookm.sampling import SampledToken
 from lookm.scheduler import Scheduler
 from lookm.sequence import SequenceState
 from lookm.sizing import CacheShape, kept_rows
+from lookm.store import PromptStore, block_keys
 from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
 
 logger = logging.getLogger(__name__)
@@ -66,13 +68,16 @@ class Engine:
             device=adapter.device,
             write_rows=backend.write_rows,
         )
-        self._scheduler = Scheduler(self._pool, config)
+        store = PromptStore(plan.prompt_store_bytes)
+        self._prompts = Prompts(store, adapter, backend)
+        self._scheduler = Scheduler(self._pool, store, config)
         self._max_waiting = max(1, config.max_waiting)
         self._runner = Runner(
             adapter,
             self._pool,
             backend,
             FeatureCache(adapter.encode_images, config.image_cache_bytes),
+            self._prompts,
             make_graphs(config, plan, adapter, self._pool, backend),
         )
         # Asked of the model: checkpoints pad their vocabulary, and tokenizers do not say by how
@@ -142,9 +147,17 @@ class Engine:
             detokenizer=self._postprocessor.detokenizer(request.sampling),
             tokens=list(request.prompt_ids),
             causal=causal,
+            keys=self._keys(request) if causal and request.reuse == "exact" else [],
         )
         self._scheduler.add(sequence)
         self._sequences[request.id] = sequence
+
+    def _keys(self, request: Request) -> list[bytes]:
+        """The names of the prompt's blocks; none where nothing is stored."""
+        if not self._prompts.store.enabled:
+            return []
+        image_id = self._adapter.image_token_id
+        return block_keys(request.prompt_ids, request.images, image_id, request.salt)
 
     def abort(self, request_id: str) -> None:
         """End a request; its pages are free at once. Its last event comes with the next step."""
@@ -213,6 +226,12 @@ class Engine:
             image_cache_queries_total=features.queries,
             image_cache_hits_total=features.hits,
             vision_encode_s=self._runner.encode_s,
+            prompt_store_bytes=self._prompts.store.held_bytes,
+            prompt_store_query_tokens_total=self._prompts.query_tokens,
+            prompt_store_hit_tokens_total=self._prompts.hit_tokens,
+            prompt_store_evictions_total=self._prompts.store.evictions,
+            prompt_store_load_s=self._prompts.load_s,
+            prompt_store_save_s=self._prompts.save_s,
         )
 
     def check(self) -> None:
@@ -224,19 +243,20 @@ class Engine:
 
         A prefill that is not ready then is left out, and handed out again.
         """
-        events, failed = [], set()
+        events, failed, ready = [], set(), []
         units: list[Encode | Prefill] = [*batch.encodes, *batch.prefills]
         for unit in units:
             sequence = unit.sequence
             if sequence in failed:
                 continue
             try:
-                self._runner.prepare(unit)
+                prefill = self._runner.prepare(unit)
             except LookmError as error:
                 failed.add(sequence)
                 self._forget(sequence)
                 events.append(self._postprocessor.end(sequence, "error", error=str(error)))
-        ready = [each for each in batch.prefills if each.ready and each.sequence not in failed]
+            else:
+                ready += [] if prefill is None else [prefill]
         return Batch(batch.decodes, prefills=ready), events
 
     def _forget(self, sequence: SequenceState) -> None:

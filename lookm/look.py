@@ -52,12 +52,16 @@ class PromptLook:
         self.is_image_T = is_image_T
         self.num_layers = num_layers
         self.backend = backend
+        self.num_seen = 0  # layers that were compressed
         self.num_evicted = self.num_merged = 0
         self.compress_s = 0.0
 
-    def layer(self, index: int, scale: float) -> "LayerLook":
-        """The next layer to be seen; layers are compressed in order, each once."""
-        return LayerLook(self, index, scale)
+    def layer(self, index: int, scale: float, statistics: Statistics | None = None) -> "LayerLook":
+        """The next layer to be seen; layers are compressed in order, each once.
+
+        `statistics` are those of its first rows, where they were seen before.
+        """
+        return LayerLook(self, index, scale, statistics or Statistics())
 
 
 class LayerLook:
@@ -66,11 +70,13 @@ class LayerLook:
     Sums over the attention matrix add up over rows, so the rows may come part after part.
     """
 
-    def __init__(self, prompt: PromptLook, index: int, scale: float) -> None:
+    def __init__(
+        self, prompt: PromptLook, index: int, scale: float, statistics: Statistics
+    ) -> None:
         self._prompt = prompt
         self._index = index
         self._scale = scale
-        self._statistics = Statistics()
+        self.statistics = statistics
         self._spread = Spread()
 
     def attend(
@@ -112,15 +118,16 @@ class LayerLook:
             is_image_T=prompt.is_image_T,
             query_HTD=q_HTD,
             scale=self._scale,
-            sums_KT=self._statistics.sums_KT,
-            squares_KT=self._statistics.squares_KT,
-            window_KT=self._statistics.window_KT,
+            sums_KT=self.statistics.sums_KT,
+            squares_KT=self.statistics.squares_KT,
+            window_KT=self.statistics.window_KT,
             density_K=self._spread.density_K,
             entropy_K=self._spread.entropy_K,
             layer=self._index,
             num_layers=prompt.num_layers,
         )
         kept = policies.compress(view, prompt.policy, prompt.backend.merges)
+        prompt.num_seen += 1
         prompt.num_evicted += kept.num_evicted
         prompt.num_merged += kept.num_merged
         prompt.compress_s += time.monotonic() - started_s
@@ -148,7 +155,7 @@ class LayerLook:
         needs: Needs,
         mask_TT: torch.Tensor | None,
     ) -> None:
-        self._statistics = self._statistics.plus(found)
+        self.statistics = self.statistics.plus(found)
         is_image_S = self._prompt.is_image_T[: k_KSD.shape[1]]
         more = spread.measure(
             q_HTD, k_KSD, scale=self._scale, is_image_T=is_image_S, needs=needs, mask_TT=mask_TT

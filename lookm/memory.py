@@ -32,6 +32,7 @@ from lookm.sizing import (
 )
 from lookm.types import ImageInput
 
+STORE_SHARE = 0.1  # of free host memory, for the prompt store
 CPU_SHARE = 0.25  # of free memory: pixels, activations and the other processes live there too
 PROFILE_TOKENS = 16384  # a longer prefill is taken to need proportionally more
 PROFILE_POLICY = "look-m@0.2"
@@ -102,7 +103,14 @@ def make_plan(
         max_context_tokens=context,
         threads=torch.get_num_threads(),
         attention=backend.name,
+        prompt_store_bytes=_store_bytes(config),
     )
+
+
+def _store_bytes(config: EngineConfig) -> int:
+    if config.prompt_store_bytes is not None:
+        return config.prompt_store_bytes
+    return int(STORE_SHARE * free_host_bytes())
 
 
 def _check_possible(requested_bytes: int, device: torch.device) -> None:

@@ -7,6 +7,7 @@ Knows nothing about queues, text or finish reasons.
 """
 
 import time
+from itertools import pairwise
 
 import torch
 
@@ -19,7 +20,7 @@ from lookm.models.adapter import Adapter
 from lookm.models.attention_interface import LayerRows
 from lookm.models.features import FeatureCache
 from lookm.models.inputs import PackedRows
-from lookm.policy import PromptPolicy
+from lookm.prompts import Prompts
 from lookm.sampling import SampledToken, sample
 from lookm.sequence import SequenceState
 from lookm.types import CacheReport, Needs
@@ -36,6 +37,7 @@ class Runner:
         pool: PagePool,
         backend: Backend,
         features: FeatureCache,
+        prompts: Prompts,
         graphs: DecodeGraphs | None = None,
     ) -> None:
         self._adapter = adapter
@@ -43,42 +45,49 @@ class Runner:
         self._backend = backend
         self._graphs = graphs
         self.features = features
+        self.prompts = prompts
         self.encode_s = 0.0
 
-    def prepare(self, unit: Encode | Prefill) -> None:
-        """What a prompt needs before it is in a forward pass: features, then embeddings.
+    def prepare(self, unit: Encode | Prefill) -> Prefill | None:
+        """What a prompt needs before it is in a forward pass: what is known of it, features of its
+        images, embeddings. Returns a prefill that is ready, from where it is to begin.
 
         Raises `LookmError` where the request's images are not what its prompt says.
         """
         sequence = unit.sequence
+        if sequence.prefilling and sequence.embedded is None:
+            self.prompts.open(sequence)
         if isinstance(unit, Encode):
-            started_s = time.monotonic()
-            images = sequence.request.images[unit.start : unit.end]
-            sequence.features += self.features.get(images)
-            spent_s = time.monotonic() - started_s
-            self.encode_s += spent_s
-            sequence.clock.encode_s += spent_s
-        elif not (unit.ready or sequence.num_unencoded):
+            self._encode(unit)
+            return None
+        if sequence.prefilling and sequence.embedded is None:
+            if sequence.num_unencoded:
+                return None
             self._embed_prompt(sequence)
+            unit = self.prompts.resume(unit)
+        return unit if unit.end > unit.start else None
+
+    def _encode(self, unit: Encode) -> None:
+        """Images whose rows are all known are not encoded: nobody will read their features."""
+        started_s = time.monotonic()
+        sequence, adapter = unit.sequence, self._adapter
+        num_known = self.prompts.num_known_images(sequence)
+        for image in sequence.request.images[unit.start : min(unit.end, num_known)]:
+            sequence.features.append(adapter.no_features(image))
+        images = sequence.request.images[max(unit.start, num_known) : unit.end]
+        if images:
+            sequence.features += self.features.get(images)
+        spent_s = time.monotonic() - started_s
+        self.encode_s += spent_s
+        sequence.clock.encode_s += spent_s
 
     def _embed_prompt(self, sequence: SequenceState) -> None:
-        """Merge the features in and, where the prompt is compressed, open the look at it."""
+        """Merge the features in."""
         request, adapter = sequence.request, self._adapter
         embedded = adapter.embed_prompt(request.prompt_ids, request.images, sequence.features)
         sequence.embedded = embedded
         sequence.next_pos = embedded.next_pos
         sequence.features.clear()
-        if not sequence.compresses:
-            return
-        # Opened from a tensor on the host: on the device every count would wait for it.
-        is_image_T = torch.tensor(request.prompt_ids) == adapter.image_token_id
-        windows_L = adapter.dimensions.windows_L
-        sequence.look = PromptLook(
-            PromptPolicy(sequence.recipe, is_image_T, windows_L.count(None), device=adapter.device),
-            embedded.is_image_T,
-            num_layers=len(windows_L),
-            backend=self._backend,
-        )
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> list[SampledToken]:
@@ -91,7 +100,7 @@ class Runner:
 
     def _run(self, batch: Batch) -> list[SampledToken]:
         """A step with prompts in it, or any step where decode steps are not recorded."""
-        step = _Step(batch, self._pool, self._backend)
+        step = _Step(batch, self._pool, self._backend, self.prompts)
         hidden_TE = self._adapter.forward(self._embed(batch), step)
         self._advance(batch)
         if not batch.sampled:
@@ -130,6 +139,7 @@ class Runner:
         for prefill in batch.prefills:
             sequence = prefill.sequence
             sequence.seen = prefill.end
+            self.prompts.keep(prefill)
             if prefill.compresses:
                 # Reserved was the bound; what the layers did not take goes back, but for tokens
                 # still to come.
@@ -155,6 +165,7 @@ class Runner:
             bytes=sequence.cache.bytes,
             full_bytes=sequence.cache.full_bytes(num_prompt),
             compressed=look is not None,
+            cached_tokens=sequence.prefix.num_tokens if sequence.prefix else 0,
         )
 
 
@@ -167,8 +178,9 @@ def _advance_decodes(batch: Batch) -> None:
 class _Step:
     """One forward pass as its layers see it (`attention_interface.StepContext`)."""
 
-    def __init__(self, batch: Batch, pool: PagePool, backend: Backend) -> None:
+    def __init__(self, batch: Batch, pool: PagePool, backend: Backend, prompts: Prompts) -> None:
         self._batch = batch
+        self._prompts = prompts
         self._pool = pool
         self._attention = backend.attention
         self._tables = (
@@ -210,36 +222,49 @@ class _Step:
     def _prefill(self, prefill: Prefill, rows: LayerRows) -> torch.Tensor:
         """Prefill rows. Layers with a window are not compressed: their rows are the last tokens."""
         sequence, first = prefill.sequence, 0
+        self._prompts.capture(prefill, rows)
         look = sequence.look if prefill.compresses else None
         if look is not None:
             if rows.window is None:
-                return self._look(sequence, look, rows)
+                return self._look(prefill, look, rows)
             first = max(0, prefill.end - rows.window + 1)  # no later token sees those before it
             # Nothing is lost by it, but it is not kept: usage counts what is held.
             look.num_evicted += first
-        sequence.cache.append(rows.layer, rows.k_KTD[:, first:], rows.v_KTD[:, first:])
+        k_KSD, v_KSD = rows.k_KTD, rows.v_KTD
+        if look is not None and prefill.start:  # a window of a prompt whose beginning is known
+            k_KSD, v_KSD = self._prompts.with_prefix(sequence, rows)
+        sequence.cache.append(rows.layer, k_KSD[:, first:], v_KSD[:, first:])
         mask_TT = self._mask(sequence, rows) if prefill.start == 0 else None
         if mask_TT is not None:
             out_THD, _ = masked.prefill(
-                rows.q_HTD, rows.k_KTD, rows.v_KTD, scale=rows.scale, mask_TT=mask_TT, needs=NOTHING
+                rows.q_HTD, k_KSD, v_KSD, scale=rows.scale, mask_TT=mask_TT, needs=NOTHING
             )
             return out_THD
         # From the first row on the rows themselves are the cache: nothing to gather.
-        k_KSD, v_KSD = rows.k_KTD, rows.v_KTD
-        if prefill.start > 0:
+        if prefill.start > 0 and look is None:
             k_KSD, v_KSD = sequence.cache.gather(rows.layer)
         if rows.window is not None:
             return masked.extend(rows.q_HTD, k_KSD, v_KSD, scale=rows.scale, window=rows.window)
         return self._attention.prefill(rows.q_HTD, k_KSD, v_KSD, scale=rows.scale, needs=NOTHING)[0]
 
-    def _look(self, sequence: SequenceState, look: PromptLook, rows: LayerRows) -> torch.Tensor:
-        """Prefill a whole prompt, and store only what its policy keeps of it."""
-        layer = look.layer(rows.layer, rows.scale)
+    def _look(self, prefill: Prefill, look: PromptLook, rows: LayerRows) -> torch.Tensor:
+        """Prefill a prompt, and store only what its policy keeps of it.
+
+        Its rows are seen in parts where sums are to be taken for prompts that begin alike.
+        """
+        sequence, start = prefill.sequence, prefill.start
+        k_KSD, v_KSD = self._prompts.with_prefix(sequence, rows)
         mask_TT = self._mask(sequence, rows)
-        out_THD = layer.attend(rows.q_HTD, rows.k_KTD, rows.v_KTD, mask_TT=mask_TT)
-        kept = layer.compress(rows.q_HTD, rows.k_KTD, rows.v_KTD)
+        layer = look.layer(rows.layer, rows.scale, self._prompts.statistics(sequence, look))
+        outs = []
+        for first, end in pairwise((start, *self._prompts.cuts(prefill), prefill.end)):
+            q_HTD = rows.q_HTD[:, first - start : end - start]
+            outs.append(layer.attend(q_HTD, k_KSD[:, :end], v_KSD[:, :end], mask_TT=mask_TT))
+            if end < prefill.end:
+                self._prompts.snapshot(sequence, end, layer.statistics)
+        kept = layer.compress(rows.q_HTD, k_KSD, v_KSD)
         sequence.cache.append(rows.layer, kept.key, kept.value)
-        return out_THD
+        return outs[0] if len(outs) == 1 else torch.cat(outs)
 
     def _mask(self, sequence: SequenceState, rows: LayerRows) -> torch.Tensor | None:
         """Who sees whom in this layer, where the prompt is not causal."""

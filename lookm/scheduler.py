@@ -17,13 +17,15 @@ from lookm.cache.table import Int64
 from lookm.config import EngineConfig
 from lookm.errors import QueueFullError
 from lookm.sequence import SequenceState
+from lookm.store import PromptStore
 
 
 class Scheduler:
     """The waiting queue and the running list. `running` is in order of admission."""
 
-    def __init__(self, pool: PagePool, config: EngineConfig) -> None:
+    def __init__(self, pool: PagePool, store: PromptStore, config: EngineConfig) -> None:
         self._pool = pool
+        self._store = store
         self._max_running = config.max_running
         self._max_waiting = config.max_waiting
         self._max_step_tokens = config.max_step_tokens
@@ -54,6 +56,7 @@ class Scheduler:
         else:
             self.waiting.remove(sequence)
         sequence.cache.release()
+        sequence.end_prefill()
 
     def schedule(self) -> Batch:
         """The next step's work. Every page it writes to is reserved on return."""
@@ -63,11 +66,15 @@ class Scheduler:
         for sequence in self.running:
             if not sequence.decoding:
                 budget = self._prefill(sequence, budget, batch)
-        while self.waiting and len(self.running) < self._max_running and budget > 0:
-            sequence = self.waiting[0]
+        for sequence in list(self.waiting):
+            if len(self.running) >= self._max_running or budget <= 0:
+                break
+            if self._is_computed_for(sequence):
+                continue
             if not self._fits(sequence) or self._too_long_for_now(sequence, budget, batch):
                 break
-            self.running.append(self.waiting.popleft())
+            self.waiting.remove(sequence)
+            self.running.append(sequence)
             # All of its prompt's pages now, so that a prefill never runs dry in the middle.
             sequence.cache.reserve(sequence.rows_when_caught_up())
             sequence.clock.start()
@@ -78,6 +85,7 @@ class Scheduler:
         """Assert the invariants between steps: pages owned once, waiting requests hold none."""
         everyone = [*self.waiting, *self.running]
         self._pool.check([pages for seq in everyone for pages in seq.cache.pages])
+        self._store.check()
         for sequence in everyone:
             held = [len(pages) * self._pool.page_tokens for pages in sequence.cache.pages]
             bounds = sequence.bound_L + sequence.num_generated
@@ -110,6 +118,17 @@ class Scheduler:
         sequence.rewind()
         self.waiting.appendleft(sequence)
         self.num_preemptions += 1
+
+    def _is_computed_for(self, sequence: SequenceState) -> bool:
+        """Whether the next block that the store lacks of its prompt is being computed by another.
+
+        Then it waits, and takes it over. Those behind it do not: they have other prompts.
+        """
+        known = self._store.num_known(sequence.keys)
+        next_key = sequence.keys[known : known + 1]
+        return bool(next_key) and any(
+            other.prefilling and other.keys[known : known + 1] == next_key for other in self.running
+        )
 
     def _fits(self, sequence: SequenceState) -> bool:
         """Whether the pool holds the sequence, and a next page per layer for everyone running."""

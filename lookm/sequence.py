@@ -20,6 +20,7 @@ from lookm.look import PromptLook
 from lookm.models.inputs import EmbeddedPrompt
 from lookm.policy import Recipe
 from lookm.sampling import Sampler
+from lookm.store import Capture, Prefix
 from lookm.types import CacheReport, Request, Timing
 
 
@@ -57,7 +58,8 @@ class SequenceState:
     `bound_L` is the rows its prompt keeps in each layer at most; `causal` says that its tokens see
     only those before them. `features` are those of its first images, as they are encoded;
     `embedded` lives from then to the last prefill step, and so does the `look` of a prompt that is
-    compressed. Generated token i has RoPE position `next_pos + i`.
+    compressed. `keys` name the prompt's blocks; `prefix` is what the store had of it, and `capture`
+    takes the rest there, while it is prefilled. Generated token i has RoPE position `next_pos + i`.
     """
 
     request: Request
@@ -72,6 +74,9 @@ class SequenceState:
     features: list[torch.Tensor] = field(default_factory=list)
     embedded: EmbeddedPrompt | None = None
     look: PromptLook | None = None
+    keys: list[bytes] = field(default_factory=list)
+    prefix: Prefix | None = None
+    capture: Capture | None = None
     next_pos: int = 0
     report: CacheReport | None = None
     clock: Clock = field(default_factory=Clock)
@@ -100,6 +105,11 @@ class SequenceState:
         return self.compresses or not self.causal
 
     @property
+    def prefilling(self) -> bool:
+        """Whether its prompt is on its way through the model."""
+        return self.seen < self.num_prompt
+
+    @property
     def num_unencoded(self) -> int:
         """Images that must be encoded before its prompt can be prefilled."""
         embedded = self.embedded is not None
@@ -125,6 +135,10 @@ class SequenceState:
         self.features.clear()
         self.embedded = None
         self.look = None
+        self.capture = None
+        if self.prefix is not None:
+            self.prefix.release()
+        self.prefix = None
 
     def rewind(self) -> None:
         """Forget everything computed; the tokens stay and will be computed again."""

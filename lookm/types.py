@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 Merge = Literal["none", "average", "pivot", "weighted"]
 TextMode = Literal["protect", "prior", "none"]
+Reuse = Literal["exact", "none"]
 FinishReason = Literal["stop", "length", "abort", "error"]
 StructureKind = Literal["json_object", "json_schema", "json_pieces", "regex"]
 
@@ -47,7 +48,8 @@ class Needs:
     `sums`: `sum_i A_ij`; `squares`: `sum_i A_ij^2`; `window` > 0: `sum_i A_ij` over the last
     `window` query rows only (query heads of a group summed), float32. With `after_images` the
     window is every row after the last image token, where there is one (`policy.PromptPolicy`).
-    `density` and `entropy` say how widely A is spread (`lookm.attention.spread`).
+    `density` and `entropy` say how widely A is spread (`lookm.attention.spread`). `queries`: the
+    queries themselves.
     """
 
     sums: bool = False
@@ -56,6 +58,13 @@ class Needs:
     after_images: bool = False
     density: bool = False
     entropy: bool = False
+    queries: bool = False
+
+    @property
+    def additive(self) -> bool:
+        """Whether it can be had for a prompt whose first rows were computed before: sums add up,
+        and a window needs its own rows only."""
+        return not (self.entropy or self.queries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +130,19 @@ class ImageInput:
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:
     """One prompt to be answered. `prompt_ids` has its image placeholders already expanded; `policy`
-    may be a short form such as `"look-m@0.2"`."""
+    may be a short form such as `"look-m@0.2"`.
+
+    `reuse` "exact" computes only what no earlier prompt with the same beginning and the same `salt`
+    has computed, for the same answer; "none" computes all of it.
+    """
 
     id: str
     prompt_ids: tuple[int, ...] = field(repr=False)
     images: tuple[ImageInput, ...] = field(default=(), repr=False)
     policy: CachePolicy | str = CachePolicy()
     sampling: Sampling = Sampling()
+    reuse: Reuse = "exact"
+    salt: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +151,7 @@ class CacheReport:
 
     `kept_tokens`, `merged_tokens` and `evicted_tokens` are means over the layers, rounded.
     `merged_tokens` is the part of `evicted_tokens` that was merged into kept ones.
+    `cached_tokens` of the prompt were not computed again (`Request.reuse`).
     `compressed` is False where the policy kept everything (also for a text-only prompt under a
     modality-aware policy).
     """
@@ -149,6 +165,7 @@ class CacheReport:
     bytes: int
     full_bytes: int
     compressed: bool
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +250,12 @@ class EngineStats:
     image_cache_queries_total: int = 0
     image_cache_hits_total: int = 0
     vision_encode_s: float = 0.0
+    prompt_store_bytes: int = 0
+    prompt_store_query_tokens_total: int = 0
+    prompt_store_hit_tokens_total: int = 0
+    prompt_store_evictions_total: int = 0
+    prompt_store_load_s: float = 0.0
+    prompt_store_save_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

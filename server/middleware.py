@@ -99,6 +99,7 @@ class Keys:
         # Every key is compared, in constant time, so that the time tells nothing.
         matches = [hmac.compare_digest(given, digest) for digest in self._digests]
         if scheme.lower() == "bearer" and any(matches):
+            scope.setdefault("state", {})["key_digest"] = given.hex()
             return await self._app(scope, receive, send)
         message = "Send one of this server's API keys as 'Authorization: Bearer KEY'."
         error = ApiError("invalid_api_key", message)

@@ -60,6 +60,7 @@ def parse_keys(value: object) -> object:
 
 
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
+SizeOrNone = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]  # 0: none of it
 Names = Annotated[tuple[str, ...], BeforeValidator(parse_list)]
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -93,6 +94,14 @@ class Settings(BaseSettings):
     kv_cache: str = Field("full", description="Cache policy where a request names none.")
     kv_cache_memory: Size | None = Field(
         None, description="KV pool: 2GiB, 512MiB; else free memory."
+    )
+    prompt_store_memory: SizeOrNone | None = Field(
+        None,
+        description="Host memory for what prompts computed: later turns compute only what is new. "
+        "0 turns it off; else a tenth of free memory.",
+    )
+    prompt_store_shared: bool = Field(
+        False, description="Requests with different API keys reuse each other's prompts."
     )
     image_cache_memory: Size = Field(256 * 2**20, description="Vision features kept for reuse.")
     image_input_memory: Size = Field(256 * 2**20, description="Images that may be named again.")
@@ -155,6 +164,7 @@ class Settings(BaseSettings):
             threads=self.threads,
             attention=self.attention,
             graphs=self.graphs,
+            prompt_store_bytes=self.prompt_store_memory,
         )
 
     def media_config(self) -> MediaConfig:

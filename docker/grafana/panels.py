@@ -136,6 +136,14 @@ CACHE = Board(
               "Prompt tokens prefilled per second, and those of them that are image tokens.",
               (Query(per_second("lookm_prompt_tokens_total"), "all"),
                Query(per_second("lookm_image_tokens_total"), "image"))),
+        Panel("Prompts known", "percentunit",
+              "Part of the prompts' tokens that earlier turns had computed, and that came from the "
+              "prompt store.",
+              (Query(f"(sum(rate(lookm_prompt_store_hit_tokens_total{{{INSTANCE}}}{WINDOW}))"
+                     f" / sum(rate(lookm_prompt_store_query_tokens_total{{{INSTANCE}}}{WINDOW}))"
+                     f" >= 0){OR_ZERO}", "known"),)),
+        Panel("Prompt store", "bytes", "Host memory that the prompt store holds.",
+              (Query(total("lookm_prompt_store_bytes"), "held"),)),
         Panel("Image cache", "percentunit",
               "Part of the images whose vision features were found and not computed again.",
               (Query(f"(sum(rate(lookm_image_cache_hits_total{{{INSTANCE}}}{WINDOW}))"

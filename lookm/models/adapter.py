@@ -95,6 +95,11 @@ class Adapter:
             )
         return features_FNE
 
+    def no_features(self, image: ImageInput) -> torch.Tensor:
+        """Stands for an image's features where nobody will read them, `[1, N, E]`."""
+        embeds_1E = self.embed_tokens([0])
+        return embeds_1E.new_zeros(1, image.num_tokens, embeds_1E.shape[1])
+
     @torch.inference_mode()
     def encode_images(self, images: Sequence[ImageInput]) -> list[torch.Tensor]:
         """`encode_image` of each. On CUDA, images of one size go through the tower together.

@@ -86,7 +86,10 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "keydiff": Preset(scores.keydiff, recent=0.0),
         "knorm": Preset(scores.knorm, recent=0.0),
         "expected-attention": Preset(
-            scores.expected_attention, pins=Pins(sinks=scores.EXPECTED_SINKS), recent=0.0
+            scores.expected_attention,
+            Needs(queries=True),
+            pins=Pins(sinks=scores.EXPECTED_SINKS),
+            recent=0.0,
         ),
     }
 )

@@ -181,6 +181,60 @@ def capacity(
         _write(made, json, html)
 
 
+@app.command("conversations")
+def conversations(
+    url: Annotated[str, typer.Option(help="Any OpenAI-compatible server.")] = URL,
+    model: Annotated[str | None, typer.Option(help="Default: the first it lists.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="LOOKM_API_KEY", help="Sent as a bearer token.")
+    ] = None,
+    users: Annotated[int, typer.Option(min=1, help="Who chat at the same time.")] = 1,
+    turns: Annotated[int, typer.Option(min=1, help="Questions of each user.")] = 4,
+    images: Annotated[int, typer.Option(min=0, help="Of each user's document.")] = 4,
+    image_side_px: Annotated[int, typer.Option(min=8, help="Side of each picture.")] = 336,
+    words: Annotated[int, typer.Option(min=1, help="Of each question.")] = 20,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Of each answer, at most.")] = 32,
+    think_s: Annotated[float, typer.Option(min=0, help="Mean time between turns.")] = 0,
+    shared_document: Annotated[
+        bool, typer.Option("--shared-document", help="All users ask about the same pictures.")
+    ] = False,
+    policies: Annotated[
+        str, typer.Option(help="full,look-m@0.2, one after the other; else the server's default.")
+    ] = "",
+    timeout_s: Annotated[float, typer.Option(help="After which a request has failed.")] = 600,
+    seed: Annotated[int, typer.Option(min=0, help="Of pictures and words.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Write the report.")] = None,
+) -> None:
+    """Chats that go on: the time to the first token by turn, and what the server knew before."""
+    import asyncio
+
+    from server.bench.conversations import Chats, chat, conversations_report, lines
+    from server.bench.load.client import Target, first_model
+    from server.bench.load.workload import parse_policies
+
+    with errors_in_one_line():
+        target = Target(url, api_key, timeout_s)
+        found, served = {}, model or first_model(target)
+        for number, (policy, _) in enumerate(parse_policies(policies)):
+            chats = Chats(
+                model=served,
+                users=users,
+                turns=turns,
+                images=images,
+                image_side_px=image_side_px,
+                words=words,
+                answer_tokens=answer_tokens,
+                think_s=think_s,
+                shared_document=shared_document,
+                seed=seed,
+                nonce=time.time_ns() + number,
+            )
+            found[policy] = asyncio.run(chat(chats, target, policy))
+        report = conversations_report(chats, target, found, command())
+        echo(lines(report))
+        _write(report, json, None)
+
+
 def _write(report: "Json", as_json: Path | None, as_html: Path | None) -> None:
     """Save a report of any kind, as JSON, as a page, or both."""
     from lookm.bench import records

@@ -64,7 +64,7 @@ async def chat_completions(request: Request, live: Live) -> Response:
     body = await read(ChatRequest, request)
     handler = RequestHandler(live, request, body, f"chatcmpl-{uuid.uuid4().hex}")
     translator = live.translator
-    prepare = partial(translator.chat, body, handler.id)
+    prepare = partial(translator.chat, body, handler.id, tenant(request, live))
     new_reader = partial(call_reader, body, translator.tool_support)
     return await handler.respond(prepare, CompletionWriter(ChatChunks(handler.header, new_reader)))
 
@@ -78,7 +78,7 @@ async def completions(request: Request, live: Live) -> Response:
     """Continue a text, without a chat template."""
     body = await read(CompletionRequest, request)
     handler = RequestHandler(live, request, body, f"cmpl-{uuid.uuid4().hex}")
-    prepare = partial(live.translator.completion, body, handler.id)
+    prepare = partial(live.translator.completion, body, handler.id, tenant(request, live))
     return await handler.respond(prepare, CompletionWriter(TextChunks(handler.header)))
 
 
@@ -195,6 +195,12 @@ class RequestHandler:
         finish = f" finish={event.finish}" if event.finish else ""
         facts = getattr(state, "facts", "")
         state.summary = f"{facts} generated={generated}{finish}"
+
+
+def tenant(request: Request, live: Services) -> str:
+    """Whose prompts may share what they compute: one API key's, or everybody's."""
+    shared = live.settings.prompt_store_shared
+    return "" if shared else getattr(request.state, "key_digest", "")
 
 
 def _model(live: Services, name: str) -> Model:

@@ -37,6 +37,7 @@ DOCUMENTED = [
     (stream_options.ChatCompletionStreamOptionsParam, requests.StreamOptions),
 ]
 EXTENSIONS = {
+    "cache_salt",
     *("kv_cache", "top_k", "ignore_eos", "min_p", "repetition_penalty", "min_tokens"),
     "stop_token_ids",
 }

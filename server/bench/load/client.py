@@ -69,6 +69,7 @@ class Sample:
     `piece_s` are the arrivals of its pieces of text; `end_s` is when the answer was complete or
     failed. `error` is a kind, None where the answer was complete. `kv_bytes` and `kv_full_bytes`
     are this server's own report: what its prompt's cache took, and would take at full.
+    `cached_tokens` of the prompt were not computed again.
     """
 
     index: int
@@ -83,6 +84,8 @@ class Sample:
     output_tokens: int | None = None
     kv_bytes: int | None = None
     kv_full_bytes: int | None = None
+    cached_tokens: int | None = None
+    pieces: list[str] = field(default_factory=list)
 
     @property
     def first_s(self) -> float:
@@ -138,8 +141,9 @@ async def _stream(http: httpx.AsyncClient, request: Ask, sample: Sample, zero_s:
                 sample.error = "error_event"
             for choice in chunk.get("choices") or ():
                 sample.finish = choice.get("finish_reason") or sample.finish
-                if (choice.get("delta") or {}).get("content"):
+                if text := (choice.get("delta") or {}).get("content"):
                     sample.piece_s.append(time.monotonic() - zero_s)
+                    sample.pieces.append(text)
             if usage := chunk.get("usage"):
                 _read_usage(usage, sample)
     if sample.error is None and sample.finish is None:
@@ -156,6 +160,7 @@ async def _chunks(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
 def _read_usage(usage: dict[str, Any], sample: Sample) -> None:
     sample.prompt_tokens = usage.get("prompt_tokens")
     sample.output_tokens = usage.get("completion_tokens")
+    sample.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
     if cache := usage.get("kv_cache"):
         sample.kv_bytes, sample.kv_full_bytes = cache.get("bytes"), cache.get("full_bytes")
 

@@ -10,7 +10,7 @@ import torch
 from lookm import policy
 from lookm.errors import PolicyError
 from lookm.sizing import KeptRows, kept_rows
-from lookm.types import CachePolicy
+from lookm.types import CachePolicy, Reuse
 from server.api_errors import ApiError
 from server.openai.schemas.requests import KvCache
 
@@ -36,6 +36,11 @@ def read(given: str | KvCache) -> CachePolicy:
 def completed(given: CachePolicy) -> CachePolicy:
     """`given` with its defaults filled in, if it can be done. Raises `PolicyError`."""
     return policy.resolve(given).policy
+
+
+def reuse(given: str | KvCache | None) -> Reuse:
+    """Whether the request takes over what earlier prompts computed."""
+    return "exact" if given is None or isinstance(given, str) else given.reuse or "exact"
 
 
 def split_model(model: str, served: str) -> CachePolicy | None:

@@ -5,7 +5,7 @@ turns `template`'s. Knows nothing about HTTP and nothing about answers.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lookm.errors import PromptTooLongError, RequestError
@@ -53,22 +53,29 @@ class Translator:
         in_model = policies.split_model(body.model, self.served_model)
         return policies.choose(body.kv_cache, in_model, self.default_policy)
 
-    async def chat(self, body: ChatRequest, request_id: str) -> Request:
-        """A chat request for the engine. Raises `ApiError` or `LookmError`."""
+    async def chat(self, body: ChatRequest, request_id: str, tenant: str = "") -> Request:
+        """A chat request for the engine. Raises `ApiError` or `LookmError`.
+
+        Nothing that one `tenant`'s prompts computed is reused for another's.
+        """
         policy = self.policy(body)
         check_options(body)
         use = tool_use(body, self.tool_support)
         prompt = await self.chat_prompt(body.messages, use.tools)
         body.messages.clear()  # data URLs may be 100 MB, and the answer may take minutes
-        return self._request(body, request_id, policy, prompt, use.structure)
+        request = self._request(body, request_id, policy, prompt, use.structure)
+        return replace(request, salt=salt(body, tenant))
 
-    async def completion(self, body: CompletionRequest, request_id: str) -> Request:
+    async def completion(
+        self, body: CompletionRequest, request_id: str, tenant: str = ""
+    ) -> Request:
         """A text request for the engine. Raises `ApiError` or `LookmError`."""
         policy = self.policy(body)
         check_options(body)
         text = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
         ids = await self.pools.text(lambda: self.processor.text(text))
-        return self._request(body, request_id, policy, PreparedPrompt(ids))
+        request = self._request(body, request_id, policy, PreparedPrompt(ids))
+        return replace(request, salt=salt(body, tenant))
 
     async def chat_prompt(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
@@ -95,6 +102,7 @@ class Translator:
             images=prompt.images,
             policy=policy,
             sampling=sampling(body, self._room(body, policy, prompt), structure),
+            reuse=policies.reuse(body.kv_cache),
         )
 
     def _room(self, body: Generation, policy: CachePolicy, prompt: PreparedPrompt) -> Room:
@@ -118,3 +126,8 @@ class Translator:
         """How many rows of the prompt each layer would keep. Raises `PolicyError`."""
         windows = CacheShape.of(self.info).windows_L
         return policies.kept(policy, prompt.ids, self.processor.image_token_id, windows)
+
+
+def salt(body: Generation, tenant: str) -> str:
+    """What must be equal, besides the prompt itself, for its beginning to be reused."""
+    return "\0".join((tenant, body.cache_salt or "", body.prompt_cache_key or ""))

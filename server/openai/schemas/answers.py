@@ -188,7 +188,7 @@ def usage_of(ends: Sequence[TokenEvent]) -> Usage:
         completion_tokens=num_generated,
         total_tokens=report.prompt_tokens + num_generated,
         prompt_tokens_details=PromptTokensDetails(
-            cached_tokens=0, image_tokens=report.image_tokens
+            cached_tokens=report.cached_tokens, image_tokens=report.image_tokens
         ),
         kv_cache=_kv_cache(report),
     )

@@ -119,6 +119,13 @@ class KvCache(Strict):
     text: Annotated[
         Literal["protect", "prior", "none"] | None, Honoured("how text is preferred to images")
     ] = None
+    reuse: Annotated[
+        Literal["exact", "none"] | None,
+        Honoured(
+            "exact (the default): what earlier prompts with the same beginning computed is taken "
+            "over, for the same answer; none: everything is computed"
+        ),
+    ] = None
 
 
 class JsonSchema(Strict):
@@ -183,6 +190,14 @@ class Generation(Strict):
         Annotated[str, STRING] | Annotated[KvCache, OBJECT] | None,
         Honoured("extension: `look-m@0.2` or an object; else the server's default"),
     ] = None
+    prompt_cache_key: Annotated[
+        Annotated[str, Field(max_length=1024)] | None,
+        Honoured("prompts reuse only what was computed under the same key"),
+    ] = None
+    cache_salt: Annotated[
+        Annotated[str, Field(max_length=1024)] | None,
+        Honoured("extension, vLLM's: as `prompt_cache_key`; both together are the salt"),
+    ] = None
     max_tokens: Annotated[TokenCount | None, Honoured("else all that fits the context")] = None
     temperature: Annotated[Annotated[float, Field(ge=0, le=2)] | None, Honoured()] = None
     top_p: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Honoured()] = None
@@ -223,7 +238,6 @@ class ChatRequest(Generation):
     store: Annotated[bool | None, Accepted("nothing is ever stored")] = None
     service_tier: Annotated[str | None, Accepted("there is one tier")] = None
     safety_identifier: Annotated[str | None, Accepted("not stored")] = None
-    prompt_cache_key: Annotated[str | None, Accepted(CACHE_HINT)] = None
     prompt_cache_retention: Annotated[str | None, Accepted(CACHE_HINT)] = None
     prompt_cache_options: Annotated[object, Accepted(CACHE_HINT)] = None
     prediction: Annotated[object, Accepted("a hint for speed only")] = None

@@ -1,0 +1,151 @@
+"""A prompt's beginning and end: what the store knows of it, the look at it, what it leaves behind.
+
+Where store, policy, pages and model meet for a prompt: how much of it may be taken over is decided
+here, from what its recipe needs. Sums add up over rows, so the known rows' are added; a window's
+queries are computed again; what needs every query is computed afresh. Knows nothing about steps.
+"""
+
+import time
+
+import torch
+
+from lookm.attention import Backend, Statistics
+from lookm.batch import Prefill
+from lookm.look import PromptLook
+from lookm.models.adapter import Adapter
+from lookm.models.attention_interface import LayerRows
+from lookm.policy import PromptPolicy
+from lookm.sequence import SequenceState
+from lookm.store import BLOCK_TOKENS, Capture, PromptStore
+
+
+class Prompts:
+    """Opens prompts and closes them, beside a `PromptStore`. Counts what it saves."""
+
+    def __init__(self, store: PromptStore, adapter: Adapter, backend: Backend) -> None:
+        self.store = store
+        self._adapter = adapter
+        self._backend = backend
+        self.query_tokens = self.hit_tokens = 0
+        self.load_s = self.save_s = 0.0
+
+    def open(self, sequence: SequenceState) -> None:
+        """Look for its beginning in the store, once for each time that it begins."""
+        if sequence.compresses and sequence.look is None:
+            sequence.look = self._look(sequence)
+        if sequence.capture is not None or not sequence.keys:
+            return
+        self.query_tokens += sequence.num_prompt
+        needs = sequence.look.policy.needs if sequence.look else None
+        max_tokens = sequence.num_prompt - 1  # the last token's logits are the first answer's
+        sums = squares = False
+        if needs is not None:
+            window = max(1, needs.window)
+            max_tokens = sequence.num_prompt - window if needs.additive else 0
+            sums, squares = needs.sums or needs.squares, needs.squares
+        sequence.prefix = self.store.find(sequence.keys, max_tokens, sums=sums, squares=squares)
+        start = sequence.prefix.num_tokens if sequence.prefix else 0
+        self.hit_tokens += start
+        num_layers = self._adapter.dimensions.num_layers
+        sequence.capture = Capture(self.store, sequence.keys, start, num_layers)
+
+    def _look(self, sequence: SequenceState) -> PromptLook:
+        # Opened from a tensor on the host: on the device every count would wait for it.
+        adapter = self._adapter
+        is_image_T = torch.tensor(sequence.request.prompt_ids) == adapter.image_token_id
+        windows_L = adapter.dimensions.windows_L
+        return PromptLook(
+            PromptPolicy(sequence.recipe, is_image_T, windows_L.count(None), device=adapter.device),
+            is_image_T.to(adapter.device),
+            num_layers=len(windows_L),
+            backend=self._backend,
+        )
+
+    def num_known_images(self, sequence: SequenceState) -> int:
+        """How many of its first images lie in the known beginning as a whole.
+
+        None for families whose later layers take features as well: their number is the encoder's.
+        """
+        if sequence.prefix is None or self._adapter.family.deepstack:
+            return 0
+        ids = sequence.request.prompt_ids[: sequence.prefix.num_tokens]
+        left, known = ids.count(self._adapter.image_token_id), 0
+        for image in sequence.request.images:
+            left -= image.num_tokens
+            if left < 0:
+                break
+            known += 1
+        return known
+
+    def resume(self, prefill: Prefill) -> Prefill:
+        """The prefill without the known rows. At full cache these go into its pages now."""
+        sequence, prefix = prefill.sequence, prefill.sequence.prefix
+        if prefix is None or prefill.start >= prefix.num_tokens:
+            return prefill
+        if not sequence.compresses:
+            started_s = time.monotonic()
+            for layer in range(self._adapter.dimensions.num_layers):
+                k_KTD, v_KTD = (
+                    rows_KTD.to(self._adapter.device) for rows_KTD in prefix.read(layer)
+                )
+                sequence.cache.append(layer, k_KTD, v_KTD)
+            self.load_s += time.monotonic() - started_s
+            sequence.seen = prefix.num_tokens
+        return Prefill(sequence, prefix.num_tokens, prefill.end)
+
+    def with_prefix(
+        self, sequence: SequenceState, rows: LayerRows
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V of the known rows and of these, one after the other."""
+        if sequence.prefix is None:
+            return rows.k_KTD, rows.v_KTD
+        started_s = time.monotonic()
+        after_2NKD = torch.stack((rows.k_KTD, rows.v_KTD)).transpose(1, 2)
+        k_KSD, v_KSD = sequence.prefix.read(rows.layer, after_2NKD)
+        self.load_s += time.monotonic() - started_s
+        return k_KSD, v_KSD
+
+    def statistics(self, sequence: SequenceState, look: PromptLook) -> Statistics:
+        """The known rows' sums in the next layer that is compressed."""
+        snapshot = sequence.prefix.snapshot if sequence.prefix else None
+        if snapshot is None:
+            return Statistics()
+        sums_KT, squares_KT = snapshot.of(look.num_seen, self._adapter.device)
+        return Statistics(sums_KT, squares_KT if look.policy.needs.squares else None)
+
+    def cuts(self, prefill: Prefill) -> list[int]:
+        """Where sums are taken: at the last blocks' ends, and at the last image's.
+
+        The next turn of a conversation begins with this prompt, but for its last tokens; another
+        question about the same images begins with these.
+        """
+        sequence, look = prefill.sequence, prefill.sequence.look
+        if sequence.capture is None or look is None or not look.policy.needs.sums:
+            return []
+        num_tokens, ids = sequence.num_prompt, sequence.request.prompt_ids
+        last_block = (num_tokens - 1) // BLOCK_TOKENS
+        ends = {last_block, last_block - 1}
+        if sequence.request.images:
+            last_image = num_tokens - ids[::-1].index(self._adapter.image_token_id)
+            ends.add(last_image // BLOCK_TOKENS)
+        return sorted(
+            end * BLOCK_TOKENS for end in ends if prefill.start < end * BLOCK_TOKENS < prefill.end
+        )
+
+    def snapshot(self, sequence: SequenceState, num_tokens: int, found: Statistics) -> None:
+        """Keep the sums over the first `num_tokens` rows of a layer."""
+        if sequence.capture is not None:
+            sequence.capture.snapshot(num_tokens, found.sums_KT, found.squares_KT)
+
+    def capture(self, prefill: Prefill, rows: LayerRows) -> None:
+        """Copy a layer's raw rows towards the store."""
+        sequence = prefill.sequence
+        if sequence.capture is not None and sequence.prefilling:
+            started_s = time.monotonic()
+            sequence.capture.write(rows.layer, prefill.start, rows.k_KTD, rows.v_KTD)
+            self.save_s += time.monotonic() - started_s
+
+    def keep(self, prefill: Prefill) -> None:
+        """All layers have run: let others find what is complete."""
+        if prefill.sequence.capture is not None:
+            prefill.sequence.capture.commit(prefill.end)

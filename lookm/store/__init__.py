@@ -1,0 +1,12 @@
+"""What outlives a request: raw keys and values of prompts in host memory, by prefix.
+
+`digests` names the blocks of a prompt, `blocks` holds them within a byte limit, `capture` fills
+them while a prompt is prefilled. One store for all policies: what the device keeps is decided anew
+for each prompt. Knows digests, rows and sums; knows nothing about policies, pages or models.
+"""
+
+from lookm.store.blocks import Prefix, PromptStore, Snapshot
+from lookm.store.capture import Capture
+from lookm.store.digests import BLOCK_TOKENS, block_keys
+
+__all__ = ["BLOCK_TOKENS", "Capture", "Prefix", "PromptStore", "Snapshot", "block_keys"]
