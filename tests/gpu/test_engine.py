@@ -10,6 +10,7 @@ from lookm import CachePolicy
 from lookm.bench.gpu import fixture
 from lookm.bench.gpu.fixture import SCALES, Lab
 from lookm.bench.random_checkpoint import Shape
+from tests.lookm.test_conversations import Conversation, prefilled, same
 from tests.lookm.tiny import answers, generate, random_prompt, tiny_engine, tiny_llava
 
 POLICIES = [CachePolicy(), CachePolicy("look-m", keep=0.2), CachePolicy("snapkv", keep=0.3)]
@@ -98,3 +99,20 @@ def test_the_plan_leaves_room_for_the_longest_prefill(monkeypatch: pytest.Monkey
     engine.step()
     assert torch.cuda.mem_get_info()[0] > 0
     assert engine.plan.num_pages > 0
+
+
+@pytest.mark.parametrize("method", ["full", "look-m", "look-m-plus", "snapkv", "h2o"])
+def test_a_later_turn_keeps_and_answers_what_a_fresh_prompt_would(method: Any) -> None:
+    policy = CachePolicy(method, keep=None if method == "full" else 0.3)
+    model = tiny_llava(max_positions=1024).cuda()
+    engine = tiny_engine(model, attention="triton", graphs="on", prompt_store_bytes=2**26)
+    talk = Conversation.begin(1, num_images=10)
+    for turn in range(3):
+        request = talk.prompt().request(str(turn), policy, max_tokens=2)
+        token, rows, reused = prefilled(engine, request)
+        fresh = dataclasses.replace(request, id=f"fresh {turn}", reuse="none")
+        expected_token, expected, _ = prefilled(engine, fresh)
+        assert token == expected_token
+        assert same(rows, expected)
+        assert bool(reused) == (turn > 0)
+        talk.turn(num_images=turn)
