@@ -27,6 +27,7 @@ from lookm.bench.gpu.sections import (
     Numbers,
     bandwidth,
     capacity,
+    conversation,
     decode,
     equality,
     generate,
@@ -47,6 +48,7 @@ SECTIONS: dict[str, Section] = {
     "decode": decode,
     "capacity": capacity,
     "prefill": prefill,
+    "conversation": conversation,
     "equality": equality,
     "profile": profiled,
 }

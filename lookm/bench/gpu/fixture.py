@@ -103,13 +103,14 @@ class Lab:
         return self._engine
 
     def make_engine(self, **settings: Any) -> Engine:
-        """Another engine over the same weights; the caller drops it."""
+        """Another engine over the same weights, without a prompt store; the caller drops it."""
         config = EngineConfig(
             **{
                 "graphs": "on",
                 "max_running": max(self.scale.batches),
                 "max_step_tokens": self.scale.step_tokens,
                 "kv_cache_bytes": None if self.device.type == "cuda" else 2**28,
+                "prompt_store_bytes": 0,
                 **settings,
             }
         )

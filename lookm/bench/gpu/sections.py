@@ -6,6 +6,7 @@ taken its attention over, and every roofline needs `bandwidth`.
 
 import functools
 import statistics
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from lookm.types import Request
 
 Numbers = dict[str, Any]
 POLICIES = ("full", "look-m@0.2")
+CONVERSATION_POLICIES = ("full", "snapkv@0.2", "look-m@0.2", "look-m-plus@0.2")
 DECODE_STEPS = 20
 #: LOOK-M (2406.18139), table of decode speed: RTX 3090, LLaVA-1.5-7B, milliseconds per token.
 PAPER_MS = {"full": 28.16, "look-m@0.2": 20.98}
@@ -165,6 +167,34 @@ def vision(lab: Lab) -> Numbers:
         lab.seconds(lambda: lab.adapter.encode_together(images)) for _ in range(lab.scale.repeats)
     )
     return {"images": len(images), "one_by_one_s": alone_s, "together_s": together_s}
+
+
+def conversation(lab: Lab) -> Numbers:
+    """Seconds to the first token of a prompt without a store, with one, and of a second turn."""
+    cuda = lab.device.type == "cuda"
+    lab.close_engine()
+    engine = lab.make_engine(
+        prompt_store_bytes=2**35 if cuda else 2**28,
+        **({"kv_cache_bytes": 8 * 2**30} if cuda else {}),
+    )
+    found: Numbers = {}
+    for policy in CONVERSATION_POLICIES:
+        spent: dict[str, list[float]] = {"alone_s": [], "turn_1_s": [], "turn_2_s": []}
+        for repeat in range(lab.scale.repeats):
+            (request,) = lab.requests(1, policy, max_tokens=8)
+            first = replace(request, salt=f"{policy} {repeat}")
+            more = tuple(range(5, 69))
+            turns = {
+                "alone_s": replace(first, reuse="none"),
+                "turn_1_s": first,
+                "turn_2_s": replace(first, prompt_ids=(*first.prompt_ids, *more)),
+            }
+            for name, turn in turns.items():
+                spent[name].append(lab.seconds(functools.partial(fill, engine, [turn])))
+                drop(engine, [turn])
+        numbers = {name: min(times) for name, times in spent.items()}
+        found[policy] = {**numbers, "turn_2_ratio": numbers["turn_2_s"] / numbers["turn_1_s"]}
+    return found
 
 
 def equality(lab: Lab) -> Numbers:
