@@ -82,15 +82,29 @@ def select(
 
 def _rows(view: View, positions_KR: torch.Tensor) -> Rows:
     """Keys and values at `positions_KR`, as selections of rows (a gather takes elements)."""
-    num_heads, num_tokens, head_size = view.key_KTD.shape
-    # `index_select` moves whole rows; `gather` would move one number at a time.
-    first_K1 = torch.arange(num_heads, device=positions_KR.device)[:, None] * num_tokens
-    row_R = (positions_KR + first_K1).flatten()
     key_KRD, value_KRD = (
-        rows_KTD.reshape(-1, head_size).index_select(0, row_R).view(num_heads, -1, head_size)
-        for rows_KTD in (view.key_KTD, view.value_KTD)
+        _select(rows_KTD, positions_KR) for rows_KTD in (view.key_KTD, view.value_KTD)
     )
     return Rows(key_KRD, value_KRD, view.is_image_T[positions_KR])
+
+
+def _select(rows_KTD: torch.Tensor, positions_KR: torch.Tensor) -> torch.Tensor:
+    """`rows_KTD` at each head's positions, `[K, R, D]`.
+
+    The rows are read where they are: a model makes q, k and v in one tensor `[T, (H + 2 K) D]`,
+    where a head's rows are H + 2 K rows of D apart.
+    """
+    num_heads, num_tokens, head_size = rows_KTD.shape
+    per_head, per_token, dense = rows_KTD.stride()
+    if dense != 1 or per_head % head_size or per_token % head_size:
+        rows_KTD = rows_KTD.contiguous()
+        per_head, per_token, _ = rows_KTD.stride()
+    per_head, per_token = per_head // head_size, per_token // head_size
+    num_rows = (num_heads - 1) * per_head + (num_tokens - 1) * per_token + 1
+    flat_RD = rows_KTD.as_strided((num_rows, head_size), (head_size, 1))
+    first_K1 = torch.arange(num_heads, device=positions_KR.device)[:, None] * per_head
+    row_R = (positions_KR * per_token + first_K1).flatten()
+    return flat_RD.index_select(0, row_R).view(num_heads, -1, head_size)
 
 
 def _everything(view: View) -> Compressed:

@@ -128,7 +128,7 @@ def combine(
             _combine[(num_kept, num_heads)](
                 kept_KSD.contiguous(), evicted_KED.contiguous(), order_KE, starts_KS,
                 weight_KE, centre_KS, out_KSD, num_kept, evicted_KED.shape[1],
-                D=size, BLOCK_R=16, BLOCK_D=block_of(size), num_warps=4,
+                D=size, BLOCK_R=8, BLOCK_D=block_of(size), num_warps=1,
             )  # fmt: skip
         combined.append(out_KSD)
     return combined

@@ -109,7 +109,7 @@ def column_sums(
     sums_KS = torch.empty(num_kv_heads, num_rows, dtype=torch.float32, device=k_KSD.device)
     squares_KS = torch.empty_like(sums_KS) if squares else None
     block_d = block_of(size)
-    block_m, block_n, warps, stages = _tiles(q_HTD.dtype, block_d)
+    block_m, block_n, warps, stages = _tiles(q_HTD.dtype, block_d, squares)
     with on(q_HTD):
         _sums[(triton.cdiv(num_rows, block_n), num_kv_heads)](
             q_HTD, k_KSD, lse_HT, sums_KS, sums_KS if squares_KS is None else squares_KS,
@@ -122,8 +122,8 @@ def column_sums(
     return sums_KS, squares_KS
 
 
-def _tiles(dtype: torch.dtype, block_d: int) -> tuple[int, int, int, int]:
+def _tiles(dtype: torch.dtype, block_d: int, squares: bool) -> tuple[int, int, int, int]:
     """Rows and columns of a tile, warps, stages: at most 99 KiB, two programs a multiprocessor."""
     if dtype == torch.float32:
         return (32, 64, 8, 2) if block_d <= 128 else (32, 32, 8, 2)
-    return (64, 128, 8, 3) if block_d <= 128 else (64, 64, 8, 2)
+    return (64, 128, 8 if squares else 4, 3) if block_d <= 128 else (64, 64, 8, 2)

@@ -13,6 +13,7 @@ pytest.importorskip("triton")
 from lookm import CachePolicy
 from lookm.attention import choose
 from lookm.attention.kernels import triton_decode, triton_linear, triton_merge
+from lookm.attention.kernels.gpu import few_lengths
 from lookm.errors import ConfigError
 from lookm.pages import Pages
 from tests.lookm.attention import triton_cases as cases
@@ -48,8 +49,9 @@ def test_decode_in_half_precision_is_as_close_as_the_type_allows(dtype: Any) -> 
     cases.check_decode(4, 1, 80, [40, 0, 90], dtype=dtype, device=DEVICE)
 
 
-def test_decode_of_bfloat16_without_groups_is_as_close_as_the_type_allows() -> None:
-    cases.check_decode(2, 2, 80, [40, 0, 9], dtype=torch.bfloat16, device=DEVICE)
+@pytest.mark.parametrize("dtype", HALF)
+def test_decode_in_half_precision_without_groups_is_as_close(dtype: Any) -> None:
+    cases.check_decode(2, 2, 80, [40, 0, 9], dtype=dtype, device=DEVICE)
 
 
 def test_decode_splits_long_rows_and_adds_them_up() -> None:
@@ -191,3 +193,11 @@ def test_without_a_gpu_or_the_interpreter_triton_is_refused_with_the_reason(
 def test_float64_has_no_kernel() -> None:
     with pytest.raises(ConfigError, match="float64"):
         choose("triton", DEVICE, torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "length"),
+    [(1, 1), (16, 16), (17, 18), (1024, 1024), (1025, 1152), (4096, 4096), (4097, 4608)],
+)
+def test_a_library_that_plans_each_length_sees_few_of_them(tokens: int, length: int) -> None:
+    assert few_lengths(tokens) == length

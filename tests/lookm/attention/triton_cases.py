@@ -173,6 +173,9 @@ def check_prefill(
     assert torch.allclose(rows, torch.full_like(rows, tokens * heads / kv_heads), rtol=2e-3)
     again = TritonAttention().prefill(q, k, v, scale=scale, needs=needs)[1]
     assert torch.equal(again.sums_KT, found.sums_KT), "the same bits every time"
+    plain, nothing = TritonAttention().prefill(q, k, v, scale=scale, needs=Needs())
+    assert torch.equal(plain, out)
+    assert nothing.sums_KT is None
 
 
 def check_extend(
