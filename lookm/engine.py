@@ -68,7 +68,7 @@ class Engine:
             device=adapter.device,
             write_rows=backend.write_rows,
         )
-        store = PromptStore(plan.prompt_store_bytes)
+        store = PromptStore(plan.prompt_store_bytes, adapter.device)
         self._prompts = Prompts(store, adapter, backend)
         self._scheduler = Scheduler(self._pool, store, config)
         self._max_waiting = max(1, config.max_waiting)

@@ -29,6 +29,7 @@ from lookm.sizing import (
     enough_pages,
     gpu_pool_bytes,
     longest_prefill_tokens,
+    transfer_bytes,
 )
 from lookm.types import ImageInput
 
@@ -69,7 +70,7 @@ def make_plan(
             f"max_context_tokens {context} is more than the model's {dims.max_context_tokens}"
         )
     if config.kv_cache_bytes is None:
-        free = _free_bytes(config, adapter, backend, context, image)
+        free = _free_bytes(config, adapter, backend, context, size, image)
         num_pages = min(enough_pages(config, context, dims.num_layers), free // size)
     else:
         _check_possible(config.kv_cache_bytes, adapter.device)
@@ -132,11 +133,15 @@ def _free_bytes(
     adapter: Adapter,
     backend: Backend,
     context: int,
+    page_bytes: int,
     image: ImageInput | None,
 ) -> int:
     if adapter.device.type != "cuda":
         return int(CPU_SHARE * free_host_bytes())
-    needed = prefill_bytes(adapter, backend, longest_prefill_tokens(config, context))
+    longest = longest_prefill_tokens(config, context)
+    needed = prefill_bytes(adapter, backend, longest)
+    if _store_bytes(config):
+        needed += transfer_bytes(page_bytes, config.page_tokens, longest)
     if image is not None:
         needed = max(needed, encode_bytes(adapter, image))
     # What the measured prefill left in torch's cache is free for pages.

@@ -78,30 +78,26 @@ class Prompts:
         return known
 
     def resume(self, prefill: Prefill) -> Prefill:
-        """The prefill without the known rows. At full cache these go into its pages now."""
+        """The prefill without the known rows."""
         sequence, prefix = prefill.sequence, prefill.sequence.prefix
         if prefix is None or prefill.start >= prefix.num_tokens:
             return prefill
-        if not sequence.compresses:
-            started_s = time.monotonic()
-            for layer in range(self._adapter.dimensions.num_layers):
-                k_KTD, v_KTD = (
-                    rows_KTD.to(self._adapter.device) for rows_KTD in prefix.read(layer)
-                )
-                sequence.cache.append(layer, k_KTD, v_KTD)
-            self.load_s += time.monotonic() - started_s
-            sequence.seen = prefix.num_tokens
+        sequence.seen = prefix.num_tokens
         return Prefill(sequence, prefix.num_tokens, prefill.end)
 
-    def with_prefix(
-        self, sequence: SequenceState, rows: LayerRows
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def follows(self, prefill: Prefill) -> bool:
+        """Whether the rows before it are the store's: later ones are in pages."""
+        prefix = prefill.sequence.prefix
+        return prefix is not None and prefill.start == prefix.num_tokens
+
+    def with_prefix(self, prefill: Prefill, rows: LayerRows) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V of the known rows and of these, one after the other."""
-        if sequence.prefix is None:
+        prefix = prefill.sequence.prefix
+        if prefix is None:
             return rows.k_KTD, rows.v_KTD
+        assert self.follows(prefill), "what follows a prefix at once"
         started_s = time.monotonic()
-        after_2NKD = torch.stack((rows.k_KTD, rows.v_KTD)).transpose(1, 2)
-        k_KSD, v_KSD = sequence.prefix.read(rows.layer, after_2NKD)
+        k_KSD, v_KSD = prefix.before(rows.layer, rows.k_KTD, rows.v_KTD)
         self.load_s += time.monotonic() - started_s
         return k_KSD, v_KSD
 
@@ -110,8 +106,11 @@ class Prompts:
         snapshot = sequence.prefix.snapshot if sequence.prefix else None
         if snapshot is None:
             return Statistics()
-        sums_KT, squares_KT = snapshot.of(look.num_seen, self._adapter.device)
-        return Statistics(sums_KT, squares_KT if look.policy.needs.squares else None)
+        squares_LKT = snapshot.squares_LKT if look.policy.needs.squares else None
+        return Statistics(
+            snapshot.sums_LKT[look.num_seen],
+            None if squares_LKT is None else squares_LKT[look.num_seen],
+        )
 
     def cuts(self, prefill: Prefill) -> list[int]:
         """Where sums are taken: at the last blocks' ends, and at the last image's.
@@ -135,6 +134,7 @@ class Prompts:
     def snapshot(self, sequence: SequenceState, num_tokens: int, found: Statistics) -> None:
         """Keep the sums over the first `num_tokens` rows of a layer."""
         if sequence.capture is not None:
+            assert found.sums_KT is not None, "cuts are where sums are needed"
             sequence.capture.snapshot(num_tokens, found.sums_KT, found.squares_KT)
 
     def capture(self, prefill: Prefill, rows: LayerRows) -> None:

@@ -231,8 +231,9 @@ class _Step:
             # Nothing is lost by it, but it is not kept: usage counts what is held.
             look.num_evicted += first
         k_KSD, v_KSD = rows.k_KTD, rows.v_KTD
-        if look is not None and prefill.start:  # a window of a prompt whose beginning is known
-            k_KSD, v_KSD = self._prompts.with_prefix(sequence, rows)
+        follows = self._prompts.follows(prefill)
+        if follows:
+            k_KSD, v_KSD = self._prompts.with_prefix(prefill, rows)
         sequence.cache.append(rows.layer, k_KSD[:, first:], v_KSD[:, first:])
         mask_TT = self._mask(sequence, rows) if prefill.start == 0 else None
         if mask_TT is not None:
@@ -241,7 +242,7 @@ class _Step:
             )
             return out_THD
         # From the first row on the rows themselves are the cache: nothing to gather.
-        if prefill.start > 0 and look is None:
+        if prefill.start > 0 and look is None and not follows:
             k_KSD, v_KSD = sequence.cache.gather(rows.layer)
         if rows.window is not None:
             return masked.extend(rows.q_HTD, k_KSD, v_KSD, scale=rows.scale, window=rows.window)
@@ -253,7 +254,7 @@ class _Step:
         Its rows are seen in parts where sums are to be taken for prompts that begin alike.
         """
         sequence, start = prefill.sequence, prefill.start
-        k_KSD, v_KSD = self._prompts.with_prefix(sequence, rows)
+        k_KSD, v_KSD = self._prompts.with_prefix(prefill, rows)
         mask_TT = self._mask(sequence, rows)
         layer = look.layer(rows.layer, rows.scale, self._prompts.statistics(sequence, look))
         outs = []

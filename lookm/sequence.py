@@ -135,6 +135,8 @@ class SequenceState:
         self.features.clear()
         self.embedded = None
         self.look = None
+        if self.capture is not None:
+            self.capture.close()
         self.capture = None
         if self.prefix is not None:
             self.prefix.release()

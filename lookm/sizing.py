@@ -21,6 +21,7 @@ from lookm.types import ModelInfo
 Int64 = npt.NDArray[np.int64]
 Windows = Sequence[int | None]  # for each layer how many tokens it sees, None for all
 
+TRANSFER_LAYERS = 4  # on their way between a GPU and the prompt store: two in, two out
 GPU_SPARE = 0.06  # of what the weights leave, besides the prefill: recorded graphs, libraries
 
 # They divide by T - j, the number of queries that see key j in a causal prompt.
@@ -141,6 +142,11 @@ def enough_pages(config: EngineConfig, context_tokens: int, num_layers: int) -> 
 def longest_prefill_tokens(config: EngineConfig, context_tokens: int) -> int:
     """Tokens of the longest step: a prompt that is looked at runs whole."""
     return max(config.max_step_tokens, context_tokens)
+
+
+def transfer_bytes(page_bytes: int, page_tokens: int, num_tokens: int) -> int:
+    """What the prompt store has on a GPU of a prefill: `TRANSFER_LAYERS` layers of its rows."""
+    return TRANSFER_LAYERS * page_bytes * num_tokens // page_tokens
 
 
 def gpu_pool_bytes(config: EngineConfig, free_bytes: float, step_bytes: float) -> int:

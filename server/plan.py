@@ -24,7 +24,13 @@ from lookm.errors import ConfigError, ModelError
 from lookm.models.families import family_of
 from lookm.models.loading import load_config, resolve_path
 from lookm.pages import PageLayout
-from lookm.sizing import CacheShape, enough_pages, gpu_pool_bytes, longest_prefill_tokens
+from lookm.sizing import (
+    CacheShape,
+    enough_pages,
+    gpu_pool_bytes,
+    longest_prefill_tokens,
+    transfer_bytes,
+)
 from server.settings import format_size, parse_size
 
 FRACTIONS = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05)
@@ -133,11 +139,14 @@ def pool_bytes(
         )
     context = config.max_context_tokens or shape.max_context_tokens
     longest = longest_prefill_tokens(config, context)
-    pool = gpu_pool_bytes(config, free, shape.prefill_bytes(longest))
+    step = shape.prefill_bytes(longest)
+    if config.prompt_store_bytes != 0:
+        step += transfer_bytes(shape.page_bytes, PAGE_TOKENS, longest)
+    pool = gpu_pool_bytes(config, free, step)
     if pool < shape.num_layers * shape.page_bytes:
         raise ConfigError(
             f"nothing is left for the cache: of {format_size(free)} beside the weights, the "
-            f"prefill of {longest:,} tokens takes {format_size(shape.prefill_bytes(longest))} and "
+            f"prefill of {longest:,} tokens takes {format_size(step)} and "
             f"images {format_size(config.image_cache_bytes)}: take a bigger GPU, or give a smaller "
             "--max-context-tokens, here and to lookm serve"
         )
@@ -189,6 +198,8 @@ def plan(
     yield f"weights     {format_size(weight_bytes)}{' (estimated)' if weights is None else ''}"
     prefill = format_size(shape.prefill_bytes(longest))
     yield f"prefill     {prefill} for {longest:,} tokens (estimated)"
+    stored = format_size(shape.kv_bytes_per_token * tokens[0])
+    yield f"host memory {stored} in the prompt store for each prompt of {tokens[0]:,} tokens"
     yield f"page pool   {format_size(pool)}: {pool // shape.kv_bytes_per_token:,} tokens"
     yield ""
     yield "Conversations that fit together, of {:,} prompt tokens and {:,} answered:".format(

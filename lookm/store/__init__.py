@@ -1,8 +1,9 @@
 """What outlives a request: raw keys and values of prompts in host memory, by prefix.
 
-`digests` names the blocks of a prompt, `blocks` holds them within a byte limit, `capture` fills
-them while a prompt is prefilled. One store for all policies: what the device keeps is decided anew
-for each prompt. Knows digests, rows and sums; knows nothing about policies, pages or models.
+Reading order: `digests` names the blocks of a prompt, `arena` has the memory for them, `transfer`
+moves rows between it and the device, `blocks` finds them again, within a byte limit, and `capture`
+fills them while a prompt is prefilled. One store for all policies: what the device keeps is decided
+anew for each prompt. Knows digests, rows and sums; knows nothing about policies, pages or models.
 """
 
 from lookm.store.blocks import Prefix, PromptStore, Snapshot

@@ -4,7 +4,7 @@
                    └─── k2' ── k3'    shares its beginning
 
 A block's parent is the block before it, and outlives it: only leaves are dropped, so that whatever
-is found is a prefix without a hole. What is in use is pinned. Snapshots of sums stand beside the
+is found is a prefix without a hole. What is in use is pinned. Snapshots of sums are found by the
 block at whose end they were taken. Knows bytes and keys; knows nothing about what rows mean.
 """
 
@@ -14,72 +14,63 @@ from dataclasses import dataclass
 
 import torch
 
+from lookm.store.arena import Arena, Slot
 from lookm.store.digests import BLOCK_TOKENS
+from lookm.store.transfer import Transfer, transfer_for
+
+SNAPSHOT_SHARE = 1 / 16  # of the store's bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """Sums over the rows of a prefix of n tokens, for each layer that has any, float32 `[K, n]`."""
+    """Sums over the rows of a prefix of n tokens, float32 `[L, K, n]`, L layers that have any."""
 
-    sums_L: tuple[torch.Tensor | None, ...]
-    squares_L: tuple[torch.Tensor | None, ...]
+    sums_LKT: torch.Tensor
+    squares_LKT: torch.Tensor | None
 
-    def of(
-        self, layer: int, device: torch.device
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Sums and squares of a layer, on the device."""
-        sums, squares = self.sums_L[layer], self.squares_L[layer]
-        return (
-            None if sums is None else sums.to(device),
-            None if squares is None else squares.to(device),
-        )
+    def to(self, device: torch.device | str) -> "Snapshot":
+        squares_LKT = None if self.squares_LKT is None else self.squares_LKT.to(device)
+        return Snapshot(self.sums_LKT.to(device), squares_LKT)
 
     @property
     def nbytes(self) -> int:
-        parts = (*self.sums_L, *self.squares_L)
-        return sum(part.nbytes for part in parts if part is not None)
+        squares_LKT = self.squares_LKT
+        return self.sums_LKT.nbytes + (0 if squares_LKT is None else squares_LKT.nbytes)
 
     @property
     def has_squares(self) -> bool:
-        return any(part is not None for part in self.squares_L)
+        return self.squares_LKT is not None
 
 
 @dataclass(slots=True, eq=False)
 class _Block:
-    """Rows `[L, 2, BLOCK_TOKENS, K, D]`, K then V: token by token, as a model makes them."""
-
-    rows_L2NKD: torch.Tensor
+    slot: Slot
     parent: bytes | None
     num_children: int = 0
     pins: int = 0
-    snapshot: Snapshot | None = None
-
-    @property
-    def nbytes(self) -> int:
-        return self.rows_L2NKD.nbytes + (self.snapshot.nbytes if self.snapshot else 0)
 
 
 class Prefix:
-    """A pinned beginning of a prompt, until it is released."""
+    """A pinned beginning of a prompt, until it is released. `snapshot` is on the device."""
 
-    def __init__(self, blocks: list[_Block], snapshot: Snapshot | None) -> None:
+    def __init__(self, blocks: list[_Block], snapshot: Snapshot | None, transfer: Transfer) -> None:
         self.num_tokens = len(blocks) * BLOCK_TOKENS
         self.snapshot = snapshot
         self._blocks = blocks
+        self._transfer = transfer
         for block in blocks:
             block.pins += 1
 
-    def read(
-        self, layer: int, after_2NKD: torch.Tensor | None = None
+    def before(
+        self, layer: int, k_KTD: torch.Tensor, v_KTD: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """K and V of one layer, `[K, n, D]` each, with the rows `after` them, on their device."""
+        """The prefix's rows of a layer with these behind them, `[K, n + T, D]` each."""
         assert self._blocks, "a released prefix may be gone"
-        parts = [block.rows_L2NKD[layer] for block in self._blocks]
-        if after_2NKD is not None and after_2NKD.is_cuda:
-            host_2NKD = torch.cat(parts, dim=1).pin_memory()
-            parts = [host_2NKD.to(after_2NKD.device, non_blocking=True)]
-        rows_2NKD = torch.cat(parts if after_2NKD is None else [*parts, after_2NKD], dim=1)
-        return rows_2NKD[0].transpose(0, 1), rows_2NKD[1].transpose(0, 1)
+        slots, count = [block.slot for block in self._blocks], self.num_tokens
+        rows_2SKD = self._transfer.load(slots, layer, count, k_KTD.shape[1])
+        for rows_SKD, later_KTD in zip(rows_2SKD, (k_KTD, v_KTD), strict=True):
+            rows_SKD[count:] = later_KTD.transpose(0, 1)
+        return rows_2SKD[0].transpose(0, 1), rows_2SKD[1].transpose(0, 1)
 
     def release(self) -> None:
         """Unpin it. Idempotent."""
@@ -89,17 +80,43 @@ class Prefix:
 
 
 class PromptStore:
-    """At most `max_bytes` of blocks. One owner drives it; 0 bytes hold nothing."""
+    """At most `max_bytes` of host memory, for prompts computed on `device`. One owner drives it.
 
-    def __init__(self, max_bytes: int) -> None:
+    Slots are handed out before they are filled, and count from then on; 0 bytes hold nothing.
+    """
+
+    def __init__(self, max_bytes: int, device: torch.device | str = "cpu") -> None:
+        device = torch.device(device)
         self.max_bytes = max_bytes
-        self.held_bytes = 0
         self.evictions = 0
+        self._device = device
+        self._max_snapshot_bytes = int(max_bytes * SNAPSHOT_SHARE)
+        self._arena = Arena(max_bytes - self._max_snapshot_bytes, pinned=device.type == "cuda")
+        self._transfer = transfer_for(self._arena, device)
         self._blocks: OrderedDict[bytes, _Block] = OrderedDict()
+        self._snapshots: OrderedDict[bytes, Snapshot] = OrderedDict()
+        self._snapshot_bytes = 0
+        self._num_open = 0
 
     @property
     def enabled(self) -> bool:
         return self.max_bytes > 0
+
+    @property
+    def transfer(self) -> Transfer:
+        return self._transfer
+
+    @property
+    def held_bytes(self) -> int:
+        """What can be found: blocks and snapshots."""
+        slots = self._arena.num_slots
+        block_bytes = self._arena.allocated_bytes // slots if slots else 0
+        return len(self._blocks) * block_bytes + self._snapshot_bytes
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What the process holds for it."""
+        return self._arena.allocated_bytes + self._snapshot_bytes
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -121,53 +138,87 @@ class PromptStore:
         known = min(self.num_known(keys), max_tokens // BLOCK_TOKENS)
         snapshot = None
         while known and sums:
-            snapshot = self._blocks[keys[known - 1]].snapshot
+            snapshot = self._snapshots.get(keys[known - 1])
             if snapshot is not None and (snapshot.has_squares or not squares):
+                self._snapshots.move_to_end(keys[known - 1])
                 break
             known, snapshot = known - 1, None
         if not known:
             return None
         for key in reversed(keys[:known]):  # the last block first: a leaf is older than its parents
             self._blocks.move_to_end(key)
-        return Prefix([self._blocks[key] for key in keys[:known]], snapshot)
+        return Prefix(
+            [self._blocks[key] for key in keys[:known]],
+            snapshot.to(self._device) if snapshot is not None else None,
+            self._transfer,
+        )
 
-    def put(self, keys: Sequence[bytes], index: int, rows_L2NKD: torch.Tensor) -> bool:
-        """Hold block `index` of a prompt; False where its parent is gone or there is no room."""
+    def open(
+        self, shape: tuple[int, int, int, int], dtype: torch.dtype, parent: bytes | None
+    ) -> Slot | None:
+        """A slot to fill for a block that will come after `parent`; least recently used leaves go.
+
+        `shape` is `[L, N, K, D]`. None where all else is in use. Ends in `put` or `close`.
+        """
+        if not self.enabled:
+            return None
+        before = self._blocks.get(parent) if parent is not None else None
+        if before is not None:
+            before.pins += 1  # room for a child is not made of its parents
+        slot = self._arena.take(shape, dtype)
+        while slot is None and self._drop_leaf():
+            slot = self._arena.take(shape, dtype)
+        if before is not None:
+            before.pins -= 1
+        self._num_open += slot is not None
+        return slot
+
+    def close(self, slot: Slot) -> None:
+        """Give up a slot that was not filled."""
+        self._num_open -= 1
+        self._arena.give(slot)
+
+    def put(self, keys: Sequence[bytes], index: int, slot: Slot) -> bool:
+        """Hold block `index` of a prompt, filled in all layers; False where its parent is gone.
+
+        The slot is the store's from here on.
+        """
         key, parent = keys[index], keys[index - 1] if index else None
-        if key in self._blocks:
-            return True
-        if parent is not None and parent not in self._blocks:
-            return False
-        size = rows_L2NKD.nbytes
-        if parent is not None:
-            self._blocks[parent].pins += 1  # room for a child is not made of its parent
-        fits = self._make_room(size)
-        if parent is not None:
-            self._blocks[parent].pins -= 1
-        if not fits:
-            return False
-        self._blocks[key] = _Block(rows_L2NKD, parent)
-        self.held_bytes += size
+        if key in self._blocks or (parent is not None and parent not in self._blocks):
+            self.close(slot)
+            return key in self._blocks
+        self._num_open -= 1
+        self._blocks[key] = _Block(slot, parent)
         if parent is not None:
             self._blocks[parent].num_children += 1
         return True
 
     def put_snapshot(self, key: bytes, snapshot: Snapshot) -> None:
-        """Hold sums at the end of a block that is held; a richer one takes a poorer one's place."""
-        block = self._blocks.get(key)
-        if block is None or (block.snapshot and block.snapshot.has_squares >= snapshot.has_squares):
+        """Hold sums at the end of a block that is held; a richer one takes a poorer one's place.
+
+        Snapshots that were not looked at for longest go for it.
+        """
+        held = self._snapshots.get(key)
+        if key not in self._blocks or (held and held.has_squares >= snapshot.has_squares):
             return
-        block.pins += 1
-        fits = self._make_room(snapshot.nbytes)
-        block.pins -= 1
-        if fits:
-            self.held_bytes += snapshot.nbytes - (block.snapshot.nbytes if block.snapshot else 0)
-            block.snapshot = snapshot
+        self._drop_snapshot(key)
+        if snapshot.nbytes > self._max_snapshot_bytes:
+            return
+        while self._snapshot_bytes + snapshot.nbytes > self._max_snapshot_bytes:
+            self._drop_snapshot(next(iter(self._snapshots)))
+        self._snapshots[key] = snapshot.to("cpu")
+        self._snapshot_bytes += snapshot.nbytes
 
     def check(self) -> None:
         """Assert the invariants: bytes within the limit, no hole in a prefix, children counted."""
-        assert self.held_bytes == sum(block.nbytes for block in self._blocks.values())
-        assert self.held_bytes <= self.max_bytes
+        assert self.allocated_bytes <= self.max_bytes
+        assert self._snapshot_bytes == sum(each.nbytes for each in self._snapshots.values())
+        assert self._snapshots.keys() <= self._blocks.keys()
+        assert self._arena.num_slots == (
+            self._arena.num_free + len(self._blocks) + self._num_open
+        ), "a slot that nobody has"
+        slots = [block.slot for block in self._blocks.values()]
+        assert len(set(slots)) == len(slots), "a slot that two blocks have"
         children = dict.fromkeys(self._blocks, 0)
         for block in self._blocks.values():
             assert block.pins >= 0
@@ -179,22 +230,23 @@ class PromptStore:
 
     @property
     def num_pins(self) -> int:
-        """Pins of all blocks: 0 where no prompt is being prefilled."""
-        return sum(block.pins for block in self._blocks.values())
+        """Pins of all blocks, and slots being filled: 0 where no prompt is being prefilled."""
+        return sum(block.pins for block in self._blocks.values()) + self._num_open
 
-    def _make_room(self, size: int) -> bool:
-        """Drop least recently used leaves until `size` bytes more fit."""
-        if size > self.max_bytes:
+    def _drop_leaf(self) -> bool:
+        """Forget the least recently used leaf that is not in use."""
+        key = next((k for k, b in self._blocks.items() if not b.num_children and not b.pins), None)
+        if key is None:
             return False
-        while self.held_bytes + size > self.max_bytes:
-            leaf = next(
-                (k for k, b in self._blocks.items() if not b.num_children and not b.pins), None
-            )
-            if leaf is None:
-                return False
-            block = self._blocks.pop(leaf)
-            self.held_bytes -= block.nbytes
-            self.evictions += 1
-            if block.parent is not None:
-                self._blocks[block.parent].num_children -= 1
+        block = self._blocks.pop(key)
+        self._drop_snapshot(key)
+        self._arena.give(block.slot)
+        self.evictions += 1
+        if block.parent is not None:
+            self._blocks[block.parent].num_children -= 1
         return True
+
+    def _drop_snapshot(self, key: bytes) -> None:
+        snapshot = self._snapshots.pop(key, None)
+        if snapshot is not None:
+            self._snapshot_bytes -= snapshot.nbytes

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 
 import torch
 
+from lookm.store.arena import Slot
 from lookm.store.blocks import PromptStore, Snapshot
 from lookm.store.digests import BLOCK_TOKENS
 
 
 class Capture:
-    """The blocks of a prompt from token `start` on, a multiple of the block, as yet unseen."""
+    """The blocks of a prompt from token `start` on, a multiple of the block. To be closed."""
 
     def __init__(
         self, store: PromptStore, keys: Sequence[bytes], start: int, num_layers: int
@@ -23,51 +24,62 @@ class Capture:
         self._keys = keys
         self._num_layers = num_layers
         self._first = start // BLOCK_TOKENS
-        self._blocks: list[torch.Tensor] = []
-        self._snapshots: dict[int, list[tuple[torch.Tensor | None, torch.Tensor | None]]] = {}
+        self._slots: list[Slot] = []
+        self._snapshots: dict[int, list[tuple[torch.Tensor, torch.Tensor | None]]] = {}
 
     def write(self, layer: int, start: int, k_KTD: torch.Tensor, v_KTD: torch.Tensor) -> None:
         """Rows of tokens `start ..` of one layer, but those of the last, unfilled block."""
-        end = min(start + k_KTD.shape[1], len(self._keys) * BLOCK_TOKENS)
-        at = max(start, self._first * BLOCK_TOKENS)
-        while at < end:
-            block, offset = divmod(at - self._first * BLOCK_TOKENS, BLOCK_TOKENS)
-            while block >= len(self._blocks):
-                shape = (self._num_layers, 2, BLOCK_TOKENS, k_KTD.shape[0], k_KTD.shape[2])
-                self._blocks.append(torch.empty(shape, dtype=k_KTD.dtype))
-            size = min(BLOCK_TOKENS - offset, end - at)
-            rows = slice(at - start, at - start + size)
-            to_2NKD = self._blocks[block][layer, :, offset : offset + size]
-            to_2NKD[0].copy_(k_KTD[:, rows].transpose(0, 1))
-            to_2NKD[1].copy_(v_KTD[:, rows].transpose(0, 1))
-            at += size
+        first = self._first * BLOCK_TOKENS
+        self._open(min(start + k_KTD.shape[1], len(self._keys) * BLOCK_TOKENS), k_KTD)
+        end = min(start + k_KTD.shape[1], first + len(self._slots) * BLOCK_TOKENS)
+        at = max(start, first)
+        if at < end:
+            rows = slice(at - start, end - start)
+            transfer = self._store.transfer
+            transfer.save(self._slots, layer, at - first, k_KTD[:, rows], v_KTD[:, rows])
 
     def snapshot(
-        self, num_tokens: int, sums_KT: torch.Tensor | None, squares_KT: torch.Tensor | None
+        self, num_tokens: int, sums_KT: torch.Tensor, squares_KT: torch.Tensor | None
     ) -> None:
         """The next layer's sums over the first `num_tokens`, a multiple of the block."""
-        host = [part.cpu() if part is not None else None for part in (sums_KT, squares_KT)]
-        self._snapshots.setdefault(num_tokens, []).append((host[0], host[1]))
+        self._snapshots.setdefault(num_tokens, []).append((sums_KT, squares_KT))
 
     def commit(self, num_tokens: int) -> None:
         """The first `num_tokens` are there in all layers: let others find what is complete."""
-        full = min(num_tokens // BLOCK_TOKENS, len(self._keys)) - self._first
-        while full > 0 and self._blocks:
-            if not self._store.put(self._keys, self._first, self._blocks[0]):
-                self._keys = self._keys[: self._first]  # no room: what follows has no parent
-                self._blocks.clear()
+        full = min(num_tokens // BLOCK_TOKENS - self._first, len(self._slots))
+        if full > 0:
+            self._store.transfer.wait()
+        for _ in range(full):
+            if not self._store.put(self._keys, self._first, self._slots.pop(0)):
+                self._end()
                 break
-            del self._blocks[0]
             self._first += 1
-            full -= 1
-        for end, layers in self._snapshots.items():
-            if end // BLOCK_TOKENS <= self._first:
-                sums, squares = zip(*layers, strict=True)
-                self._store.put_snapshot(
-                    self._keys[end // BLOCK_TOKENS - 1], Snapshot(sums, squares)
-                )
-        self._snapshots = {
-            end: layers
-            for end, layers in self._snapshots.items()
-            if end // BLOCK_TOKENS > self._first
-        }
+        for end in [end for end in self._snapshots if end // BLOCK_TOKENS <= self._first]:
+            sums, squares = zip(*self._snapshots.pop(end), strict=True)
+            has_squares = squares[0] is not None
+            self._store.put_snapshot(
+                self._keys[end // BLOCK_TOKENS - 1],
+                Snapshot(torch.stack(sums), torch.stack(squares) if has_squares else None),
+            )
+
+    def close(self) -> None:
+        """Give up what is not complete. Idempotent."""
+        while self._slots:
+            self._store.close(self._slots.pop())
+
+    def _open(self, end: int, like_KTD: torch.Tensor) -> None:
+        """Slots up to token `end`, as far as there is room."""
+        num_heads, _, size = like_KTD.shape
+        shape = (self._num_layers, BLOCK_TOKENS, num_heads, size)
+        parent = self._keys[self._first - 1] if self._first else None
+        while (self._first + len(self._slots)) * BLOCK_TOKENS < end:
+            slot = self._store.open(shape, like_KTD.dtype, parent)
+            if slot is None:
+                self._keys = self._keys[: self._first + len(self._slots)]
+                break
+            self._slots.append(slot)
+
+    def _end(self) -> None:
+        """What follows has no parent: no more of this prompt."""
+        self._keys = self._keys[: self._first]
+        self.close()

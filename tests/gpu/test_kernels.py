@@ -30,7 +30,9 @@ def test_decode(heads: Any, lengths: Any, dtype: Any) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("heads", HEADS)
-@pytest.mark.parametrize(("tokens", "window"), [(1, 0), (65, 32), (1023, 1), (1500, 32), (2048, 3000)])
+@pytest.mark.parametrize(
+    ("tokens", "window"), [(1, 0), (65, 32), (1023, 1), (1500, 32), (2048, 3000)]
+)
 def test_prefill_and_its_sums(heads: Any, tokens: Any, window: Any, dtype: Any) -> None:
     num_heads, kv_heads, size = heads
     cases.check_prefill(num_heads, kv_heads, tokens, size, window, dtype=dtype, device="cuda")

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lookm.store import BLOCK_TOKENS, Capture, PromptStore, block_keys
+from lookm.store import BLOCK_TOKENS, Capture, Prefix, PromptStore, block_keys
 from lookm.types import ImageInput
 
 LAYERS, HEADS, SIZE = 2, 2, 4
@@ -31,7 +31,13 @@ def captured(store: PromptStore, ids: list[int], *, start: int = 0, step: int = 
         for layer in range(LAYERS):
             capture.write(layer, first, rows(layer, first, count), -rows(layer, first, count))
         capture.commit(first + count)
+    capture.close()
     return capture
+
+
+def whole(prefix: Prefix, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    nothing = torch.empty(HEADS, 0, SIZE)
+    return prefix.before(layer, nothing, nothing)
 
 
 def test_what_was_captured_comes_back_row_for_row() -> None:
@@ -41,7 +47,7 @@ def test_what_was_captured_comes_back_row_for_row() -> None:
     assert prefix is not None
     assert prefix.num_tokens == 192
     for layer in range(LAYERS):
-        k, v = prefix.read(layer)
+        k, v = whole(prefix, layer)
         assert torch.equal(k, rows(layer, 0, 192))
         assert torch.equal(v, -rows(layer, 0, 192))
     prefix.release()
@@ -63,8 +69,10 @@ def test_a_layer_that_is_missing_keeps_a_block_from_being_found() -> None:
     capture = Capture(store, keys_of(ids), 0, LAYERS)
     capture.write(0, 0, rows(0, 0, 128), rows(0, 0, 128))
     assert store.num_known(keys_of(ids)) == 0
-    del capture  # aborted: it was never committed
-    assert store.held_bytes == 0
+    assert store.num_pins == 2
+    capture.close()  # aborted: it was never committed
+    assert store.held_bytes == store.num_pins == 0
+    store.check()
 
 
 def test_other_pictures_in_the_same_places_are_other_blocks() -> None:
@@ -77,14 +85,14 @@ def test_other_pictures_in_the_same_places_are_other_blocks() -> None:
 
 
 def test_a_pinned_prefix_is_never_dropped() -> None:
-    store, ids = PromptStore(3 * BLOCK_BYTES), [7] * 128
+    store, ids = PromptStore(4 * BLOCK_BYTES), [7] * 128
     captured(store, ids)
     prefix = store.find(keys_of(ids), 128)
     assert prefix is not None
     captured(store, [8] * 192)
     store.check()
     assert store.num_known(keys_of(ids)) == 2
-    assert torch.equal(prefix.read(0)[0], rows(0, 0, 128))
+    assert torch.equal(whole(prefix, 0)[0], rows(0, 0, 128))
 
 
 @settings(max_examples=40, deadline=None)
@@ -100,7 +108,7 @@ def test_any_use_leaves_prefixes_whole_and_bytes_within_the_limit(seed: int, blo
         found = store.find(keys, len(ids))
         start = found.num_tokens if found else 0
         if found is not None:
-            assert torch.equal(found.read(1)[0], rows(1, 0, start))
+            assert torch.equal(whole(found, 1)[0], rows(1, 0, start))
             pinned.append(found)
         captured(store, ids, start=start, step=rng.choice([17, 64, 500]))
         store.check()
