@@ -58,10 +58,11 @@ def rendered(text: str, runs: Path) -> str:
 
 def source(report: Json) -> str:
     """Where the numbers come from, in a line. A long command is in the file, whole."""
+    machine = ", ".join([*filter(None, [report.get("device")]), report["hardware"]])
     words = report["command"].split()
     command = " ".join(words) if len(words) <= MAX_WORDS else " ".join([*words[:2], "..."])
     seed = f", seed {report['seed']}" if "seed" in report else ""
-    return f"`{command}`{seed}, commit {report['commit']}, {report['hardware']}."
+    return f"`{command}`{seed}, commit {report['commit']}, {machine}."
 
 
 def own(report: Json) -> Iterator[str]:
@@ -119,6 +120,30 @@ def peers(report: Json) -> Iterator[str]:
     yield from markdown_table(rows)
 
 
+def gpu(report: Json) -> Iterator[str]:
+    """Both policies on a GPU, and what one has of the other. Sections that failed are left out."""
+    decode, held, looks = (
+        report["sections"].get(name, {}) for name in ("decode", "capacity", "prefill")
+    )
+    columns = ("full", "look-m@0.2")
+    tokens = f"{report['prompt_tokens']:,} tokens"
+    rows = [(f"{report['shape']}, prompts of {tokens}", *(f"`{name}`" for name in columns), "")]
+    for name in decode:
+        if name.startswith("gain x"):
+            batch = name.removeprefix("gain x")
+            speeds = (f"{decode[f'{each} x{batch}']['tokens_per_s']:,.0f}" for each in columns)
+            rows.append((f"decoding, tokens/s at {batch}", *speeds, f"{decode[name]:.2f}x"))
+    if "gain" in held:
+        fit = (f"{held[name]['conversations']:,}" for name in columns)
+        room = f"conversations in {held['capacity_bytes'] / 2**30:.0f} GiB"
+        rows.append((room, *fit, f"{held['gain']:.1f}x"))
+    for tokens, row in looks.items():
+        if isinstance(row, dict):
+            spent = (f"{row[name] * 1000:,.0f} ms" for name in ("full_s", "look_s"))
+            rows.append((f"prefill of {int(tokens):,} tokens", *spent, f"{row['ratio']:.2f}x"))
+    yield from markdown_table(rows)
+
+
 def capacity(report: Json) -> Iterator[str]:
     """Conversations that one pool serves together: measured, and on paper for a large model."""
     yield from markdown_table([COLUMNS, *(_coded(cells(row)) for row in report["rows"])])
@@ -163,6 +188,7 @@ TABLES: dict[str, Callable[[Json], Iterator[str]]] = {
     "own": own,
     "peers": peers,
     "capacity": capacity,
+    "gpu": gpu,
     "eval": evaluation,
 }
 
