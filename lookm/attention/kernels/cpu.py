@@ -22,14 +22,13 @@ _DTYPES = (torch.float32, torch.bfloat16)
 class CpuAttention:
     """`Attention` and `MergeKernels` with the hot loops in C++ and everything else in torch.
 
-    The kernels over matrix products take bfloat16, on processors that multiply it (AMX, AVX-512
-    BF16); float32, and older processors, take the reference.
+    The kernels over matrix products take bfloat16; float32 takes the reference.
     """
 
     def __init__(self, extension: Any) -> None:
         self._extension = extension
         self._reference = ReferenceAttention()
-        self._products: bool = extension.bfloat16_products_supported()
+        self._library: bool = extension.library_multiplies()
 
     def prefill(
         self,
@@ -40,17 +39,21 @@ class CpuAttention:
         scale: float,
         needs: Needs,
     ) -> tuple[torch.Tensor, Statistics]:
-        """Output and column sums in one pass over the logits. See `Attention.prefill`."""
-        wants_sums = needs.sums or needs.squares
-        if not (wants_sums and self._multiplies(k_KSD)):
+        """Output and column sums in one pass over the logits. See `Attention.prefill`.
+
+        Without sums torch's own is as good, where it multiplies bfloat16 (AMX); elsewhere not.
+        """
+        num_sums = 2 if needs.squares else 1 if needs.sums else 0
+        whole = q_HTD.shape[1] == k_KSD.shape[1]
+        if not self._multiplies(k_KSD) or (num_sums == 0 and whole and self._library):
             return self._reference.prefill(q_HTD, k_KSD, v_KSD, scale=scale, needs=needs)
         _check_prompt(q_HTD, k_KSD, v_KSD)
-        out_THD, sums_2KS = self._extension.prefill(
-            _dense(q_HTD), _dense(k_KSD), _dense(v_KSD), scale, needs.squares
+        out_THD, sums_NKS = self._extension.prefill(
+            _dense(q_HTD), _dense(k_KSD), _dense(v_KSD), scale, num_sums
         )
         statistics = Statistics(
-            sums_KT=sums_2KS[0],
-            squares_KT=sums_2KS[1] if needs.squares else None,
+            sums_KT=sums_NKS[0] if num_sums else None,
+            squares_KT=sums_NKS[1] if needs.squares else None,
             window_KT=window_sums(q_HTD, k_KSD, scale, needs.window),
         )
         return out_THD, statistics
@@ -58,7 +61,7 @@ class CpuAttention:
     def nearest(
         self, kept_KSD: torch.Tensor, evicted_KED: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """`merges.nearest_by_cosine`, or None where this processor has no kernel for it."""
+        """`merges.nearest_by_cosine`, or None for keys that are not bfloat16."""
         if not self._multiplies(kept_KSD):
             return None
         assert kept_KSD.shape[::2] == evicted_KED.shape[::2], (kept_KSD.shape, evicted_KED.shape)
@@ -88,7 +91,7 @@ class CpuAttention:
     def _multiplies(self, key_KTD: torch.Tensor) -> bool:
         """Whether the kernels over matrix products take these keys."""
         even = key_KTD.shape[2] % 2 == 0
-        return self._products and even and key_KTD.dtype == torch.bfloat16
+        return even and key_KTD.dtype == torch.bfloat16
 
     def decode(
         self,

@@ -6,12 +6,14 @@
 #include "nearest.hpp"
 #include "paged_decode.hpp"
 #include "prefill.hpp"
+#include "products.hpp"
 #include "rows.hpp"
 #include "write_rows.hpp"
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("paged_decode", &paged_decode::run);
-  module.def("bfloat16_products_supported", &prefill::supported);
+  module.def("product", &products::product);
+  module.def("library_multiplies", &products::library_multiplies);
   module.def("prefill", &prefill::run);
   module.def("nearest", &nearest::run);
   module.def("combine", &combine::run);

@@ -11,7 +11,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/native/CPUBlas.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -23,11 +22,11 @@
 #include <vector>
 
 #include "lanes.hpp"
+#include "products.hpp"
 
 namespace nearest {
 
 using at::BFloat16;
-namespace blas = at::native::cpublas;
 
 constexpr int64_t kRows = 64;
 constexpr int64_t kColumns = 256;
@@ -78,19 +77,15 @@ inline std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& kept, const at::
     std::vector<BFloat16> packed(dim * width);
     std::vector<float> inverse(width), products(kRows * kColumns);
     for (int64_t head = begin; head < end; ++head) {
-      std::fill(packed.begin(), packed.end(), BFloat16(0.f));
-      for (int64_t s = 0; s < num_kept; ++s) {
-        const BFloat16* key = kept_data + (head * num_kept + s) * dim;
-        inverse[s] = inverse_length(key, dim);
-        for (int64_t d = 0; d < dim; d += 2)
-          std::memcpy(&packed[d * width + s * 2], key + d, 2 * sizeof(BFloat16));
-      }
+      const BFloat16* keys = kept_data + head * num_kept * dim;
+      products::pair_columns(keys, dim, num_kept, dim, width, packed.data());
+      for (int64_t s = 0; s < num_kept; ++s) inverse[s] = inverse_length(keys + s * dim, dim);
       for (int64_t row = 0; row < num_evicted; row += kRows) {
         const int64_t rows = std::min(kRows, num_evicted - row);
         const int64_t at_row = head * num_evicted + row;
         Best best[kRows];
         for (int64_t s = 0; s < num_kept; s += kColumns) {
-          blas::brgemm(rows, kColumns, dim, dim, width, kColumns, false,
+          products::multiply(rows, kColumns, dim, dim, width, kColumns, false,
                        evicted_data + at_row * dim, packed.data() + s * 2, products.data());
           const int64_t count = std::min(kColumns, num_kept - s);
           for (int64_t r = 0; r < rows; ++r)
@@ -104,7 +99,7 @@ inline std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& kept, const at::
         }
       }
     }
-    blas::brgemm_release();
+    products::release();
   });
   return {target, cosine};
 }

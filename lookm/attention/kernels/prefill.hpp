@@ -2,9 +2,9 @@
 //
 // Contract (reference: lookm.attention.reference, prefill): q [H, T, D], k, v [K, S, D] bfloat16, any strides
 // but 1 in the last dimension, D even, scale > 0, S >= T: the queries are the last of the S rows (all of
-// them for a whole prompt). out [T, H, D] bfloat16. sums [2, K, S] float32: sum_i A_ij and sum_i A_ij^2
-// over the queries and the query heads of the group; the squares are zero where they are not asked for. Logits and sums are float32; only the weights that multiply the values are
-// rounded.
+// them for a whole prompt). out [T, H, D] bfloat16. sums [n, K, S] float32, n of the two that are asked
+// for: sum_i A_ij and sum_i A_ij^2 over the queries and the query heads of the group. Logits and sums are
+// float32; only the weights that multiply the values are rounded.
 //
 //              keys     j0 .. + 128
 //     queries  i0       x x x                    one task: one query head, every kSpans-th block of rows.
@@ -17,7 +17,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/native/CPUBlas.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
@@ -28,18 +27,15 @@
 #include <vector>
 
 #include "lanes.hpp"
+#include "products.hpp"
 
 namespace prefill {
 
 using at::BFloat16;
-namespace blas = at::native::cpublas;
 
 constexpr int64_t kRows = 64;
 constexpr int64_t kKeys = 128;
 constexpr int64_t kSpans = 4;
-
-// Whether this processor multiplies bfloat16 matrices (AMX or AVX-512 BF16).
-inline bool supported() { return blas::could_pack(at::kBFloat16); }
 
 // One head of a [heads, T, D] tensor.
 struct Head {
@@ -49,24 +45,16 @@ struct Head {
       : rows(x.const_data_ptr<BFloat16>() + head * x.stride(0)), stride(x.stride(1)) {}
 };
 
-// Tiles of 128 keys in the layout the matrix kernel reads, [D / 2, 128, 2]: neighbouring dims side by
-// side. Values likewise, [128 / 2, D, 2]: neighbouring rows side by side. The last tile is zero past the
-// last row.
-void pack(const Head& k, const Head& v, int64_t tokens, int64_t dim, BFloat16* keys, BFloat16* values) {
-  const int64_t last_tile = (tokens - 1) / kKeys * kKeys * dim;
-  std::fill(keys + last_tile, keys + last_tile + kKeys * dim, BFloat16(0.f));
-  std::fill(values + last_tile, values + last_tile + kKeys * dim, BFloat16(0.f));
-  for (int64_t j = 0; j < tokens; ++j) {
-    const int64_t at = j % kKeys;
-    BFloat16* key_tile = keys + j / kKeys * kKeys * dim;
-    BFloat16* value_tile = values + j / kKeys * kKeys * dim;
-    const BFloat16* key = k.rows + j * k.stride;
-    const BFloat16* value = v.rows + j * v.stride;
-    for (int64_t d = 0; d < dim; d += 2)
-      std::memcpy(key_tile + d * kKeys + at * 2, key + d, 2 * sizeof(BFloat16));
-    BFloat16* pairs = value_tile + at / 2 * 2 * dim + at % 2;
-    for (int64_t d = 0; d < dim; ++d) pairs[2 * d] = value[d];
+// One tile of keys and values in the layouts that products read: keys [D / 2, 128, 2], neighbouring dims
+// side by side; values [128 / 2, D, 2], neighbouring rows side by side. Zero past the last of `count` rows.
+inline void pack_tile(const Head& k, const Head& v, int64_t first, int64_t count, int64_t dim, BFloat16* keys,
+                      BFloat16* values) {
+  if (count < kKeys) {
+    std::fill(keys, keys + kKeys * dim, BFloat16(0.f));
+    std::fill(values, values + kKeys * dim, BFloat16(0.f));
   }
+  products::pair_columns(k.rows + first * k.stride, k.stride, count, dim, kKeys, keys);
+  products::pair_rows(v.rows + first * v.stride, v.stride, count, dim, values);
 }
 
 // What one thread works in: a block's logits, then weights, tile by tile, [tile][64][128].
@@ -134,7 +122,7 @@ inline void attend_block(const Head& q, int64_t first, int64_t before, int64_t r
     query_stride = dim;
   }
   for (int64_t t = 0; t < tiles; ++t)
-    blas::brgemm(kRows, kKeys, dim, query_stride, kKeys, kKeys, false, query, keys + t * kKeys * dim,
+    products::multiply(kRows, kKeys, dim, query_stride, kKeys, kKeys, false, query, keys + t * kKeys * dim,
                  scratch.logits.data() + t * tile);
   for (int64_t r = 0; r < rows; ++r) {
     float* logits = scratch.logits.data() + r * kKeys;
@@ -143,10 +131,10 @@ inline void attend_block(const Head& q, int64_t first, int64_t before, int64_t r
     scratch.inverse[r] = 1.f / exponentiate(logits, weights, last, scale);
     for (int64_t t = seen_tiles; t < tiles; ++t)
       std::fill(weights + t * tile, weights + t * tile + kKeys, BFloat16(0.f));
-    add_row(logits, last, scratch.inverse[r], sums, squares);
+    if (sums != nullptr) add_row(logits, last, scratch.inverse[r], sums, squares);
   }
   for (int64_t t = 0; t < tiles; ++t)
-    blas::brgemm(kRows, dim, kKeys, kKeys, dim, dim, t > 0, scratch.weights.data() + t * tile,
+    products::multiply(kRows, dim, kKeys, kKeys, dim, dim, t > 0, scratch.weights.data() + t * tile,
                  values + t * kKeys * dim, scratch.out.data());
   for (int64_t r = 0; r < rows; ++r)
     lanes::store_scaled(out + (first + r) * out_stride, scratch.out.data() + r * dim, scratch.inverse[r],
@@ -156,40 +144,42 @@ inline void attend_block(const Head& q, int64_t first, int64_t before, int64_t r
 // Shapes, strides and types were checked by the launcher (kernels/cpu.py).
 inline std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& q, const at::Tensor& k,
                                               const at::Tensor& v, double scale,
-                                              bool with_squares) {
+                                              int64_t num_sums) {
   const int64_t heads = q.size(0), queries = q.size(1), kv_heads = k.size(0), tokens = k.size(1),
                 dim = k.size(2), before = tokens - queries;
   const int64_t group = heads / kv_heads, tiles = (tokens + kKeys - 1) / kKeys, width = tiles * kKeys;
   at::Tensor out = at::empty({queries, heads, dim}, q.options());
   at::Tensor keys = at::empty({kv_heads, width, dim}, q.options());
   at::Tensor values = at::empty({kv_heads, width, dim}, q.options());
-  // Each task has sums of its own, [2, H, kSpans, width]; they are added up in order.
+  // Each task has sums of its own, [n, H, kSpans, width]; they are added up in order.
   const at::TensorOptions numbers = q.options().dtype(at::kFloat);
-  at::Tensor parts = at::zeros({2, heads, kSpans, width}, numbers);
+  at::Tensor parts = at::zeros({num_sums, heads, kSpans, width}, numbers);
   BFloat16* key_data = keys.mutable_data_ptr<BFloat16>();
   BFloat16* value_data = values.mutable_data_ptr<BFloat16>();
   BFloat16* out_data = out.mutable_data_ptr<BFloat16>();
   float* part_data = parts.mutable_data_ptr<float>();
 
-  at::parallel_for(0, kv_heads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t head = begin; head < end; ++head)
-      pack(Head(k, head), Head(v, head), tokens, dim, key_data + head * width * dim,
-           value_data + head * width * dim);
+  at::parallel_for(0, kv_heads * tiles, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t at = begin; at < end; ++at) {
+      const int64_t head = at / tiles, first = at % tiles * kKeys;
+      pack_tile(Head(k, head), Head(v, head), first, std::min(kKeys, tokens - first), dim,
+                key_data + at * kKeys * dim, value_data + at * kKeys * dim);
+    }
   });
   at::parallel_for(0, heads * kSpans, 1, [&](int64_t begin, int64_t end) {
     Scratch scratch(tiles, dim);
     for (int64_t task = begin; task < end; ++task) {
       const int64_t head = task / kSpans, kv = head / group * width * dim;
-      float* sums = part_data + task * width;
-      float* squares = with_squares ? sums + heads * kSpans * width : nullptr;
+      float* sums = num_sums > 0 ? part_data + task * width : nullptr;
+      float* squares = num_sums > 1 ? sums + heads * kSpans * width : nullptr;
       for (int64_t first = task % kSpans * kRows; first < queries; first += kSpans * kRows)
         attend_block(Head(q, head), first, before, std::min(kRows, queries - first), dim,
                      static_cast<float>(scale), key_data + kv, value_data + kv, scratch,
                      out_data + head * dim, heads * dim, sums, squares);
     }
-    blas::brgemm_release();
+    products::release();
   });
-  at::Tensor sums = parts.view({2, kv_heads, group * kSpans, width}).sum(2);
+  at::Tensor sums = parts.view({num_sums, kv_heads, group * kSpans, width}).sum(2);
   return {out, sums.slice(2, 0, tokens)};
 }
 
