@@ -155,7 +155,12 @@ class LayerLook:
         needs: Needs,
         mask_TT: torch.Tensor | None,
     ) -> None:
-        self.statistics = self.statistics.plus(found)
+        self.statistics = self.statistics.plus(replace(found, dense_K=None))
+        if found.dense_K is not None:
+            group = q_HTD.shape[0] // k_KSD.shape[0]
+            of_window = spread.counted(found.dense_K, k_KSD.shape[1], needs, group)
+            self._spread = self._spread.plus(of_window)
+            needs = replace(needs, density=False)
         is_image_S = self._prompt.is_image_T[: k_KSD.shape[1]]
         more = spread.measure(
             q_HTD, k_KSD, scale=self._scale, is_image_T=is_image_S, needs=needs, mask_TT=mask_TT

@@ -23,12 +23,14 @@ class Statistics:
     `Needs.window` of the rows only. Per KV head (query heads of a group summed), float32 (float64
     for float64 inputs). A column for every key that the rows see; over a whole prompt each row of
     `sums_KT` adds up to T times the group size. An `Attention` gives these three; what else `Needs`
-    can ask for is `spread.measure`'s.
+    can ask for is `spread.measure`'s, but for `dense_K` where an implementation counts it on the
+    way: weights of the window's rows that are at least 1 % of their row's largest.
     """
 
     sums_KT: torch.Tensor | None = None
     squares_KT: torch.Tensor | None = None
     window_KT: torch.Tensor | None = None
+    dense_K: torch.Tensor | None = None
 
     def plus(self, later: "Statistics") -> "Statistics":
         """The sums over these rows and over `later` ones, which see at least as many keys."""
@@ -36,6 +38,7 @@ class Statistics:
             sums_KT=added(self.sums_KT, later.sums_KT),
             squares_KT=added(self.squares_KT, later.squares_KT),
             window_KT=added(self.window_KT, later.window_KT),
+            dense_K=added(self.dense_K, later.dense_K),
         )
 
 
@@ -44,7 +47,7 @@ def added(first_KS: torch.Tensor | None, later_KS: torch.Tensor | None) -> torch
     if first_KS is None or later_KS is None:
         return later_KS if first_KS is None else first_KS
     sum_KS = later_KS.clone()
-    sum_KS[:, : first_KS.shape[1]] += first_KS
+    sum_KS[..., : first_KS.shape[-1]] += first_KS
     return sum_KS
 
 
@@ -98,6 +101,17 @@ class MergeKernels(Protocol):
         centre_KS: torch.Tensor,
     ) -> list[torch.Tensor] | None:
         """`merges.combine`, for several pairs of kept and evicted rows that go the same ways."""
+
+    def lengthened(
+        self,
+        kept_KSD: torch.Tensor,
+        evicted_KED: torch.Tensor,
+        target_KE: torch.Tensor,
+        weight_KE: torch.Tensor,
+        centre_KS: torch.Tensor,
+        /,
+    ) -> torch.Tensor | None:
+        """`merges.lengthened`."""
 
 
 @dataclass(frozen=True, slots=True)

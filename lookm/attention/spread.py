@@ -54,6 +54,12 @@ class Spread:
         )
 
 
+def counted(dense_K: torch.Tensor, num_rows: int, needs: Needs, group: int) -> Spread:
+    """What was counted on the way of the window's rows, the last of `num_rows` causal ones."""
+    visible = sum(range(num_rows - needs.window + 1, num_rows + 1)) * group
+    return Spread(dense_K=dense_K, visible=torch.tensor(visible, device=dense_K.device))
+
+
 def measure(
     q_HTD: torch.Tensor,
     k_KSD: torch.Tensor,

@@ -115,7 +115,7 @@ class Rows:
 
 
 class MergeKernels(Protocol):
-    """Faster versions of `nearest_by_cosine` and `combine`; None where they cannot run.
+    """Faster versions of `nearest_by_cosine`, `combine`, `lengthened`; None where they cannot run.
 
     `combine` takes several rows that go the same ways: keys and values.
     """
@@ -131,6 +131,16 @@ class MergeKernels(Protocol):
         weight_KE: torch.Tensor,
         centre_KS: torch.Tensor,
     ) -> list[torch.Tensor] | None: ...
+
+    def lengthened(
+        self,
+        kept_KSD: torch.Tensor,
+        evicted_KED: torch.Tensor,
+        target_KE: torch.Tensor,
+        weight_KE: torch.Tensor,
+        centre_KS: torch.Tensor,
+        /,
+    ) -> torch.Tensor | None: ...
 
 
 def merge(
@@ -150,7 +160,9 @@ def merge(
         pairs = _pairs(replace(kept, key=once_KSD), evicted, rule, kernels)
     weights = rule.weigh(pairs)
     if rule.length:
-        key_KSD = _lengthened(*keys, pairs, weights)
+        ways = (pairs.target_KE, *weights)
+        fast_KSD = kernels.lengthened(*keys, *ways) if kernels is not None else None
+        key_KSD = lengthened(*keys, *ways) if fast_KSD is None else fast_KSD
         (value_KSD,) = _combined([values], pairs, weights, kernels)
     else:
         key_KSD, value_KSD = _combined([keys, values], pairs, weights, kernels)
@@ -192,16 +204,22 @@ def _combined(
     return [combine(*each, *ways) for each in rows] if fast is None else fast
 
 
-def _lengthened(
-    kept_KSD: torch.Tensor, evicted_KED: torch.Tensor, pairs: Pairs, weights: Weights
+def lengthened(
+    kept_KSD: torch.Tensor,
+    evicted_KED: torch.Tensor,
+    target_KE: torch.Tensor,
+    weight_KE: torch.Tensor,
+    centre_KS: torch.Tensor,
 ) -> torch.Tensor:
-    """Merged keys: the direction of the weighted mean, at the weighted mean of the lengths."""
-    weight_KE, centre_KS = weights
+    """Merged keys: the direction of the weighted mean, at the weighted mean of the lengths.
+
+    A kept row that receives no weight is passed on bit for bit.
+    """
     wide = (kept_KSD.to(weight_KE.dtype), evicted_KED.to(weight_KE.dtype))
     of_kept, of_evicted = (torch.linalg.vector_norm(rows, dim=2, keepdim=True) for rows in wide)
-    length_KS1 = combine(of_kept, of_evicted, pairs.target_KE, *weights)
-    key_KSD = F.normalize(combine(*wide, pairs.target_KE, *weights), dim=2) * length_KS1
-    received_KS = torch.zeros_like(centre_KS).scatter_add_(1, pairs.target_KE, weight_KE)
+    length_KS1 = combine(of_kept, of_evicted, target_KE, weight_KE, centre_KS)
+    key_KSD = F.normalize(combine(*wide, target_KE, weight_KE, centre_KS), dim=2) * length_KS1
+    received_KS = torch.zeros_like(centre_KS).scatter_add_(1, target_KE, weight_KE)
     return torch.where(received_KS[:, :, None] > 0, key_KSD.to(kept_KSD.dtype), kept_KSD)
 
 

@@ -6,13 +6,14 @@ kernels are used at all is `select.choose`'s decision.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from lookm.attention.api import Statistics
 from lookm.attention.kernels.checks import check_merge
-from lookm.attention.reference import ReferenceAttention, window_sums
+from lookm.attention.reference import ReferenceAttention
 from lookm.pages import Pages
 from lookm.types import Needs
 
@@ -41,20 +42,32 @@ class CpuAttention:
     ) -> tuple[torch.Tensor, Statistics]:
         """Output and column sums in one pass over the logits. See `Attention.prefill`.
 
-        Without sums torch's own is as good, where it multiplies bfloat16 (AMX); elsewhere not.
+        Without sums torch's own is as good, where it multiplies bfloat16 (AMX); elsewhere not. The
+        rows of a window come after the others, so that their sums stand alone.
         """
-        num_sums = 2 if needs.squares else 1 if needs.sums else 0
-        whole = q_HTD.shape[1] == k_KSD.shape[1]
-        if not self._multiplies(k_KSD) or (num_sums == 0 and whole and self._library):
+        num_queries, num_rows = q_HTD.shape[1], k_KSD.shape[1]
+        first = max(0, num_queries - needs.window) if needs.window else num_queries
+        if 0 < first < num_queries and self._multiplies(k_KSD):
+            seen = num_rows - num_queries + first
+            rest = replace(needs, window=0, density=False)
+            out_THD, before = self.prefill(
+                q_HTD[:, :first], k_KSD[:, :seen], v_KSD[:, :seen], scale=scale, needs=rest
+            )
+            last_THD, last = self.prefill(q_HTD[:, first:], k_KSD, v_KSD, scale=scale, needs=needs)
+            return torch.cat((out_THD, last_THD)), before.plus(last)
+        num_sums = 2 if needs.squares else 1 if needs.sums or needs.window else 0
+        plain = num_sums == 0 and num_queries == num_rows
+        if not self._multiplies(k_KSD) or (plain and self._library):
             return self._reference.prefill(q_HTD, k_KSD, v_KSD, scale=scale, needs=needs)
         _check_prompt(q_HTD, k_KSD, v_KSD)
-        out_THD, sums_NKS = self._extension.prefill(
+        out_THD, sums_NKS, dense_H4 = self._extension.prefill(
             _dense(q_HTD), _dense(k_KSD), _dense(v_KSD), scale, num_sums
         )
         statistics = Statistics(
-            sums_KT=sums_NKS[0] if num_sums else None,
+            sums_KT=sums_NKS[0] if needs.sums or needs.squares else None,
             squares_KT=sums_NKS[1] if needs.squares else None,
-            window_KT=window_sums(q_HTD, k_KSD, scale, needs.window),
+            window_KT=sums_NKS[0] if needs.window else None,
+            dense_K=dense_H4.view(len(k_KSD), -1).sum(dim=1) if needs.density else None,
         )
         return out_THD, statistics
 
@@ -84,9 +97,27 @@ class CpuAttention:
         check_merge(rows, target_KE, weight_KE, centre_KS)
         ways = [part.contiguous() for part in (target_KE, weight_KE, centre_KS)]
         return [
-            self._extension.combine(kept_KSD.contiguous(), evicted_KED.contiguous(), *ways)
+            self._extension.combine(kept_KSD.contiguous(), evicted_KED.contiguous(), *ways, False)
             for kept_KSD, evicted_KED in rows
         ]
+
+    def lengthened(
+        self,
+        kept_KSD: torch.Tensor,
+        evicted_KED: torch.Tensor,
+        target_KE: torch.Tensor,
+        weight_KE: torch.Tensor,
+        centre_KS: torch.Tensor,
+    ) -> torch.Tensor | None:
+        """`merges.lengthened`, for bfloat16 rows."""
+        if kept_KSD.dtype != torch.bfloat16:
+            return None
+        check_merge([(kept_KSD, evicted_KED)], target_KE, weight_KE, centre_KS)
+        ways = [part.contiguous() for part in (target_KE, weight_KE, centre_KS)]
+        merged_KSD: torch.Tensor = self._extension.combine(
+            kept_KSD.contiguous(), evicted_KED.contiguous(), *ways, True
+        )
+        return merged_KSD
 
     def _multiplies(self, key_KTD: torch.Tensor) -> bool:
         """Whether the kernels over matrix products take these keys."""

@@ -63,6 +63,9 @@ class TritonAttention:
         """`merges.combine` of each."""
         return triton_merge.combine(rows, target_KE, weight_KE, centre_KS)
 
+    def lengthened(self, *_: torch.Tensor) -> None:
+        """`merges.lengthened` has no kernel here."""
+
     def decode(
         self,
         q_BHD: torch.Tensor,

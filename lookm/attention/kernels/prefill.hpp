@@ -3,7 +3,8 @@
 // Contract (reference: lookm.attention.reference, prefill): q [H, T, D], k, v [K, S, D] bfloat16, any strides
 // but 1 in the last dimension, D even, scale > 0, S >= T: the queries are the last of the S rows (all of
 // them for a whole prompt). out [T, H, D] bfloat16. sums [n, K, S] float32, n of the two that are asked
-// for: sum_i A_ij and sum_i A_ij^2 over the queries and the query heads of the group. Logits and sums are
+// for: sum_i A_ij and sum_i A_ij^2 over the queries and the query heads of the group. dense [H, 4] float32:
+// how many weights are at least 1 % of their row's largest, in parts to be added up. Logits and sums are
 // float32; only the weights that multiply the values are rounded.
 //
 //              keys     j0 .. + 128
@@ -36,6 +37,7 @@ using at::BFloat16;
 constexpr int64_t kRows = 64;
 constexpr int64_t kKeys = 128;
 constexpr int64_t kSpans = 4;
+constexpr float kDense = 0.01f;
 
 // One head of a [heads, T, D] tensor.
 struct Head {
@@ -70,8 +72,9 @@ struct Scratch {
         weights(tiles * kRows * kKeys) {}
 };
 
-// Row r of a block: keys 0 .. last. Logits become weights e^(scale (logit - largest)); returns their sum.
-inline float exponentiate(float* logits, BFloat16* weights, int64_t last, float scale) {
+// Row r of a block: keys 0 .. last. Logits become weights e^(scale (logit - largest)), of which those that
+// are dense are counted; returns their sum.
+inline float exponentiate(float* logits, BFloat16* weights, int64_t last, float scale, float& dense) {
   const int64_t tiles = last / kKeys + 1, tile = kRows * kKeys;
   float* tail = logits + (tiles - 1) * tile;
   std::fill(tail + last % kKeys + 1, tail + kKeys, -std::numeric_limits<float>::infinity());
@@ -82,15 +85,18 @@ inline float exponentiate(float* logits, BFloat16* weights, int64_t last, float 
       most = most > x ? most : x;
     }
   const float largest = lanes::largest(most);
-  lanes::Floats total = {};
+  lanes::Floats total = {}, dense_lanes = {};
+  const lanes::Floats one = lanes::Floats{} + 1.f, least = lanes::Floats{} + kDense;
   for (int64_t t = 0; t < tiles; ++t)
     for (int64_t j = 0; j < kKeys; j += lanes::kLanes) {
       float* at = logits + t * tile + j;
       const lanes::Floats weight = lanes::exp_or_zero((lanes::load(at) - largest) * scale);
+      dense_lanes += weight >= least ? one : lanes::Floats{};
       lanes::store(at, weight);
       lanes::store(weights + t * tile + j, weight);
       total += weight;
     }
+  dense += lanes::sum(dense_lanes);
   return lanes::sum(total);
 }
 
@@ -111,7 +117,7 @@ inline void add_row(const float* weights, int64_t last, float inverse, float* su
 // this head.
 inline void attend_block(const Head& q, int64_t first, int64_t before, int64_t rows, int64_t dim, float scale,
                          const BFloat16* keys, const BFloat16* values, Scratch& scratch, BFloat16* out,
-                         int64_t out_stride, float* sums, float* squares) {
+                         int64_t out_stride, float* sums, float* squares, float& dense) {
   const int64_t tiles = (before + first + rows + kKeys - 1) / kKeys, tile = kRows * kKeys;
   const BFloat16* query = q.rows + first * q.stride;
   int64_t query_stride = q.stride;
@@ -128,7 +134,7 @@ inline void attend_block(const Head& q, int64_t first, int64_t before, int64_t r
     float* logits = scratch.logits.data() + r * kKeys;
     BFloat16* weights = scratch.weights.data() + r * kKeys;
     const int64_t last = before + first + r, seen_tiles = last / kKeys + 1;
-    scratch.inverse[r] = 1.f / exponentiate(logits, weights, last, scale);
+    scratch.inverse[r] = 1.f / exponentiate(logits, weights, last, scale, dense);
     for (int64_t t = seen_tiles; t < tiles; ++t)
       std::fill(weights + t * tile, weights + t * tile + kKeys, BFloat16(0.f));
     if (sums != nullptr) add_row(logits, last, scratch.inverse[r], sums, squares);
@@ -142,7 +148,7 @@ inline void attend_block(const Head& q, int64_t first, int64_t before, int64_t r
 }
 
 // Shapes, strides and types were checked by the launcher (kernels/cpu.py).
-inline std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& q, const at::Tensor& k,
+inline std::tuple<at::Tensor, at::Tensor, at::Tensor> run(const at::Tensor& q, const at::Tensor& k,
                                               const at::Tensor& v, double scale,
                                               int64_t num_sums) {
   const int64_t heads = q.size(0), queries = q.size(1), kv_heads = k.size(0), tokens = k.size(1),
@@ -154,6 +160,8 @@ inline std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& q, const at::Ten
   // Each task has sums of its own, [n, H, kSpans, width]; they are added up in order.
   const at::TensorOptions numbers = q.options().dtype(at::kFloat);
   at::Tensor parts = at::zeros({num_sums, heads, kSpans, width}, numbers);
+  at::Tensor dense = at::zeros({heads, kSpans}, numbers);
+  float* dense_data = dense.mutable_data_ptr<float>();
   BFloat16* key_data = keys.mutable_data_ptr<BFloat16>();
   BFloat16* value_data = values.mutable_data_ptr<BFloat16>();
   BFloat16* out_data = out.mutable_data_ptr<BFloat16>();
@@ -175,12 +183,12 @@ inline std::tuple<at::Tensor, at::Tensor> run(const at::Tensor& q, const at::Ten
       for (int64_t first = task % kSpans * kRows; first < queries; first += kSpans * kRows)
         attend_block(Head(q, head), first, before, std::min(kRows, queries - first), dim,
                      static_cast<float>(scale), key_data + kv, value_data + kv, scratch,
-                     out_data + head * dim, heads * dim, sums, squares);
+                     out_data + head * dim, heads * dim, sums, squares, dense_data[task]);
     }
     products::release();
   });
   at::Tensor sums = parts.view({num_sums, kv_heads, group * kSpans, width}).sum(2);
-  return {out, sums.slice(2, 0, tokens)};
+  return {out, sums.slice(2, 0, tokens), dense};
 }
 
 }  // namespace prefill

@@ -9,12 +9,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lookm.attention import ReferenceAttention, choose
+from lookm.attention import ReferenceAttention, choose, spread
 from lookm.attention.kernels import build, cpu_write
 from lookm.cache import PagePool
 from lookm.errors import ConfigError
 from lookm.pages import PageLayout, Pages, write_rows
-from lookm.policy.merges import combine, nearest_by_cosine
+from lookm.policy.merges import combine, lengthened, nearest_by_cosine
 from lookm.types import Needs
 from tests.lookm.tiny import answers, generate, random_prompt, tiny_engine, tiny_llava
 
@@ -230,6 +230,32 @@ def test_prefill_of_very_large_scores_stays_finite(kernel: Any) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("sums", [False, True])
+@pytest.mark.parametrize(
+    ("tokens", "rows", "window"), [(50, 50, 50), (70, 300, 32), (200, 200, 65)]
+)
+def test_a_window_is_counted_and_summed_on_the_way(
+    kernel: Any, tokens: Any, rows: Any, window: Any, sums: Any
+) -> None:
+    q, _, _ = prompt(4, 2, tokens, 64)
+    _, k, v = prompt(4, 2, rows, 64)
+    needs = Needs(sums=sums, window=window, density=True)
+    out, found = kernel.prefill(2 * q, k, v, scale=0.125, needs=needs)
+    wide = [part.double() for part in (2 * q, k, v)]
+    exact_out, exact = ReferenceAttention().prefill(*wide, scale=0.125, needs=needs)
+    assert (out - exact_out).abs().max() < 0.03
+    torch.testing.assert_close(found.window_KT.double(), exact.window_KT, rtol=1e-4, atol=1e-5)
+    assert (found.sums_KT is not None) == sums
+    if sums:
+        torch.testing.assert_close(found.sums_KT.double(), exact.sums_KT, rtol=1e-4, atol=1e-5)
+    is_image = torch.zeros(rows, dtype=torch.bool)
+    measured = spread.measure(*wide[:2], scale=0.125, is_image_T=is_image, needs=needs)
+    told = spread.counted(found.dense_K, rows, needs, group=2)
+    assert torch.allclose(told.density_K.double(), measured.density_K, rtol=1e-3)
+    assert 0.1 < float(measured.density_K.mean()) < 0.9
+
+
+@needs_compiler
 @pytest.mark.parametrize("size", [16, 64, 80, 128])
 @pytest.mark.parametrize(("num_kept", "num_evicted"), [(1, 5), (40, 1), (256, 64), (300, 129)])
 def test_nearest_equals_the_policys_own_search(
@@ -240,10 +266,7 @@ def test_nearest_equals_the_policys_own_search(
     evicted = torch.randn(3, num_evicted, size, generator=generator).bfloat16()
     kept[:, -1] = kept[:, 0]  # equal keys: the first is taken
     evicted[1, 0] = 0  # no direction
-    found = kernel.nearest(kept, evicted)
-    if found is None:
-        pytest.skip("this processor does not multiply bfloat16 matrices")
-    target, cosine = found
+    target, cosine = kernel.nearest(kept, evicted)
     exact = nearest_by_cosine(kept.double(), evicted.double())
     assert torch.allclose(cosine.double(), exact[1], atol=1e-5)
     same = target == exact[0]
@@ -284,6 +307,48 @@ def test_combine_equals_the_policys_own(
     for head in range(3):
         untouched = sorted(set(range(num_kept)) - set(target[head].tolist()))
         assert torch.equal(got[head, untouched], kept[head, untouched])
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("num_kept", "num_evicted", "size"), [(1, 5, 16), (40, 1, 7), (30, 200, 64)]
+)
+def test_lengthened_equals_the_policys_own(
+    kernel: Any, num_kept: Any, num_evicted: Any, size: Any
+) -> None:
+    generator = torch.Generator().manual_seed(size)
+    kept = torch.randn(3, num_kept, size, generator=generator).bfloat16()
+    evicted = torch.randn(3, num_evicted, size, generator=generator).bfloat16()
+    target = torch.randint(0, num_kept, (3, num_evicted), generator=generator)
+    weight = torch.rand(3, num_evicted, generator=generator)
+    weight *= torch.randint(0, 2, weight.shape, generator=generator)  # some receive nothing
+    centre = 1 + torch.rand(3, num_kept, generator=generator)
+    got = kernel.lengthened(kept, evicted, target, weight, centre)
+    exact = lengthened(kept.double(), evicted.double(), target, weight.double(), centre.double())
+    assert torch.allclose(got.double(), exact, rtol=2**-7, atol=2**-8)
+    received = torch.zeros(3, num_kept).scatter_add_(1, target, weight) > 0
+    assert torch.equal(got[~received], kept[~received])
+
+
+@needs_compiler
+@pytest.mark.parametrize("way", ["the library's", "by AVX-512 BF16", "by lanes"])
+@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize(
+    ("rows", "inner", "columns"),
+    [(64, 64, 128), (1, 2, 1), (7, 80, 80), (5, 64, 256), (63, 128, 96), (3, 6, 37), (13, 34, 100)],
+)
+def test_products_are_exact_products_summed_in_float32(
+    rows: Any, inner: Any, columns: Any, add: Any, way: Any
+) -> None:
+    """Every way that this processor has; one that it lacks is the next one."""
+    generator = torch.Generator().manual_seed(rows)
+    a = torch.randn(rows, inner, generator=generator).bfloat16()
+    b = torch.randn(inner, columns, generator=generator).bfloat16()
+    c = torch.randn(rows, columns, generator=generator)
+    number = ["the library's", "by AVX-512 BF16", "by lanes"].index(way)
+    got = build.load_kernel().product(a, b, c, add, number)
+    exact = a.double() @ b.double() + (c.double() if add else 0)
+    assert (got - exact).abs().max() < 1e-5 * inner**0.5
 
 
 @needs_compiler
