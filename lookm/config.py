@@ -19,6 +19,8 @@ class EngineConfig:
     `graphs`: decode steps replayed from CUDA graphs; "auto" is on where they can be, "off" calls
     the same step instead, for the same tokens. On a CPU "on" calls it too.
 
+    `parking`: conversations keep their pages between turns, until somebody needs them.
+
     `prompt_store_bytes` of host memory hold what prompts computed, for those that begin alike.
     """
 
@@ -36,6 +38,7 @@ class EngineConfig:
     attention: AttentionName = "auto"
     graphs: Graphs = "auto"
     prompt_store_bytes: int | None = None
+    parking: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,7 @@ from lookm.models.image_layouts import arranged
 from lookm.models.loading import load_config, load_model, resolve_path
 from lookm.models.processor import Processor
 from lookm.pages import PageLayout
+from lookm.parking import Parking
 from lookm.policy import PRESETS, resolve
 from lookm.postprocess import Postprocessor
 from lookm.prompts import Prompts
@@ -70,7 +71,13 @@ class Engine:
         )
         store = PromptStore(plan.prompt_store_bytes, adapter.device)
         self._prompts = Prompts(store, adapter, backend)
-        self._scheduler = Scheduler(self._pool, store, config)
+        self._parking = Parking(
+            self._pool,
+            adapter.image_token_id,
+            adapter.dimensions.windows_L,
+            enabled=config.parking,
+        )
+        self._scheduler = Scheduler(self._pool, store, self._parking, config)
         self._max_waiting = max(1, config.max_waiting)
         self._runner = Runner(
             adapter,
@@ -147,7 +154,7 @@ class Engine:
             detokenizer=self._postprocessor.detokenizer(request.sampling),
             tokens=list(request.prompt_ids),
             causal=causal,
-            keys=self._keys(request) if causal and request.reuse == "exact" else [],
+            keys=self._keys(request) if causal and request.reuse != "none" else [],
         )
         self._scheduler.add(sequence)
         self._sequences[request.id] = sequence
@@ -213,7 +220,10 @@ class Engine:
         features = self._runner.features
         return EngineStats(
             capacity_bytes=self.plan.capacity_bytes,
-            used_bytes=self._pool.num_used * self._pool.page_bytes,
+            used_bytes=(self._pool.num_used - self._parking.num_pages) * self._pool.page_bytes,
+            parked_bytes=self._parking.num_pages * self._pool.page_bytes,
+            parked_conversations=len(self._parking),
+            parked_hit_tokens_total=self._parking.hit_tokens,
             full_bytes=sum(seq.cache.full_bytes(len(seq.tokens)) for seq in running),
             running=len(running),
             waiting=len(self._scheduler.waiting),
@@ -259,8 +269,8 @@ class Engine:
                 ready += [] if prefill is None else [prefill]
         return Batch(batch.decodes, prefills=ready), events
 
-    def _forget(self, sequence: SequenceState) -> None:
-        self._scheduler.remove(sequence)
+    def _forget(self, sequence: SequenceState, *, park: bool = False) -> None:
+        self._scheduler.remove(sequence, park=park)
         del self._sequences[sequence.request.id]
 
     def _accept(self, sequence: SequenceState, choice: SampledToken) -> TokenEvent:
@@ -272,7 +282,7 @@ class Engine:
                 self._totals.prompt_tokens += sequence.num_prompt
                 self._totals.image_tokens += sequence.report.image_tokens if sequence.report else 0
         if event.finish is not None:
-            self._forget(sequence)
+            self._forget(sequence, park=True)
         return event
 
     def _check(self, request: Request, text_ids_N: torch.Tensor) -> None:

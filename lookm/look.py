@@ -56,12 +56,15 @@ class PromptLook:
         self.num_evicted = self.num_merged = 0
         self.compress_s = 0.0
 
-    def layer(self, index: int, scale: float, statistics: Statistics | None = None) -> "LayerLook":
+    def layer(
+        self, index: int, scale: float, statistics: Statistics | None = None, *, before: int = 0
+    ) -> "LayerLook":
         """The next layer to be seen; layers are compressed in order, each once.
 
-        `statistics` are those of its first rows, where they were seen before.
+        `statistics` are those of its first rows, where they were seen before. The first `before` of
+        the rows that are attended to are no part of the prompt.
         """
-        return LayerLook(self, index, scale, statistics or Statistics())
+        return LayerLook(self, index, scale, statistics or Statistics(), before)
 
 
 class LayerLook:
@@ -71,9 +74,10 @@ class LayerLook:
     """
 
     def __init__(
-        self, prompt: PromptLook, index: int, scale: float, statistics: Statistics
+        self, prompt: PromptLook, index: int, scale: float, statistics: Statistics, before: int
     ) -> None:
         self._prompt = prompt
+        self._before = before
         self._index = index
         self._scale = scale
         self.statistics = statistics
@@ -142,7 +146,8 @@ class LayerLook:
         needs = self._prompt.policy.needs
         if not needs.window:
             return needs
-        num_rows, num_tokens = k_KSD.shape[1], self._prompt.is_image_T.shape[0]
+        num_rows = k_KSD.shape[1] - self._before
+        num_tokens = self._prompt.is_image_T.shape[0]
         first = max(num_rows - q_HTD.shape[1], num_tokens - needs.window)
         in_window = max(0, num_rows - first)
         return replace(needs, window=in_window, density=needs.density and in_window > 0)
@@ -155,13 +160,16 @@ class LayerLook:
         needs: Needs,
         mask_TT: torch.Tensor | None,
     ) -> None:
-        self.statistics = self.statistics.plus(replace(found, dense_K=None))
+        before, is_image_T = self._before, self._prompt.is_image_T
+        self.statistics = self.statistics.plus(found.of_rows(before))
         if found.dense_K is not None:
             group = q_HTD.shape[0] // k_KSD.shape[0]
             of_window = spread.counted(found.dense_K, k_KSD.shape[1], needs, group)
             self._spread = self._spread.plus(of_window)
             needs = replace(needs, density=False)
-        is_image_S = self._prompt.is_image_T[: k_KSD.shape[1]]
+        is_image_S = is_image_T[: k_KSD.shape[1] - before]
+        if before:
+            is_image_S = torch.cat((is_image_T.new_zeros(before), is_image_S))
         more = spread.measure(
             q_HTD, k_KSD, scale=self._scale, is_image_T=is_image_S, needs=needs, mask_TT=mask_TT
         )

@@ -15,7 +15,7 @@ from lookm.look import PromptLook
 from lookm.models.adapter import Adapter
 from lookm.models.attention_interface import LayerRows
 from lookm.policy import PromptPolicy
-from lookm.sequence import SequenceState
+from lookm.sequence import SequenceState, TakenOver
 from lookm.store import BLOCK_TOKENS, Capture, PromptStore
 
 
@@ -35,6 +35,9 @@ class Prompts:
             sequence.look = self._look(sequence)
         if sequence.capture is not None or not sequence.keys:
             return
+        if sequence.taken is not None:
+            self._open_after_rows(sequence, sequence.taken)
+            return
         self.query_tokens += sequence.num_prompt
         needs = sequence.look.policy.needs if sequence.look else None
         max_tokens = sequence.num_prompt - 1  # the last token's logits are the first answer's
@@ -49,10 +52,20 @@ class Prompts:
         num_layers = self._adapter.dimensions.num_layers
         sequence.capture = Capture(self.store, sequence.keys, start, num_layers)
 
+    def _open_after_rows(self, sequence: SequenceState, taken: TakenOver) -> None:
+        """What it has is in pages. Of a full cache the store may still lack some."""
+        if taken.num_compressed or sequence.compresses:
+            return
+        known = min(self.store.num_known(sequence.keys), taken.num_tokens // BLOCK_TOKENS)
+        num_layers = self._adapter.dimensions.num_layers
+        start = known * BLOCK_TOKENS
+        sequence.capture = Capture(self.store, sequence.keys, start, num_layers)
+
     def _look(self, sequence: SequenceState) -> PromptLook:
         # Opened from a tensor on the host: on the device every count would wait for it.
         adapter = self._adapter
-        is_image_T = torch.tensor(sequence.request.prompt_ids) == adapter.image_token_id
+        ids = sequence.request.prompt_ids[sequence.num_taken :]
+        is_image_T = torch.tensor(ids) == adapter.image_token_id
         windows_L = adapter.dimensions.windows_L
         return PromptLook(
             PromptPolicy(sequence.recipe, is_image_T, windows_L.count(None), device=adapter.device),
@@ -66,9 +79,10 @@ class Prompts:
 
         None for families whose later layers take features as well: their number is the encoder's.
         """
-        if sequence.prefix is None or self._adapter.family.deepstack:
+        num_tokens = sequence.prefix.num_tokens if sequence.prefix else sequence.num_taken
+        if self._adapter.family.deepstack:
             return 0
-        ids = sequence.request.prompt_ids[: sequence.prefix.num_tokens]
+        ids = sequence.request.prompt_ids[:num_tokens]
         left, known = ids.count(self._adapter.image_token_id), 0
         for image in sequence.request.images:
             left -= image.num_tokens
@@ -137,12 +151,18 @@ class Prompts:
             assert found.sums_KT is not None, "cuts are where sums are needed"
             sequence.capture.snapshot(num_tokens, found.sums_KT, found.squares_KT)
 
-    def capture(self, prefill: Prefill, rows: LayerRows) -> None:
-        """Copy a layer's raw rows towards the store."""
-        sequence = prefill.sequence
+    def capture(
+        self,
+        sequence: SequenceState,
+        layer: int,
+        start: int,
+        k_KTD: torch.Tensor,
+        v_KTD: torch.Tensor,
+    ) -> None:
+        """Copy a layer's raw rows, of the tokens from `start` on, towards the store."""
         if sequence.capture is not None and sequence.prefilling:
             started_s = time.monotonic()
-            sequence.capture.write(rows.layer, prefill.start, rows.k_KTD, rows.v_KTD)
+            sequence.capture.write(layer, start, k_KTD, v_KTD)
             self.save_s += time.monotonic() - started_s
 
     def keep(self, prefill: Prefill) -> None:

@@ -153,19 +153,25 @@ class Runner:
 
     def _report(self, sequence: SequenceState) -> CacheReport:
         num_layers = len(sequence.cache.pages)
-        num_prompt, look = sequence.num_prompt, sequence.look
+        num_prompt, look, taken = sequence.num_prompt, sequence.look, sequence.taken
         evicted = look.num_evicted / num_layers if look else 0
+        merged = look.num_merged / num_layers if look else 0
+        compressed = look is not None
+        if taken is not None and taken.num_compressed:
+            evicted += taken.report.evicted_tokens
+            merged += taken.report.merged_tokens
+            compressed = True
         return CacheReport(
             policy=sequence.recipe.policy,
             prompt_tokens=num_prompt,
             image_tokens=sequence.request.prompt_ids.count(self._adapter.image_token_id),
             kept_tokens=num_prompt - round(evicted),
             evicted_tokens=round(evicted),
-            merged_tokens=round(look.num_merged / num_layers) if look else 0,
+            merged_tokens=round(merged),
             bytes=sequence.cache.bytes,
             full_bytes=sequence.cache.full_bytes(num_prompt),
-            compressed=look is not None,
-            cached_tokens=sequence.prefix.num_tokens if sequence.prefix else 0,
+            compressed=compressed,
+            cached_tokens=sequence.prefix.num_tokens if sequence.prefix else sequence.num_taken,
         )
 
 
@@ -221,49 +227,80 @@ class _Step:
 
     def _prefill(self, prefill: Prefill, rows: LayerRows) -> torch.Tensor:
         """Prefill rows. Layers with a window are not compressed: their rows are the last tokens."""
-        sequence, first = prefill.sequence, 0
-        self._prompts.capture(prefill, rows)
+        sequence, before, first = prefill.sequence, 0, 0
         look = sequence.look if prefill.compresses else None
+        k_KSD, v_KSD = rows.k_KTD, rows.v_KTD
+        if self._prompts.follows(prefill):
+            k_KSD, v_KSD = self._prompts.with_prefix(prefill, rows)
+        elif look is not None and sequence.taken is not None:
+            before = int(sequence.cache.kept_L[rows.layer])
+            k_KSD, v_KSD = self._after_pages(sequence, rows)
         if look is not None:
             if rows.window is None:
-                return self._look(prefill, look, rows)
-            first = max(0, prefill.end - rows.window + 1)  # no later token sees those before it
-            # Nothing is lost by it, but it is not kept: usage counts what is held.
+                self._prompts.capture(sequence, rows.layer, prefill.start, rows.k_KTD, rows.v_KTD)
+                return self._look(prefill, look, rows, k_KSD, v_KSD, before)
+            # No later token sees the rows before these. Nothing is lost by it, but it is not kept:
+            # usage counts what is held.
+            first = max(0, k_KSD.shape[1] - before - rows.window + 1)
             look.num_evicted += first
-        k_KSD, v_KSD = rows.k_KTD, rows.v_KTD
-        follows = self._prompts.follows(prefill)
-        if follows:
-            k_KSD, v_KSD = self._prompts.with_prefix(prefill, rows)
-        sequence.cache.append(rows.layer, k_KSD[:, first:], v_KSD[:, first:])
+        sequence.cache.append(rows.layer, k_KSD[:, before + first :], v_KSD[:, before + first :])
+        # From the first row on the rows themselves are the cache: nothing to gather.
+        if prefill.start > 0 and look is None and not self._prompts.follows(prefill):
+            k_KSD, v_KSD = sequence.cache.gather(rows.layer)
+        self._capture(prefill, rows, k_KSD, v_KSD)
         mask_TT = self._mask(sequence, rows) if prefill.start == 0 else None
         if mask_TT is not None:
             out_THD, _ = masked.prefill(
                 rows.q_HTD, k_KSD, v_KSD, scale=rows.scale, mask_TT=mask_TT, needs=NOTHING
             )
             return out_THD
-        # From the first row on the rows themselves are the cache: nothing to gather.
-        if prefill.start > 0 and look is None and not follows:
-            k_KSD, v_KSD = sequence.cache.gather(rows.layer)
         if rows.window is not None:
             return masked.extend(rows.q_HTD, k_KSD, v_KSD, scale=rows.scale, window=rows.window)
         return self._attention.prefill(rows.q_HTD, k_KSD, v_KSD, scale=rows.scale, needs=NOTHING)[0]
 
-    def _look(self, prefill: Prefill, look: PromptLook, rows: LayerRows) -> torch.Tensor:
+    def _after_pages(
+        self, sequence: SequenceState, rows: LayerRows
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the sequence holds of a layer, and these rows behind it."""
+        k_KSD, v_KSD = sequence.cache.gather(rows.layer)
+        return torch.cat((k_KSD, rows.k_KTD), dim=1), torch.cat((v_KSD, rows.v_KTD), dim=1)
+
+    def _capture(
+        self, prefill: Prefill, rows: LayerRows, k_KSD: torch.Tensor, v_KSD: torch.Tensor
+    ) -> None:
+        """These rows for the store; with a parked conversation's, where that lacks them."""
+        sequence, k_KTD, v_KTD, start = prefill.sequence, rows.k_KTD, rows.v_KTD, prefill.start
+        if sequence.capture is not None and start == sequence.num_taken > 0:
+            start = sequence.capture.start
+            k_KTD, v_KTD = k_KSD[:, start:], v_KSD[:, start:]
+        self._prompts.capture(sequence, rows.layer, start, k_KTD, v_KTD)
+
+    def _look(
+        self,
+        prefill: Prefill,
+        look: PromptLook,
+        rows: LayerRows,
+        k_KSD: torch.Tensor,
+        v_KSD: torch.Tensor,
+        before: int,
+    ) -> torch.Tensor:
         """Prefill a prompt, and store only what its policy keeps of it.
 
-        Its rows are seen in parts where sums are to be taken for prompts that begin alike.
+        The first `before` of the S rows are what earlier turns kept: they are seen, and left as
+        they are. The others come in parts where sums are to be taken for prompts that begin alike.
         """
         sequence, start = prefill.sequence, prefill.start
-        k_KSD, v_KSD = self._prompts.with_prefix(prefill, rows)
         mask_TT = self._mask(sequence, rows)
-        layer = look.layer(rows.layer, rows.scale, self._prompts.statistics(sequence, look))
+        known = self._prompts.statistics(sequence, look)
+        layer = look.layer(rows.layer, rows.scale, known, before=before)
         outs = []
         for first, end in pairwise((start, *self._prompts.cuts(prefill), prefill.end)):
             q_HTD = rows.q_HTD[:, first - start : end - start]
-            outs.append(layer.attend(q_HTD, k_KSD[:, :end], v_KSD[:, :end], mask_TT=mask_TT))
+            seen = k_KSD.shape[1] - (prefill.end - end)
+            outs.append(layer.attend(q_HTD, k_KSD[:, :seen], v_KSD[:, :seen], mask_TT=mask_TT))
             if end < prefill.end:
                 self._prompts.snapshot(sequence, end, layer.statistics)
-        kept = layer.compress(rows.q_HTD, k_KSD, v_KSD)
+        kept = layer.compress(rows.q_HTD, k_KSD[:, before:], v_KSD[:, before:])
         sequence.cache.append(rows.layer, kept.key, kept.value)
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 

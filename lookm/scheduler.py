@@ -16,6 +16,7 @@ from lookm.cache import PagePool
 from lookm.cache.table import Int64
 from lookm.config import EngineConfig
 from lookm.errors import QueueFullError
+from lookm.parking import Parking
 from lookm.sequence import SequenceState
 from lookm.store import PromptStore
 
@@ -23,9 +24,12 @@ from lookm.store import PromptStore
 class Scheduler:
     """The waiting queue and the running list. `running` is in order of admission."""
 
-    def __init__(self, pool: PagePool, store: PromptStore, config: EngineConfig) -> None:
+    def __init__(
+        self, pool: PagePool, store: PromptStore, parking: Parking, config: EngineConfig
+    ) -> None:
         self._pool = pool
         self._store = store
+        self._parking = parking
         self._max_running = config.max_running
         self._max_waiting = config.max_waiting
         self._max_step_tokens = config.max_step_tokens
@@ -49,8 +53,10 @@ class Scheduler:
             )
         self.waiting.append(sequence)
 
-    def remove(self, sequence: SequenceState) -> None:
-        """Forget a sequence, finished or aborted, and free its pages."""
+    def remove(self, sequence: SequenceState, *, park: bool = False) -> None:
+        """Forget a sequence, finished or aborted, and free its pages: at once, or when needed."""
+        if park:
+            self._parking.park(sequence)
         if sequence in self.running:
             self.running.remove(sequence)
         else:
@@ -69,14 +75,17 @@ class Scheduler:
         for sequence in list(self.waiting):
             if len(self.running) >= self._max_running or budget <= 0:
                 break
-            if self._is_computed_for(sequence):
+            self._parking.claim(sequence)
+            if sequence.taken is None and self._is_computed_for(sequence):
                 continue
             if not self._fits(sequence) or self._too_long_for_now(sequence, budget, batch):
+                self._parking.give_back(sequence)
                 break
             self.waiting.remove(sequence)
             self.running.append(sequence)
             # All of its prompt's pages now, so that a prefill never runs dry in the middle.
-            sequence.cache.reserve(sequence.rows_when_caught_up())
+            self._reserve(sequence, sequence.rows_when_caught_up())
+            self._parking.hit_tokens += sequence.num_taken
             sequence.clock.start()
             budget = self._prefill(sequence, budget, batch)
         return batch
@@ -84,11 +93,12 @@ class Scheduler:
     def check(self) -> None:
         """Assert the invariants between steps: pages owned once, waiting requests hold none."""
         everyone = [*self.waiting, *self.running]
-        self._pool.check([pages for seq in everyone for pages in seq.cache.pages])
+        owned = [pages for seq in everyone for pages in seq.cache.pages]
+        self._pool.check([*owned, *self._parking.owned()])
         self._store.check()
         for sequence in everyone:
             held = [len(pages) * self._pool.page_tokens for pages in sequence.cache.pages]
-            bounds = sequence.bound_L + sequence.num_generated
+            bounds = sequence.max_rows_L + sequence.num_generated
             for kept, rows, bound in zip(sequence.cache.kept_L, held, bounds, strict=True):
                 assert kept <= rows, "more rows than pages"
                 assert kept <= bound, "more rows than the bound"
@@ -106,12 +116,22 @@ class Scheduler:
             while sequence in self.running and self._short_of(sequence, rows_L):
                 self._preempt(self.running[-1])
             if sequence in self.running:
-                sequence.cache.reserve(rows_L)
+                self._reserve(sequence, rows_L)
                 decodes.append(sequence)
         return decodes
 
+    @property
+    def _num_available(self) -> int:
+        """Pages that are free, or parked."""
+        return self._pool.num_free + self._parking.num_pages
+
     def _short_of(self, sequence: SequenceState, rows_L: Int64) -> bool:
-        return self._pool.num_free < sequence.cache.missing_pages(rows_L)
+        return self._num_available < sequence.cache.missing_pages(rows_L)
+
+    def _reserve(self, sequence: SequenceState, rows_L: Int64) -> None:
+        """Pages for `rows_L`, those of parked conversations where no other is free."""
+        self._parking.make_room(sequence.cache.missing_pages(rows_L))
+        sequence.cache.reserve(rows_L)
 
     def _preempt(self, sequence: SequenceState) -> None:
         self.running.remove(sequence)
@@ -134,7 +154,7 @@ class Scheduler:
         """Whether the pool holds the sequence, and a next page per layer for everyone running."""
         need = sequence.cache.missing_pages(sequence.rows_when_caught_up())
         layers = len(sequence.cache.pages)
-        return self._pool.num_free >= need + layers * _count_decoding(self.running)
+        return self._num_available >= need + layers * _count_decoding(self.running)
 
     def _num_startable(self, newest: SequenceState) -> int:
         """How many at the front of the queue, `newest` at its end, have a place and pages now.
@@ -144,7 +164,7 @@ class Scheduler:
         whether it must wait for another to end.
         """
         num_places = self._max_running - len(self.running)
-        num_free = self._pool.num_free
+        num_free = self._num_available
         for sequence in filter(lambda each: each.decoding, self.running):
             num_free -= sequence.cache.missing_pages(sequence.cache.kept_L + 1)
             num_free -= len(sequence.cache.pages)
@@ -165,7 +185,7 @@ class Scheduler:
     def _prefill(self, sequence: SequenceState, budget: int, batch: Batch) -> int:
         """Hand out the sequence's next units of work; return what is left of the token budget."""
         start, total = sequence.seen, len(sequence.tokens)
-        first = sequence.indivisible and start == 0
+        first = sequence.indivisible and start == sequence.num_taken
         end = sequence.num_prompt if first else min(total, start + budget)
         if end <= start:
             return budget

@@ -10,6 +10,7 @@ Knows nothing about who runs when (`scheduler`) or how a step is computed (`runn
 
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -51,6 +52,23 @@ class Clock:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class TakenOver:
+    """What a sequence goes on from: `num_tokens` of its prompt are `rows_L` rows already.
+
+    `bound_L` is the rows its whole prompt has at most, with these. The first `num_compressed`
+    tokens are no longer a row each; `report` is what was kept of them. `parked` is where it all
+    came from.
+    """
+
+    num_tokens: int
+    num_compressed: int
+    rows_L: Int64
+    bound_L: Int64
+    report: CacheReport
+    parked: Any
+
+
 @dataclass(slots=True, eq=False)
 class SequenceState:
     """A request on its way through the engine.
@@ -59,7 +77,8 @@ class SequenceState:
     only those before them. `features` are those of its first images, as they are encoded;
     `embedded` lives from then to the last prefill step, and so does the `look` of a prompt that is
     compressed. `keys` name the prompt's blocks; `prefix` is what the store had of it, and `capture`
-    takes the rest there, while it is prefilled. Generated token i has RoPE position `next_pos + i`.
+    takes the rest there, while it is prefilled. `taken` is what it has from a parked conversation.
+    Generated token i has RoPE position `next_pos + i`.
     """
 
     request: Request
@@ -75,6 +94,7 @@ class SequenceState:
     embedded: EmbeddedPrompt | None = None
     look: PromptLook | None = None
     keys: list[bytes] = field(default_factory=list)
+    taken: TakenOver | None = None
     prefix: Prefix | None = None
     capture: Capture | None = None
     next_pos: int = 0
@@ -96,8 +116,21 @@ class SequenceState:
 
     @property
     def compresses(self) -> bool:
-        """Whether its policy will drop anything of the prompt."""
-        return bool((self.bound_L < self.num_prompt).any())
+        """Whether its policy will drop anything of the prompt, or of what is new in it."""
+        if self.taken is None:
+            return bool((self.bound_L < self.num_prompt).any())
+        new_L = self.taken.bound_L - self.taken.rows_L
+        return bool((new_L < self.num_prompt - self.taken.num_tokens).any())
+
+    @property
+    def num_taken(self) -> int:
+        """Tokens at its beginning that are rows already: where its prefill starts."""
+        return self.taken.num_tokens if self.taken else 0
+
+    @property
+    def max_rows_L(self) -> Int64:  # noqa: N802 shapes live in names
+        """The rows that its prompt has in each layer at most."""
+        return self.taken.bound_L if self.taken else self.bound_L
 
     @property
     def indivisible(self) -> bool:
@@ -127,7 +160,7 @@ class SequenceState:
     def rows_when_caught_up(self) -> Int64:
         """Rows per layer once every present token is in the cache: what admission reserves."""
         replayed = len(self.tokens) - self.num_prompt
-        rows_L: Int64 = self.bound_L + replayed
+        rows_L: Int64 = self.max_rows_L + replayed
         return rows_L
 
     def end_prefill(self) -> None:
@@ -146,4 +179,5 @@ class SequenceState:
         """Forget everything computed; the tokens stay and will be computed again."""
         self.cache.release()
         self.end_prefill()
+        self.taken = None
         self.seen = 0

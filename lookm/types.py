@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 Merge = Literal["none", "average", "pivot", "weighted"]
 TextMode = Literal["protect", "prior", "none"]
-Reuse = Literal["exact", "none"]
+Reuse = Literal["exact", "kept", "none"]
 FinishReason = Literal["stop", "length", "abort", "error"]
 StructureKind = Literal["json_object", "json_schema", "json_pieces", "regex"]
 
@@ -133,7 +133,9 @@ class Request:
     may be a short form such as `"look-m@0.2"`.
 
     `reuse` "exact" computes only what no earlier prompt with the same beginning and the same `salt`
-    has computed, for the same answer; "none" computes all of it.
+    has computed, for the same answer; "none" computes all of it. "kept" goes on from what earlier
+    turns of a conversation under the same policy kept: what they dropped is gone, and only what is
+    new is compressed. Where there is nothing to go on from it is "exact".
     """
 
     id: str
@@ -250,6 +252,9 @@ class EngineStats:
     image_cache_queries_total: int = 0
     image_cache_hits_total: int = 0
     vision_encode_s: float = 0.0
+    parked_bytes: int = 0
+    parked_conversations: int = 0
+    parked_hit_tokens_total: int = 0
     prompt_store_bytes: int = 0
     prompt_store_query_tokens_total: int = 0
     prompt_store_hit_tokens_total: int = 0

@@ -32,6 +32,11 @@ class Statistics:
     window_KT: torch.Tensor | None = None
     dense_K: torch.Tensor | None = None
 
+    def of_rows(self, first: int) -> "Statistics":
+        """The columns from `first` on; without `dense_K`, which has none."""
+        columns = (self.sums_KT, self.squares_KT, self.window_KT)
+        return Statistics(*(None if part is None else part[:, first:] for part in columns))
+
     def plus(self, later: "Statistics") -> "Statistics":
         """The sums over these rows and over `later` ones, which see at least as many keys."""
         return Statistics(

@@ -72,6 +72,13 @@ class SequenceCache:
             self._pool.give(pages[held:])
             del pages[held:]
 
+    def drop(self, num_rows: int) -> None:
+        """Forget the last `num_rows` rows of every layer."""
+        self.kept_L -= num_rows
+        assert (self.kept_L >= 0).all(), "more rows than there are"
+        self.trim(self.kept_L)
+        self.generation += 1  # other pages may come where these were
+
     def _missing(self, rows_L: Int64) -> Int64:
         wanted_L: Int64 = -(-rows_L // self._pool.page_tokens)
         missing_L: Int64 = np.maximum(wanted_L - self._held_L, 0)

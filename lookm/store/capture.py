@@ -23,6 +23,7 @@ class Capture:
         self._store = store
         self._keys = keys
         self._num_layers = num_layers
+        self.start = start
         self._first = start // BLOCK_TOKENS
         self._slots: list[Slot] = []
         self._snapshots: dict[int, list[tuple[torch.Tensor, torch.Tensor | None]]] = {}

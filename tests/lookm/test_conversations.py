@@ -149,7 +149,7 @@ def test_conversations_in_any_mix_are_answered_as_afresh(seed: int) -> None:
 
 
 def test_full_equals_generate_in_every_turn() -> None:
-    engine = tiny_engine(tiny_llava(max_positions=1024), prompt_store_bytes=2**26)
+    engine = tiny_engine(tiny_llava(max_positions=1024), prompt_store_bytes=2**26, parking=False)
     talk = Conversation.begin(3, num_images=8)
     for turn in range(3):
         prompt = talk.prompt()
