@@ -138,6 +138,7 @@ class Services:
             served_model=self.model,
             info=info,
             default_policy=self.default_policy,
+            default_reuse=self.settings.reuse,
             processor=processor,
             pictures=PictureLoader(
                 media=self.media,

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lookm.config import AttentionName, DType, EngineConfig, Graphs
+from lookm.types import Reuse
 from server.media.config import MediaConfig
 
 UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -100,6 +101,14 @@ class Settings(BaseSettings):
         description="Host memory for what prompts computed: later turns compute only what is new. "
         "0 turns it off; else a tenth of free memory.",
     )
+    reuse: Reuse = Field(
+        "exact",
+        description="Where a request does not say: exact takes over what earlier prompts computed, "
+        "kept goes on from what earlier turns kept, none computes everything.",
+    )
+    parking: bool = Field(
+        True, description="Conversations keep their pages between turns until others need them."
+    )
     prompt_store_shared: bool = Field(
         False, description="Requests with different API keys reuse each other's prompts."
     )
@@ -165,6 +174,7 @@ class Settings(BaseSettings):
             attention=self.attention,
             graphs=self.graphs,
             prompt_store_bytes=self.prompt_store_memory,
+            parking=self.parking,
         )
 
     def media_config(self) -> MediaConfig:

@@ -114,6 +114,7 @@ CACHE = Board(
               "Held now, and what the same requests would hold at full cache. Where the second is "
               "above the capacity, compression is what lets them run together.",
               (Query(total("lookm_kv_cache_used_bytes"), "used"),
+               Query(total("lookm_kv_cache_parked_bytes"), "parked"),
                Query(f"{USED} + {SAVED}{OR_ZERO}", "at full cache"),
                Query(total("lookm_kv_cache_capacity_bytes"), "capacity")), width=12),
         Panel("Requests that fit, over time", "none",
@@ -142,6 +143,9 @@ CACHE = Board(
               (Query(f"(sum(rate(lookm_prompt_store_hit_tokens_total{{{INSTANCE}}}{WINDOW}))"
                      f" / sum(rate(lookm_prompt_store_query_tokens_total{{{INSTANCE}}}{WINDOW}))"
                      f" >= 0){OR_ZERO}", "known"),)),
+        Panel("Conversations gone on with", TOKENS_PER_S,
+              "Prompt tokens per second whose rows were still in the pool from the turn before.",
+              (Query(per_second("lookm_parked_hit_tokens_total"), "taken over"),)),
         Panel("Prompt store", "bytes", "Host memory that the prompt store holds.",
               (Query(total("lookm_prompt_store_bytes"), "held"),)),
         Panel("Image cache", "percentunit",

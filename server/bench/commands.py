@@ -195,11 +195,20 @@ def conversations(
     words: Annotated[int, typer.Option(min=1, help="Of each question.")] = 20,
     answer_tokens: Annotated[int, typer.Option(min=1, help="Of each answer, at most.")] = 32,
     think_s: Annotated[float, typer.Option(min=0, help="Mean time between turns.")] = 0,
+    slo_ttft_s: Annotated[
+        float, typer.Option(min=0, help="First token of a served user's later turns.")
+    ] = 2,
+    documents_first: Annotated[
+        bool, typer.Option("--documents-first", help="All first turns before any second.")
+    ] = False,
     shared_document: Annotated[
         bool, typer.Option("--shared-document", help="All users ask about the same pictures.")
     ] = False,
     policies: Annotated[
-        str, typer.Option(help="full,look-m@0.2, one after the other; else the server's default.")
+        str,
+        typer.Option(
+            help="full,look-m@0.2,look-m@0.2+kept, one after the other; else the server's default."
+        ),
     ] = "",
     timeout_s: Annotated[float, typer.Option(help="After which a request has failed.")] = 600,
     seed: Annotated[int, typer.Option(min=0, help="Of pictures and words.")] = 0,
@@ -225,6 +234,8 @@ def conversations(
                 words=words,
                 answer_tokens=answer_tokens,
                 think_s=think_s,
+                slo_ttft_s=slo_ttft_s,
+                documents_first=documents_first,
                 shared_document=shared_document,
                 seed=seed,
                 nonce=time.time_ns() + number,

@@ -6,11 +6,14 @@ how much of the prompt the server had computed before (its own word, in OpenAI's
 
     {"kind": "conversations", "command", "commit", "hardware", "versions", "measured_at",
      "url", "model", "users", "turns", "images", "image_side_px", "think_s", "answer_tokens",
+     "slo_ttft_s", "documents_first",
+     "served": {policy: users of whom every turn but the first began in time},
      "policies": {policy: [TURN]}}
     TURN: {"turn", "asked", "failed", "ttft_p50_s", "ttft_max_s", "over_first",
            "prompt_tokens", "cached_share": null where the server says nothing}
 
-Knows OpenAI's chat request; knows nothing about engines.
+A policy may say what it reuses, to a server that has such a field: `look-m@0.2+kept`. Knows
+OpenAI's chat request; knows nothing about engines.
 """
 
 import asyncio
@@ -18,7 +21,7 @@ import json
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import httpx
@@ -33,7 +36,10 @@ from server.bench.tables import seconds, text_table
 
 @dataclass(frozen=True, slots=True)
 class Chats:
-    """What the users do. `nonce` makes pictures that no earlier run has shown."""
+    """What the users do. `nonce` makes pictures that no earlier run has shown.
+
+    `documents_first`: nobody asks a second time before all have their first answer.
+    """
 
     model: str
     users: int = 1
@@ -43,26 +49,37 @@ class Chats:
     words: int = 20
     answer_tokens: int = 32
     think_s: float = 0.0
+    slo_ttft_s: float = 2.0
+    documents_first: bool = False
     shared_document: bool = False
     seed: int = 0
     nonce: int = 0
 
     def described(self) -> Json:
         """For reports."""
-        names = ("users", "turns", "images", "image_side_px", "think_s", "answer_tokens")
-        return {name: getattr(self, name) for name in names}
+        left_out = ("model", "words", "shared_document", "seed", "nonce")
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
 
 
 async def chat(chats: Chats, target: Target, policy: str) -> list[list[Sample]]:
     """Every user's turns under a policy, all users together."""
     zero_s = time.monotonic()
+    begun = asyncio.Barrier(chats.users)
     async with target.connect() as http:
-        users = [_user(chats, http, target, policy, user, zero_s) for user in range(chats.users)]
+        users = [
+            _user(chats, http, target, policy, user, zero_s, begun) for user in range(chats.users)
+        ]
         return list(await asyncio.gather(*users))
 
 
 async def _user(
-    chats: Chats, http: httpx.AsyncClient, target: Target, policy: str, user: int, zero_s: float
+    chats: Chats,
+    http: httpx.AsyncClient,
+    target: Target,
+    policy: str,
+    user: int,
+    zero_s: float,
+    begun: asyncio.Barrier,
 ) -> list[Sample]:
     document = 0 if chats.shared_document else user
     colours = np.random.default_rng((chats.seed, document, chats.nonce))
@@ -86,6 +103,8 @@ async def _user(
             timeout_s=target.timeout_s,
         )
         samples.append(sample)
+        if chats.documents_first and not turn:
+            await begun.wait()
         if sample.error is not None:
             break
         messages.append({"role": "assistant", "content": "".join(sample.pieces)})
@@ -101,7 +120,13 @@ def _body(chats: Chats, messages: Sequence[dict[str, Any]], policy: str) -> byte
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    if policy != DEFAULT_POLICY:
+    name, _, reuse = policy.partition("+")
+    if reuse:
+        method, _, keep = name.partition("@")
+        body["kv_cache"] = {"method": method, "reuse": reuse}
+        if keep:
+            body["kv_cache"]["keep"] = float(keep)
+    elif policy != DEFAULT_POLICY:
         body["kv_cache"] = policy
     return json.dumps(body).encode()
 
@@ -116,8 +141,19 @@ def conversations_report(
         "url": target.url,
         "model": chats.model,
         **chats.described(),
+        "served": {policy: _served(chats, users) for policy, users in found.items()},
         "policies": {policy: list(_turns(users)) for policy, users in found.items()},
     }
+
+
+def _served(chats: Chats, users: Sequence[Sequence[Sample]]) -> int:
+    """Users who had all their turns, each but the first begun in time."""
+    return sum(
+        len(user) == chats.turns
+        and all(sample.error is None for sample in user)
+        and all(sample.ttft_s <= chats.slo_ttft_s for sample in user[1:])
+        for user in users
+    )
 
 
 def _turns(users: Sequence[Sequence[Sample]]) -> Iterator[Json]:
@@ -154,6 +190,8 @@ def lines(report: Json) -> Iterator[str]:
         f"{report['model']} at {report['url']}: {report['users']} users, {report['turns']} turns, "
         f"{report['images']} images of {report['image_side_px']} px"
     )
+    for policy, served in report["served"].items():
+        yield f"{policy}: {served} of {report['users']} users within {report['slo_ttft_s']:g} s"
     yield ""
     rows = [
         (

@@ -198,7 +198,7 @@ def test_stop_strings_and_the_end_token_end_an_answer() -> None:
 
 
 def test_an_image_seen_before_is_not_encoded_again() -> None:
-    engine = tiny_engine()
+    engine = tiny_engine(parking=False)
     prompt = random_prompt(3, seed=2)
     for turn in range(2):
         list(engine.generate([prompt.request(str(turn))]))

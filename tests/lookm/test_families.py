@@ -182,7 +182,7 @@ def test_without_deepstack_a_family_answers_otherwise(monkeypatch: pytest.Monkey
 def test_an_image_alone_and_the_same_among_others_share_no_features() -> None:
     """One engine, one cache: the same image in both layouts, each answered as by `generate()`."""
     toy = TOYS["llava_onevision"]
-    engine, asked = engine_of(toy), prompt(toy, 2, seed=0)
+    engine, asked = engine_of(toy, parking=False), prompt(toy, 2, seed=0)
     first, text = asked.images[0], (1, 5, 6)
     alone = ToyPrompt(toy, (*text, *[IMAGE] * first.num_tokens, 7), (first,))
     for i in range(2):

@@ -1,6 +1,7 @@
 """The plan of memory: what a pool holds, and the line that says so."""
 
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -70,10 +71,14 @@ def test_on_a_gpu_the_pool_is_what_a_prefill_leaves_of_the_free_memory(
     monkeypatch.setattr(memory, "encode_bytes", lambda adapter, image: image * 2**30)
     adapter = SimpleNamespace(device=torch.device("cuda"), dtype=torch.float16)
     config = EngineConfig(max_step_tokens=2048, image_cache_bytes=2**30)
-    for image, needed in ((None, 3), (2, 3), (5, 5)):  # it is encoded before the prefill
-        found = memory._free_bytes(config, adapter, REFERENCE, 8192, image)
+    page_bytes = 2**18  # of 16 tokens: four layers of 8,192 are half a GiB
+    for image, needed in ((None, 3.5), (2, 3.5), (5, 5)):  # it is encoded before the prefill
+        found = memory._free_bytes(config, adapter, REFERENCE, 8192, page_bytes, image)
         assert found == pytest.approx(((1 - GPU_SPARE) * 100 - 1 - needed) * 2**30)
-    assert asked == [8192] * 3, "a prompt that is looked at runs whole"
+    config = replace(config, prompt_store_bytes=0)
+    found = memory._free_bytes(config, adapter, REFERENCE, 8192, page_bytes, None)
+    assert found == pytest.approx(((1 - GPU_SPARE) * 100 - 1 - 3) * 2**30)
+    assert asked == [8192] * 4, "a prompt that is looked at runs whole"
 
 
 def test_encoding_is_measured_on_as_many_images_as_go_together(

@@ -38,9 +38,9 @@ def completed(given: CachePolicy) -> CachePolicy:
     return policy.resolve(given).policy
 
 
-def reuse(given: str | KvCache | None) -> Reuse:
+def reuse(given: str | KvCache | None, default: Reuse) -> Reuse:
     """Whether the request takes over what earlier prompts computed."""
-    return "exact" if given is None or isinstance(given, str) else given.reuse or "exact"
+    return default if given is None or isinstance(given, str) else given.reuse or default
 
 
 def split_model(model: str, served: str) -> CachePolicy | None:

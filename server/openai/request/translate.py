@@ -10,7 +10,7 @@ from typing import Any
 
 from lookm.errors import PromptTooLongError, RequestError
 from lookm.sizing import CacheShape, KeptRows
-from lookm.types import CachePolicy, ImageInput, ModelInfo, Request, Structure
+from lookm.types import CachePolicy, ImageInput, ModelInfo, Request, Reuse, Structure
 from server.openai.protocols import ChatProcessor
 from server.openai.request import policies
 from server.openai.request.pictures import PictureLoader, images_of, media_parts
@@ -43,6 +43,7 @@ class Translator:
     served_model: str
     info: ModelInfo
     default_policy: CachePolicy
+    default_reuse: Reuse
     processor: ChatProcessor
     pictures: PictureLoader
     pools: Pools
@@ -102,7 +103,7 @@ class Translator:
             images=prompt.images,
             policy=policy,
             sampling=sampling(body, self._room(body, policy, prompt), structure),
-            reuse=policies.reuse(body.kv_cache),
+            reuse=policies.reuse(body.kv_cache, self.default_reuse),
         )
 
     def _room(self, body: Generation, policy: CachePolicy, prompt: PreparedPrompt) -> Room:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
+from lookm.types import Reuse
 from server.openai.schemas.fields import Accepted, Honoured, Refused
 from server.openai.schemas.strict import ARRAY, OBJECT, STRING, Strict, not_empty
 from server.openai.schemas.tools import ToolCall, ToolChoice, Tools
@@ -120,10 +121,11 @@ class KvCache(Strict):
         Literal["protect", "prior", "none"] | None, Honoured("how text is preferred to images")
     ] = None
     reuse: Annotated[
-        Literal["exact", "none"] | None,
+        Reuse | None,
         Honoured(
             "exact (the default): what earlier prompts with the same beginning computed is taken "
-            "over, for the same answer; none: everything is computed"
+            "over, for the same answer; kept: a later turn goes on from what earlier turns under "
+            "the same policy kept, and only new images are compressed; none: everything is computed"
         ),
     ] = None
 
