@@ -39,6 +39,7 @@ from lookm.scheduler import Scheduler
 from lookm.sequence import SequenceState
 from lookm.sizing import CacheShape, kept_rows
 from lookm.store import PromptStore, block_keys
+from lookm.totals import Totals
 from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
 
 logger = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class Engine:
         self.presets = PRESETS  # what requests may ask for; a study may add to it
         self._sequences: dict[str, SequenceState] = {}
         self._aborted: list[SequenceState] = []
-        self._totals = _Totals()
+        self._totals = Totals()
 
     @classmethod
     def from_config(cls, config: EngineConfig = EngineConfig()) -> "Engine":  # noqa: B008 frozen
@@ -182,7 +183,7 @@ class Engine:
         if batch.num_tokens:
             started_s = time.monotonic()
             choices = self._runner.run(batch)
-            self._account(batch, time.monotonic() - started_s)
+            self._totals.account(batch, time.monotonic() - started_s)
             events += [
                 self._accept(sequence, choice)
                 for sequence, choice in zip(batch.sampled, choices, strict=True)
@@ -315,23 +316,3 @@ class Engine:
                 f"the request needs {needed_bytes} bytes of KV cache, the pool has "
                 f"{self.plan.capacity_bytes}; keep less of the cache, or ask for fewer tokens"
             )
-
-    def _account(self, batch: Batch, spent_s: float) -> None:
-        for prefill in batch.prefills:
-            prefill.sequence.clock.prefill_s += spent_s
-        for sequence in batch.decodes:
-            sequence.clock.decode_s += spent_s
-        if batch.decodes:
-            self._totals.decode_tokens += len(batch.decodes)
-            self._totals.decode_s += spent_s
-
-
-class _Totals:
-    """Counters that only grow."""
-
-    def __init__(self) -> None:
-        self.prompt_tokens = 0
-        self.image_tokens = 0
-        self.generated_tokens = 0
-        self.decode_tokens = 0
-        self.decode_s = 0.0

@@ -1,9 +1,10 @@
-"""`lookm bench`, `lookm bench compare` and `lookm bench capacity`: options in, reports out.
+"""`lookm bench` and the commands under it: options in, reports out.
 
 Knows typer; measuring is done by the modules beside it, which are loaded when they are needed.
 """
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -244,6 +245,66 @@ def conversations(
         report = conversations_report(chats, target, found, command())
         echo(lines(report))
         _write(report, json, None)
+
+
+@app.command("stall")
+def stall(
+    url: Annotated[str, typer.Option(help="Any OpenAI-compatible server.")] = URL,
+    model: Annotated[str | None, typer.Option(help="Default: the first it lists.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="LOOKM_API_KEY", help="Sent as a bearer token.")
+    ] = None,
+    streams: Annotated[int, typer.Option(min=1, help="That run, of text only.")] = 2,
+    stream_tokens: Annotated[int, typer.Option(min=2, help="Of each; then it begins again.")] = 512,
+    prompts: Annotated[int, typer.Option(min=1, help="That arrive, one after the other.")] = 3,
+    images: Annotated[int, typer.Option(min=0, help="Of each arriving prompt.")] = 6,
+    image_side_px: Annotated[int, typer.Option(min=8, help="Side of each picture.")] = 336,
+    words: Annotated[int, typer.Option(min=1, help="Of each prompt and stream.")] = 20,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Of arriving prompts, at most.")] = 2,
+    baseline_s: Annotated[float, typer.Option(min=0, help="With nobody arriving.")] = 5,
+    pause_s: Annotated[float, typer.Option(min=0, help="After each arriving prompt.")] = 0.5,
+    warm_up: Annotated[int, typer.Option(min=0, help="Prompts before, not measured.")] = 1,
+    policies: Annotated[
+        str,
+        typer.Option(help="full,look-m@0.2, of arriving prompts; else the server's default."),
+    ] = "",
+    ignore_eos: Annotated[
+        bool, typer.Option(help="Ask for whole streams; not every server knows the field.")
+    ] = True,
+    timeout_s: Annotated[float, typer.Option(help="After which a request has failed.")] = 600,
+    seed: Annotated[int, typer.Option(min=0, help="Of pictures and words.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Write the report.")] = None,
+) -> None:
+    """Running streams while prompts with many images arrive: gaps between tokens, and waits."""
+    from server.bench.load.client import Target, first_model
+    from server.bench.load.workload import parse_policies
+    from server.bench.stall import Stall, watch
+    from server.bench.stall_report import lines, stall_report
+
+    with errors_in_one_line():
+        target = Target(url, api_key, timeout_s)
+        asked = Stall(
+            model=model or first_model(target),
+            streams=streams,
+            stream_tokens=stream_tokens,
+            prompts=prompts,
+            images=images,
+            image_side_px=image_side_px,
+            words=words,
+            answer_tokens=answer_tokens,
+            baseline_s=baseline_s,
+            pause_s=pause_s,
+            warm_up=warm_up,
+            ignore_eos=ignore_eos,
+            seed=seed,
+        )
+        found = {}
+        for policy, _ in parse_policies(policies):
+            found[policy] = watch(replace(asked, nonce=time.time_ns()), target, policy)
+        report = stall_report(asked, target, found, command())
+        echo(lines(report))
+        _write(report, json, None)
+    raise typer.Exit(0 if any(each["gaps"] for each in report["policies"].values()) else 1)
 
 
 def _write(report: "Json", as_json: Path | None, as_html: Path | None) -> None:

@@ -17,7 +17,6 @@ OpenAI's chat request; knows nothing about engines.
 """
 
 import asyncio
-import json
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -30,7 +29,7 @@ import numpy as np
 from lookm.bench.provenance import provenance
 from lookm.bench.records import Json
 from server.bench.load.client import Sample, Target, ask
-from server.bench.load.workload import DEFAULT_POLICY, WORDS, Ask, noise_url
+from server.bench.load.workload import Ask, chat_body, noise_url, some_words
 from server.bench.tables import seconds, text_table
 
 
@@ -91,10 +90,11 @@ async def _user(
     for turn in range(chats.turns):
         if turn and chats.think_s:
             await asyncio.sleep(float(rng.exponential(chats.think_s)))
-        question = " ".join(WORDS[i] for i in rng.integers(0, len(WORDS), chats.words))
+        question = some_words(rng, chats.words)
         content = [*(images if not turn else []), {"type": "text", "text": question}]
         messages.append({"role": "user", "content": content})
-        request = Ask(turn, policy, chats.answer_tokens, _body(chats, messages, policy))
+        body = chat_body(chats.model, messages, chats.answer_tokens, policy)
+        request = Ask(turn, policy, chats.answer_tokens, body)
         sample = await ask(
             http,
             request,
@@ -109,26 +109,6 @@ async def _user(
             break
         messages.append({"role": "assistant", "content": "".join(sample.pieces)})
     return samples
-
-
-def _body(chats: Chats, messages: Sequence[dict[str, Any]], policy: str) -> bytes:
-    body: dict[str, Any] = {
-        "model": chats.model,
-        "messages": list(messages),
-        "max_tokens": chats.answer_tokens,
-        "temperature": 0,
-        "stream": True,
-        "stream_options": {"include_usage": True},
-    }
-    name, _, reuse = policy.partition("+")
-    if reuse:
-        method, _, keep = name.partition("@")
-        body["kv_cache"] = {"method": method, "reuse": reuse}
-        if keep:
-            body["kv_cache"]["keep"] = float(keep)
-    elif policy != DEFAULT_POLICY:
-        body["kv_cache"] = policy
-    return json.dumps(body).encode()
 
 
 def conversations_report(

@@ -18,6 +18,8 @@ from pathlib import Path
 
 from lookm.bench.records import Json
 from server.bench.capacity.report import COLUMNS, cells, paper_lines, paper_rows
+from server.bench.stall_report import LEGEND, described
+from server.bench.stall_report import rows as stall_rows
 from server.bench.tables import markdown_table, seconds
 
 ROOT = Path(__file__).parents[2]
@@ -177,6 +179,16 @@ def evaluation(report: Json) -> Iterator[str]:
     yield from markdown_table(rows)
 
 
+def stall(report: Json) -> Iterator[str]:
+    """Streams while prompts arrive, by the prompts' policy."""
+    header, *body = stall_rows(report)
+    yield f"{described(report)}:"
+    yield ""
+    yield from markdown_table([header, *map(_coded, body)])
+    yield ""
+    yield " ".join(LEGEND) + "."
+
+
 def plain(report: Json) -> Iterator[str]:
     """A run of another kind: its `rows` as they are, a column for each of their names."""
     names = list(report["rows"][0])
@@ -190,6 +202,7 @@ TABLES: dict[str, Callable[[Json], Iterator[str]]] = {
     "capacity": capacity,
     "gpu": gpu,
     "eval": evaluation,
+    "stall": stall,
 }
 
 

@@ -46,3 +46,22 @@ def test_the_capacity_of_a_running_server_is_measured(
     assert (full["conversations"], fifth["conversations"]) == (2, 2)  # the bound of the search
     assert full["limit"] == fifth["limit"] == []
     assert fifth["bytes_each"] < 0.5 * full["bytes_each"]
+
+
+def test_streams_go_on_beside_arriving_prompts_of_every_policy(
+    demo_server: ServerProcess, tmp_path: Path
+) -> None:
+    saved = tmp_path / "stall.json"
+    small = ("--prompts", "2", "--images", "4", "--baseline-s", "0.5", "--pause-s", "0.1")
+    mix = ("--policies", "full,look-m@0.2,look-m-plus@0.2", "--json", str(saved))
+    told = bench("stall", "--url", demo_server.url, *small, *mix)
+    assert "gap p50" in told
+    policies = json.loads(saved.read_text())["policies"]
+    assert list(policies) == ["full", "look-m@0.2", "look-m-plus@0.2"]
+    for found in policies.values():
+        assert not found["errors"]
+        assert found["gaps"] > 0
+        assert found["baseline_gaps"] > 0
+        assert found["gap_max_s"] >= found["gap_p99_s"] >= found["gap_p50_s"] > 0
+        assert found["ttft_over_alone"] > 0
+        assert found["cached_tokens"] == 0

@@ -113,6 +113,14 @@ async def ask(
 ) -> Sample:
     """Send one request now; `zero_s` is the run's start on the monotonic clock."""
     sample = Sample(request.index, request.policy, due_s, time.monotonic() - zero_s)
+    await answer(http, request, sample, zero_s=zero_s, timeout_s=timeout_s)
+    return sample
+
+
+async def answer(
+    http: httpx.AsyncClient, request: Ask, sample: Sample, *, zero_s: float, timeout_s: float
+) -> None:
+    """The same into a sample that is read meanwhile; cancelled, it has what came until then."""
     try:
         async with asyncio.timeout(timeout_s):
             await _stream(http, request, sample, zero_s)
@@ -127,7 +135,6 @@ async def ask(
     sample.end_s = time.monotonic() - zero_s
     if sample.output_tokens is None and sample.finish == "length":
         sample.output_tokens = request.answer_tokens  # a server without usage in its streams
-    return sample
 
 
 async def _stream(http: httpx.AsyncClient, request: Ask, sample: Sample, zero_s: float) -> None:

@@ -10,6 +10,7 @@ first one's. Knows the chat request of OpenAI; knows nothing about clocks or con
 import base64
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -134,30 +135,57 @@ def make_ask(workload: Workload, index: int) -> Ask:
     policy = _pick(workload, np.random.default_rng((workload.seed, index, 1)))
     colours = np.random.default_rng((workload.seed, index, 3, workload.nonce))
     images = [noise_url(colours, workload.image_side_px) for _ in range(num_images)]
-    text = " ".join(WORDS[i] for i in rng.integers(0, len(WORDS), num_words))
+    text = some_words(rng, num_words)
+    content = [
+        *({"type": "image_url", "image_url": {"url": url}} for url in images),
+        {"type": "text", "text": text},
+    ]
+    in_field = workload.kv_cache_field or policy == DEFAULT_POLICY
+    body = chat_body(
+        workload.model if in_field else f"{workload.model}:{policy}",
+        [{"role": "user", "content": content}],
+        answer_tokens,
+        policy if in_field else DEFAULT_POLICY,
+        ignore_eos=workload.ignore_eos,
+    )
+    return Ask(index, policy, answer_tokens, body)
+
+
+def chat_body(
+    model: str,
+    messages: Sequence[dict[str, Any]],
+    answer_tokens: int,
+    policy: str,
+    *,
+    ignore_eos: bool = False,
+) -> bytes:
+    """JSON text of a chat request: greedy, streamed, usage at the end, the policy in a field.
+
+    `look-m@0.2+kept` says what is reused as well.
+    """
     body: dict[str, Any] = {
-        "model": workload.model,
-        "messages": [
-            {
-                "role": "user",
-                "content": [
-                    *({"type": "image_url", "image_url": {"url": url}} for url in images),
-                    {"type": "text", "text": text},
-                ],
-            }
-        ],
+        "model": model,
+        "messages": list(messages),
         "max_tokens": answer_tokens,
         "temperature": 0,
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    if workload.ignore_eos:
+    if ignore_eos:
         body["ignore_eos"] = True
-    if policy != DEFAULT_POLICY and workload.kv_cache_field:
-        body["kv_cache"] = policy
+    name, _, reuse = policy.partition("+")
+    if reuse:
+        method, _, keep = name.partition("@")
+        fraction = {"keep": float(keep)} if keep else {}
+        body["kv_cache"] = {"method": method, "reuse": reuse, **fraction}
     elif policy != DEFAULT_POLICY:
-        body["model"] = f"{workload.model}:{policy}"
-    return Ask(index, policy, answer_tokens, json.dumps(body).encode())
+        body["kv_cache"] = policy
+    return json.dumps(body).encode()
+
+
+def some_words(rng: np.random.Generator, num_words: int) -> str:
+    """Words drawn evenly, with spaces."""
+    return " ".join(WORDS[i] for i in rng.integers(0, len(WORDS), num_words))
 
 
 def noise_url(rng: np.random.Generator, side_px: int) -> str:

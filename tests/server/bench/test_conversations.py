@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from server.bench.conversations import Chats, _body, _served
+from server.bench.conversations import Chats, _served
 from server.bench.load.client import Sample
+from server.bench.load.workload import chat_body
 
 
 @pytest.mark.parametrize(
@@ -19,7 +20,7 @@ from server.bench.load.client import Sample
     ],
 )
 def test_a_policy_may_say_what_it_reuses(policy: str, field: Any) -> None:
-    asked = json.loads(_body(Chats("m"), [{"role": "user", "content": "hi"}], policy))
+    asked = json.loads(chat_body("m", [{"role": "user", "content": "hi"}], 8, policy))
     assert asked.get("kv_cache") == field
 
 
