@@ -44,11 +44,15 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """One step: images first, then a row for each decoding sequence and those of each prefill."""
+    """One step: images first, then a row for each decoding sequence and those of each prefill.
+
+    `long` is at most one prefill that is run on for the rest of the step's time, in tiles.
+    """
 
     decodes: list[SequenceState] = field(default_factory=list)
     encodes: list[Encode] = field(default_factory=list)
     prefills: list[Prefill] = field(default_factory=list)
+    long: list[Prefill] = field(default_factory=list)
 
     @property
     def num_tokens(self) -> int:

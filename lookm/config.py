@@ -19,6 +19,9 @@ class EngineConfig:
     `graphs`: decode steps replayed from CUDA graphs; "auto" is on where they can be, "off" calls
     the same step instead, for the same tokens. On a CPU "on" calls it too.
 
+    A prompt of more than `tile_tokens` (512, on a GPU 2,048; 0: no prompt) is prefilled in tiles of
+    so many, and stops when a step has taken `max_step_ms` (100, on a GPU 50): others get on.
+
     `parking`: conversations keep their pages between turns, until somebody needs them.
 
     `prompt_store_bytes` of host memory hold what prompts computed, for those that begin alike.
@@ -32,6 +35,8 @@ class EngineConfig:
     max_running: int = 64
     max_waiting: int = 256
     max_step_tokens: int = 2048
+    max_step_ms: int | None = None
+    tile_tokens: int | None = None
     max_context_tokens: int | None = None
     image_cache_bytes: int = 256 * 2**20
     threads: int | None = None

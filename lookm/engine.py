@@ -44,6 +44,8 @@ from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
 
 logger = logging.getLogger(__name__)
 
+PACE = {"cpu": (512, 100), "cuda": (2048, 50)}  # tokens of a tile, milliseconds of a step
+
 
 class Engine:
     """Answers requests by continuous batching over one model and one page pool."""
@@ -78,7 +80,10 @@ class Engine:
             adapter.dimensions.windows_L,
             enabled=config.parking,
         )
-        self._scheduler = Scheduler(self._pool, store, self._parking, config)
+        tile_tokens, self._max_step_s = _pace(config, adapter.device)
+        self._scheduler = Scheduler(
+            self._pool, store, self._parking, config, tile_tokens=tile_tokens
+        )
         self._max_waiting = max(1, config.max_waiting)
         self._runner = Runner(
             adapter,
@@ -87,6 +92,7 @@ class Engine:
             FeatureCache(adapter.encode_images, config.image_cache_bytes),
             self._prompts,
             make_graphs(config, plan, adapter, self._pool, backend),
+            tile_tokens=tile_tokens,
         )
         # Asked of the model: checkpoints pad their vocabulary, and tokenizers do not say by how
         # much.
@@ -178,6 +184,7 @@ class Engine:
         """Run one step of whatever is due; returns what it produced."""
         events = [self._postprocessor.end(sequence, "abort") for sequence in self._aborted]
         self._aborted.clear()
+        began_s = time.monotonic()
         batch, refused = self._prepare(self._scheduler.schedule())
         events += refused
         if batch.num_tokens:
@@ -188,7 +195,22 @@ class Engine:
                 self._accept(sequence, choice)
                 for sequence, choice in zip(batch.sampled, choices, strict=True)
             ]
+        for prefill in batch.long:
+            events += self._advance(prefill, began_s + self._max_step_s)
         return events
+
+    def _advance(self, prefill: Prefill, until_s: float) -> list[TokenEvent]:
+        """Run a long prefill on for the rest of the step's time."""
+        started_s = time.monotonic()
+
+        def is_late() -> bool:
+            if self._adapter.device.type == "cuda":
+                torch.cuda.synchronize(self._adapter.device)  # else the host is ahead of it
+            return time.monotonic() > until_s
+
+        choices = self._runner.advance(prefill, is_late)
+        prefill.sequence.clock.prefill_s += time.monotonic() - started_s
+        return [self._accept(prefill.sequence, choice) for choice in choices or ()]
 
     def generate(self, requests: Iterable[Request]) -> Iterator[TokenEvent]:
         """Answer requests together and yield events as they come, for offline use.
@@ -254,8 +276,10 @@ class Engine:
 
         A prefill that is not ready then is left out, and handed out again.
         """
-        events, failed, ready = [], set(), []
-        units: list[Encode | Prefill] = [*batch.encodes, *batch.prefills]
+        events, failed = [], set()
+        ready: list[Prefill] = []
+        long: list[Prefill] = []
+        units: list[Encode | Prefill] = [*batch.encodes, *batch.prefills, *batch.long]
         for unit in units:
             sequence = unit.sequence
             if sequence in failed:
@@ -267,8 +291,9 @@ class Engine:
                 self._forget(sequence)
                 events.append(self._postprocessor.end(sequence, "error", error=str(error)))
             else:
-                ready += [] if prefill is None else [prefill]
-        return Batch(batch.decodes, prefills=ready), events
+                if prefill is not None:
+                    (long if unit in batch.long else ready).append(prefill)
+        return Batch(batch.decodes, prefills=ready, long=long), events
 
     def _forget(self, sequence: SequenceState, *, park: bool = False) -> None:
         self._scheduler.remove(sequence, park=park)
@@ -316,3 +341,11 @@ class Engine:
                 f"the request needs {needed_bytes} bytes of KV cache, the pool has "
                 f"{self.plan.capacity_bytes}; keep less of the cache, or ask for fewer tokens"
             )
+
+
+def _pace(config: EngineConfig, device: torch.device) -> tuple[int, float]:
+    """Tokens of a tile, and seconds of a step."""
+    tile, step_ms = PACE["cuda" if device.type == "cuda" else "cpu"]
+    tile = tile if config.tile_tokens is None else config.tile_tokens
+    step_ms = step_ms if config.max_step_ms is None else config.max_step_ms
+    return tile, step_ms / 1000

@@ -107,6 +107,11 @@ class LayerLook:
         self._prompt.compress_s += time.monotonic() - started_s
         return out_THD
 
+    @property
+    def needs_queries(self) -> bool:
+        """Whether `compress` reads every query of the prompt, not only the last ones."""
+        return self._prompt.policy.needs.queries
+
     def observe(self, q_HTD: torch.Tensor, k_KSD: torch.Tensor) -> None:
         """`attend` for callers that have no use for its output."""
         needs = self._needs(q_HTD, k_KSD)

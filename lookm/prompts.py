@@ -13,7 +13,6 @@ from lookm.attention import Backend, Statistics
 from lookm.batch import Prefill
 from lookm.look import PromptLook
 from lookm.models.adapter import Adapter
-from lookm.models.attention_interface import LayerRows
 from lookm.policy import PromptPolicy
 from lookm.sequence import SequenceState, TakenOver
 from lookm.store import BLOCK_TOKENS, Capture, PromptStore
@@ -104,16 +103,15 @@ class Prompts:
         prefix = prefill.sequence.prefix
         return prefix is not None and prefill.start == prefix.num_tokens
 
-    def with_prefix(self, prefill: Prefill, rows: LayerRows) -> tuple[torch.Tensor, torch.Tensor]:
-        """K and V of the known rows and of these, one after the other."""
+    def load(self, prefill: Prefill, layer: int, more: int) -> torch.Tensor:
+        """K and V of the known rows, `[2, n + more, K, D]`, with room for `more` behind them."""
         prefix = prefill.sequence.prefix
-        if prefix is None:
-            return rows.k_KTD, rows.v_KTD
+        assert prefix is not None
         assert self.follows(prefill), "what follows a prefix at once"
         started_s = time.monotonic()
-        k_KSD, v_KSD = prefix.before(rows.layer, rows.k_KTD, rows.v_KTD)
+        rows_2SKD = prefix.load(layer, more)
         self.load_s += time.monotonic() - started_s
-        return k_KSD, v_KSD
+        return rows_2SKD
 
     def statistics(self, sequence: SequenceState, look: PromptLook) -> Statistics:
         """The known rows' sums in the next layer that is compressed."""

@@ -7,7 +7,7 @@ Knows nothing about queues, text or finish reasons.
 """
 
 import time
-from itertools import pairwise
+from collections.abc import Callable
 
 import torch
 
@@ -15,17 +15,16 @@ from lookm.attention import Backend, masked
 from lookm.batch import Batch, Encode, Prefill
 from lookm.cache import DecodeTables, PagePool
 from lookm.graphs import DecodeGraphs
-from lookm.look import PromptLook
 from lookm.models.adapter import Adapter
 from lookm.models.attention_interface import LayerRows
 from lookm.models.features import FeatureCache
 from lookm.models.inputs import PackedRows
+from lookm.models.tiles import TiledForward
+from lookm.prefill import PromptContext
 from lookm.prompts import Prompts
 from lookm.sampling import SampledToken, sample
 from lookm.sequence import SequenceState
-from lookm.types import CacheReport, Needs
-
-NOTHING = Needs()
+from lookm.types import CacheReport
 
 
 class Runner:
@@ -39,8 +38,11 @@ class Runner:
         features: FeatureCache,
         prompts: Prompts,
         graphs: DecodeGraphs | None = None,
+        *,
+        tile_tokens: int,
     ) -> None:
         self._adapter = adapter
+        self._tile_tokens = tile_tokens
         self._pool = pool
         self._backend = backend
         self._graphs = graphs
@@ -98,6 +100,27 @@ class Runner:
         _advance_decodes(batch)
         return sample(logits_BV, [sequence.sampler for sequence in batch.decodes])
 
+    @torch.inference_mode()
+    def advance(self, prefill: Prefill, pause: Callable[[], bool]) -> list[SampledToken] | None:
+        """Run a long prefill on until `pause`: None, or at its end the token that follows, if any.
+
+        It runs layer by layer in tiles of rows, at least one tile at a time.
+        """
+        sequence = prefill.sequence
+        if sequence.job is None:
+            context = PromptContext(prefill, self.prompts, self._backend.attention)
+            rows = self._embed(Batch(prefills=[prefill]))
+            sequence.job = TiledForward(rows, context, self._tile_tokens)
+        hidden_TE = self._adapter.advance(sequence.job, pause)
+        if hidden_TE is None:
+            return None
+        sequence.job = None
+        completes = prefill.completes
+        self._end(prefill)
+        if not completes:
+            return []
+        return sample(self._adapter.logits(hidden_TE[-1:]), [sequence.sampler])
+
     def _run(self, batch: Batch) -> list[SampledToken]:
         """A step with prompts in it, or any step where decode steps are not recorded."""
         step = _Step(batch, self._pool, self._backend, self.prompts)
@@ -137,19 +160,23 @@ class Runner:
         """Move every sequence past the tokens it ran, and report what its prompt kept."""
         _advance_decodes(batch)
         for prefill in batch.prefills:
-            sequence = prefill.sequence
-            sequence.seen = prefill.end
-            self.prompts.keep(prefill)
-            if prefill.compresses:
-                # Reserved was the bound; what the layers did not take goes back, but for tokens
-                # still to come.
-                sequence.cache.trim(sequence.cache.kept_L + sequence.todo)
-            if prefill.end >= sequence.num_prompt:
-                if sequence.report is None:
-                    sequence.report = self._report(sequence)
-                if sequence.look is not None:
-                    sequence.clock.compress_s += sequence.look.compress_s
-                sequence.end_prefill()
+            self._end(prefill)
+
+    def _end(self, prefill: Prefill) -> None:
+        """All layers of a prefill are done."""
+        sequence = prefill.sequence
+        sequence.seen = prefill.end
+        self.prompts.keep(prefill)
+        if prefill.compresses:
+            # Reserved was the bound; what the layers did not take goes back, but for tokens still
+            # to come.
+            sequence.cache.trim(sequence.cache.kept_L + sequence.todo)
+        if prefill.end >= sequence.num_prompt:
+            if sequence.report is None:
+                sequence.report = self._report(sequence)
+            if sequence.look is not None:
+                sequence.clock.compress_s += sequence.look.compress_s
+            sequence.end_prefill()
 
     def _report(self, sequence: SequenceState) -> CacheReport:
         num_layers = len(sequence.cache.pages)
@@ -186,9 +213,11 @@ class _Step:
 
     def __init__(self, batch: Batch, pool: PagePool, backend: Backend, prompts: Prompts) -> None:
         self._batch = batch
-        self._prompts = prompts
         self._pool = pool
         self._attention = backend.attention
+        self._contexts = [
+            PromptContext(prefill, prompts, backend.attention) for prefill in batch.prefills
+        ]
         self._tables = (
             DecodeTables([seq.cache for seq in batch.decodes], pool.page_tokens, pool.device)
             if batch.decodes
@@ -200,9 +229,9 @@ class _Step:
         num_decodes = len(self._batch.decodes)
         outs = [self._decode(rows.part(0, num_decodes))] if num_decodes else []
         start = num_decodes
-        for prefill in self._batch.prefills:
+        for prefill, prompt in zip(self._batch.prefills, self._contexts, strict=True):
             end = start + prefill.end - prefill.start
-            outs.append(self._prefill(prefill, rows.part(start, end)))
+            outs.append(prompt.attend(rows.part(start, end)))
             start = end
         return outs[0] if len(outs) == 1 else torch.cat(outs)
 
@@ -224,87 +253,3 @@ class _Step:
         if rows.window is None:
             return self._attention.decode(*where, scale=rows.scale)
         return masked.decode(*where, scale=rows.scale, window=rows.window)
-
-    def _prefill(self, prefill: Prefill, rows: LayerRows) -> torch.Tensor:
-        """Prefill rows. Layers with a window are not compressed: their rows are the last tokens."""
-        sequence, before, first = prefill.sequence, 0, 0
-        look = sequence.look if prefill.compresses else None
-        k_KSD, v_KSD = rows.k_KTD, rows.v_KTD
-        if self._prompts.follows(prefill):
-            k_KSD, v_KSD = self._prompts.with_prefix(prefill, rows)
-        elif look is not None and sequence.taken is not None:
-            before = int(sequence.cache.kept_L[rows.layer])
-            k_KSD, v_KSD = self._after_pages(sequence, rows)
-        if look is not None:
-            if rows.window is None:
-                self._prompts.capture(sequence, rows.layer, prefill.start, rows.k_KTD, rows.v_KTD)
-                return self._look(prefill, look, rows, k_KSD, v_KSD, before)
-            # No later token sees the rows before these. Nothing is lost by it, but it is not kept:
-            # usage counts what is held.
-            first = max(0, k_KSD.shape[1] - before - rows.window + 1)
-            look.num_evicted += first
-        sequence.cache.append(rows.layer, k_KSD[:, before + first :], v_KSD[:, before + first :])
-        # From the first row on the rows themselves are the cache: nothing to gather.
-        if prefill.start > 0 and look is None and not self._prompts.follows(prefill):
-            k_KSD, v_KSD = sequence.cache.gather(rows.layer)
-        self._capture(prefill, rows, k_KSD, v_KSD)
-        mask_TT = self._mask(sequence, rows) if prefill.start == 0 else None
-        if mask_TT is not None:
-            out_THD, _ = masked.prefill(
-                rows.q_HTD, k_KSD, v_KSD, scale=rows.scale, mask_TT=mask_TT, needs=NOTHING
-            )
-            return out_THD
-        if rows.window is not None:
-            return masked.extend(rows.q_HTD, k_KSD, v_KSD, scale=rows.scale, window=rows.window)
-        return self._attention.prefill(rows.q_HTD, k_KSD, v_KSD, scale=rows.scale, needs=NOTHING)[0]
-
-    def _after_pages(
-        self, sequence: SequenceState, rows: LayerRows
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the sequence holds of a layer, and these rows behind it."""
-        k_KSD, v_KSD = sequence.cache.gather(rows.layer)
-        return torch.cat((k_KSD, rows.k_KTD), dim=1), torch.cat((v_KSD, rows.v_KTD), dim=1)
-
-    def _capture(
-        self, prefill: Prefill, rows: LayerRows, k_KSD: torch.Tensor, v_KSD: torch.Tensor
-    ) -> None:
-        """These rows for the store; with a parked conversation's, where that lacks them."""
-        sequence, k_KTD, v_KTD, start = prefill.sequence, rows.k_KTD, rows.v_KTD, prefill.start
-        if sequence.capture is not None and start == sequence.num_taken > 0:
-            start = sequence.capture.start
-            k_KTD, v_KTD = k_KSD[:, start:], v_KSD[:, start:]
-        self._prompts.capture(sequence, rows.layer, start, k_KTD, v_KTD)
-
-    def _look(
-        self,
-        prefill: Prefill,
-        look: PromptLook,
-        rows: LayerRows,
-        k_KSD: torch.Tensor,
-        v_KSD: torch.Tensor,
-        before: int,
-    ) -> torch.Tensor:
-        """Prefill a prompt, and store only what its policy keeps of it.
-
-        The first `before` of the S rows are what earlier turns kept: they are seen, and left as
-        they are. The others come in parts where sums are to be taken for prompts that begin alike.
-        """
-        sequence, start = prefill.sequence, prefill.start
-        mask_TT = self._mask(sequence, rows)
-        known = self._prompts.statistics(sequence, look)
-        layer = look.layer(rows.layer, rows.scale, known, before=before)
-        outs = []
-        for first, end in pairwise((start, *self._prompts.cuts(prefill), prefill.end)):
-            q_HTD = rows.q_HTD[:, first - start : end - start]
-            seen = k_KSD.shape[1] - (prefill.end - end)
-            outs.append(layer.attend(q_HTD, k_KSD[:, :seen], v_KSD[:, :seen], mask_TT=mask_TT))
-            if end < prefill.end:
-                self._prompts.snapshot(sequence, end, layer.statistics)
-        kept = layer.compress(rows.q_HTD, k_KSD[:, before:], v_KSD[:, before:])
-        sequence.cache.append(rows.layer, kept.key, kept.value)
-        return outs[0] if len(outs) == 1 else torch.cat(outs)
-
-    def _mask(self, sequence: SequenceState, rows: LayerRows) -> torch.Tensor | None:
-        """Who sees whom in this layer, where the prompt is not causal."""
-        mask = sequence.embedded.mask if sequence.embedded else None
-        return mask.of(rows.window) if mask else None

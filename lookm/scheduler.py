@@ -25,7 +25,13 @@ class Scheduler:
     """The waiting queue and the running list. `running` is in order of admission."""
 
     def __init__(
-        self, pool: PagePool, store: PromptStore, parking: Parking, config: EngineConfig
+        self,
+        pool: PagePool,
+        store: PromptStore,
+        parking: Parking,
+        config: EngineConfig,
+        *,
+        tile_tokens: int,
     ) -> None:
         self._pool = pool
         self._store = store
@@ -33,6 +39,7 @@ class Scheduler:
         self._max_running = config.max_running
         self._max_waiting = config.max_waiting
         self._max_step_tokens = config.max_step_tokens
+        self._tile_tokens = tile_tokens
         self.waiting: deque[SequenceState] = deque()
         self.running: list[SequenceState] = []
         self.num_preemptions = 0
@@ -180,18 +187,33 @@ class Scheduler:
         Then it is cut only where it is longer than a step, and past the budget only where it is
         indivisible.
         """
+        if self._is_long(sequence):
+            return False
         return len(sequence.tokens) > budget and bool(batch.prefills)
+
+    def _is_long(self, sequence: SequenceState) -> bool:
+        """Whether its prefill is run in tiles. What sees later tokens cannot be."""
+        if sequence.job is not None:  # what the store knew may have left little of it
+            return True
+        num_tokens = len(sequence.tokens) - sequence.seen
+        return sequence.causal and 0 < self._tile_tokens < num_tokens
 
     def _prefill(self, sequence: SequenceState, budget: int, batch: Batch) -> int:
         """Hand out the sequence's next units of work; return what is left of the token budget."""
         start, total = sequence.seen, len(sequence.tokens)
         first = sequence.indivisible and start == sequence.num_taken
         end = sequence.num_prompt if first else min(total, start + budget)
-        if end <= start:
+        is_long = self._is_long(sequence)
+        if is_long:
+            end = sequence.num_prompt if sequence.indivisible else total
+        if end <= start or (is_long and batch.long):
             return budget
         if start < sequence.num_prompt and sequence.num_unencoded:
             num_encoded = len(sequence.features)
             batch.encodes.append(Encode(sequence, num_encoded, len(sequence.request.images)))
+        if is_long:
+            batch.long.append(Prefill(sequence, start, end))
+            return budget
         batch.prefills.append(Prefill(sequence, start, end))
         return budget - (end - start)
 

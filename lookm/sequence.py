@@ -19,6 +19,7 @@ from lookm.cache.table import Int64
 from lookm.detokenize import Detokenizer
 from lookm.look import PromptLook
 from lookm.models.inputs import EmbeddedPrompt
+from lookm.models.tiles import TiledForward
 from lookm.policy import Recipe
 from lookm.sampling import Sampler
 from lookm.store import Capture, Prefix
@@ -77,7 +78,8 @@ class SequenceState:
     only those before them. `features` are those of its first images, as they are encoded;
     `embedded` lives from then to the last prefill step, and so does the `look` of a prompt that is
     compressed. `keys` name the prompt's blocks; `prefix` is what the store had of it, and `capture`
-    takes the rest there, while it is prefilled. `taken` is what it has from a parked conversation.
+    takes the rest there, while it is prefilled. `taken` is what it has from a parked conversation,
+    and `job` a long prefill that is under way.
     Generated token i has RoPE position `next_pos + i`.
     """
 
@@ -95,6 +97,7 @@ class SequenceState:
     look: PromptLook | None = None
     keys: list[bytes] = field(default_factory=list)
     taken: TakenOver | None = None
+    job: TiledForward | None = None
     prefix: Prefix | None = None
     capture: Capture | None = None
     next_pos: int = 0
@@ -168,6 +171,7 @@ class SequenceState:
         self.features.clear()
         self.embedded = None
         self.look = None
+        self.job = None
         if self.capture is not None:
             self.capture.close()
         self.capture = None

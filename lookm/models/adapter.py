@@ -8,7 +8,7 @@ else. Knows nothing about pages, policies or scheduling.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from lookm.models.fast.accelerate import accelerate
 from lookm.models.fast.onednn import rounded_rows
 from lookm.models.image_layouts import alike
 from lookm.models.inputs import EmbeddedPrompt, PackedRows, PromptMask
+from lookm.models.tiles import Paused, TiledForward, wrap_layers
 from lookm.types import ImageInput
 
 MAX_IMAGES_TOGETHER = 16
@@ -70,6 +71,7 @@ class Adapter:
     def accelerate(self, kernels: ModelKernels | None) -> None:
         """Put faster modules that compute the same in the place of the model's own."""
         self._packed = accelerate(self._model, self._language_model, kernels)
+        wrap_layers(self._language_model)
 
     @torch.inference_mode()
     def encode_image(self, image: ImageInput) -> torch.Tensor:
@@ -174,11 +176,26 @@ class Adapter:
     def forward(self, rows: PackedRows, context: StepContext) -> torch.Tensor:
         """One pass over a packed row of T tokens; returns the last hidden states `[T, E]`."""
         num_rows = len(rows.embeds_TE)
-        # oneDNN compiles every product anew for every number of rows: few numbers, few
-        # compilations.
-        padded = rounded_rows(num_rows) if self._packed else num_rows
+        padded = self._padded(num_rows)
         if padded > num_rows:
             rows, context = rows.padded(padded), PaddedContext(context, num_rows)
+        return self._run(rows, context)[:num_rows]
+
+    @torch.inference_mode()
+    def advance(self, job: TiledForward, pause: Callable[[], bool]) -> torch.Tensor | None:
+        """Run a pass on, at least by a tile, until `pause`; the last hidden states when it ends."""
+        job.begin(pause, self._padded)
+        try:
+            return self._run(job.rows, job)
+        except Paused:
+            return None
+
+    def _padded(self, num_rows: int) -> int:
+        """oneDNN compiles every product anew for every number of rows: few numbers, few
+        compilations."""
+        return rounded_rows(num_rows) if self._packed else num_rows
+
+    def _run(self, rows: PackedRows, context: StepContext) -> torch.Tensor:
         pos = rows.pos_RT if len(rows.pos_RT) == 1 else rows.pos_RT[:, None]  # [1, T] or [3, 1, T]
         visual = {}
         if rows.is_visual_T is not None and rows.deepstack_FVE is not None:
@@ -193,7 +210,7 @@ class Adapter:
             kv_context=context,
             **visual,
         ).last_hidden_state
-        return hidden[0, :num_rows]
+        return hidden[0]
 
     @torch.inference_mode()
     def logits(self, hidden_BE: torch.Tensor) -> torch.Tensor:

@@ -61,16 +61,11 @@ class Prefix:
         for block in blocks:
             block.pins += 1
 
-    def before(
-        self, layer: int, k_KTD: torch.Tensor, v_KTD: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The prefix's rows of a layer with these behind them, `[K, n + T, D]` each."""
+    def load(self, layer: int, more: int) -> torch.Tensor:
+        """A layer's rows, `[2, n + more, K, D]`, K then V, with room for `more` behind them."""
         assert self._blocks, "a released prefix may be gone"
-        slots, count = [block.slot for block in self._blocks], self.num_tokens
-        rows_2SKD = self._transfer.load(slots, layer, count, k_KTD.shape[1])
-        for rows_SKD, later_KTD in zip(rows_2SKD, (k_KTD, v_KTD), strict=True):
-            rows_SKD[count:] = later_KTD.transpose(0, 1)
-        return rows_2SKD[0].transpose(0, 1), rows_2SKD[1].transpose(0, 1)
+        slots = [block.slot for block in self._blocks]
+        return self._transfer.load(slots, layer, self.num_tokens, more)
 
     def release(self) -> None:
         """Unpin it. Idempotent."""
