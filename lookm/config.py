@@ -12,6 +12,9 @@ AttentionName = Literal["auto", "reference", "cpu", "triton"]
 Graphs = Literal["auto", "on", "off"]
 
 
+PACE = {"cpu": (512, 100), "cuda": (2048, 50)}  # tokens of a tile, milliseconds of a step
+
+
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """Everything a user can ask for. Bytes and tokens are in the names; None means "decide".
@@ -44,6 +47,13 @@ class EngineConfig:
     graphs: Graphs = "auto"
     prompt_store_bytes: int | None = None
     parking: bool = True
+
+    def pace(self, device_type: str) -> tuple[int, float]:
+        """Tokens of a tile, and seconds of a step."""
+        tile_tokens, step_ms = PACE["cuda" if device_type == "cuda" else "cpu"]
+        tile_tokens = tile_tokens if self.tile_tokens is None else self.tile_tokens
+        step_ms = step_ms if self.max_step_ms is None else self.max_step_ms
+        return tile_tokens, step_ms / 1000
 
 
 @dataclass(frozen=True, slots=True)

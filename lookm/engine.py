@@ -14,13 +14,13 @@ from dataclasses import replace
 
 import torch
 
+from lookm.admission import check_fits, check_request
 from lookm.attention import choose
 from lookm.batch import Batch, Encode, Prefill
 from lookm.cache import PagePool, SequenceCache
-from lookm.cache.table import Int64
 from lookm.config import EngineConfig
 from lookm.device import choose_device, choose_dtype
-from lookm.errors import LookmError, PromptTooLongError, RequestError
+from lookm.errors import LookmError, RequestError
 from lookm.graphs import make_graphs
 from lookm.memory import make_plan
 from lookm.models.adapter import Adapter
@@ -37,14 +37,12 @@ from lookm.runner import Runner
 from lookm.sampling import SampledToken
 from lookm.scheduler import Scheduler
 from lookm.sequence import SequenceState
-from lookm.sizing import CacheShape, kept_rows
+from lookm.sizing import kept_rows
 from lookm.store import PromptStore, block_keys
 from lookm.totals import Totals
 from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
 
 logger = logging.getLogger(__name__)
-
-PACE = {"cpu": (512, 100), "cuda": (2048, 50)}  # tokens of a tile, milliseconds of a step
 
 
 class Engine:
@@ -80,7 +78,7 @@ class Engine:
             adapter.dimensions.windows_L,
             enabled=config.parking,
         )
-        tile_tokens, self._max_step_s = _pace(config, adapter.device)
+        tile_tokens, self._max_step_s = config.pace(adapter.device.type)
         self._scheduler = Scheduler(
             self._pool, store, self._parking, config, tile_tokens=tile_tokens
         )
@@ -147,11 +145,11 @@ class Engine:
         request = replace(request, images=arranged(request.images, self._adapter.family))
         ids_T = torch.tensor(request.prompt_ids, dtype=torch.int64)
         is_image_T = ids_T == self._adapter.image_token_id
-        self._check(request, ids_T[~is_image_T])
+        check_request(request, ids_T[~is_image_T], self._adapter)
         causal = self._adapter.family.causal(has_images=bool(request.images))
         windows_L = self._adapter.dimensions.windows_L
         bound_L = kept_rows(recipe, is_image_T, windows_L, causal=causal).bound_L
-        self._check_fits(request, bound_L)
+        check_fits(request, bound_L, self.plan, self.info)
         sequence = SequenceState(
             request=request,
             recipe=recipe,
@@ -279,6 +277,7 @@ class Engine:
         events, failed = [], set()
         ready: list[Prefill] = []
         long: list[Prefill] = []
+        self._runner.begin_step()
         units: list[Encode | Prefill] = [*batch.encodes, *batch.prefills, *batch.long]
         for unit in units:
             sequence = unit.sequence
@@ -310,42 +309,3 @@ class Engine:
         if event.finish is not None:
             self._forget(sequence, park=True)
         return event
-
-    def _check(self, request: Request, text_ids_N: torch.Tensor) -> None:
-        num_image_tokens = len(request.prompt_ids) - len(text_ids_N)
-        if not request.prompt_ids:
-            raise RequestError("the prompt is empty", param="messages")
-        expected = sum(image.num_tokens for image in request.images)
-        if num_image_tokens != expected:
-            raise RequestError(
-                f"the prompt has {num_image_tokens} image tokens, its images take {expected}",
-                param="messages",
-            )
-        num_ids = self._adapter.num_embeddings
-        if len(text_ids_N) and not 0 <= int(text_ids_N.min()) <= int(text_ids_N.max()) < num_ids:
-            raise RequestError(f"token ids must be from 0 to {num_ids - 1}", param="messages")
-
-    def _check_fits(self, request: Request, bound_L: Int64) -> None:
-        """Refuse what could not run even alone."""
-        num_prompt, max_tokens = len(request.prompt_ids), request.sampling.max_tokens
-        context = self.plan.max_context_tokens
-        if num_prompt + max_tokens > context:
-            raise PromptTooLongError(
-                f"the prompt has {num_prompt} tokens and max_tokens is {max_tokens}; together they "
-                f"exceed the {context} tokens this model can hold",
-                param="messages" if num_prompt >= context else "max_tokens",
-            )
-        needed_bytes = CacheShape.of(self.info).bytes(bound_L + max_tokens)
-        if needed_bytes > self.plan.capacity_bytes:
-            raise PromptTooLongError(
-                f"the request needs {needed_bytes} bytes of KV cache, the pool has "
-                f"{self.plan.capacity_bytes}; keep less of the cache, or ask for fewer tokens"
-            )
-
-
-def _pace(config: EngineConfig, device: torch.device) -> tuple[int, float]:
-    """Tokens of a tile, and seconds of a step."""
-    tile, step_ms = PACE["cuda" if device.type == "cuda" else "cpu"]
-    tile = tile if config.tile_tokens is None else config.tile_tokens
-    step_ms = step_ms if config.max_step_ms is None else config.max_step_ms
-    return tile, step_ms / 1000

@@ -7,7 +7,7 @@ Knows nothing about queues, text or finish reasons.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -24,7 +24,7 @@ from lookm.prefill import PromptContext
 from lookm.prompts import Prompts
 from lookm.sampling import SampledToken, sample
 from lookm.sequence import SequenceState
-from lookm.types import CacheReport
+from lookm.types import CacheReport, ImageInput
 
 
 class Runner:
@@ -49,6 +49,11 @@ class Runner:
         self.features = features
         self.prompts = prompts
         self.encode_s = 0.0
+        self._has_encoded = False
+
+    def begin_step(self) -> None:
+        """Another step: another image may be encoded."""
+        self._has_encoded = False
 
     def prepare(self, unit: Encode | Prefill) -> Prefill | None:
         """What a prompt needs before it is in a forward pass: what is known of it, features of its
@@ -77,11 +82,26 @@ class Runner:
         for image in sequence.request.images[unit.start : min(unit.end, num_known)]:
             sequence.features.append(adapter.no_features(image))
         images = sequence.request.images[max(unit.start, num_known) : unit.end]
-        if images:
-            sequence.features += self.features.get(images)
+        count = self._num_for_now(images)
+        if count:
+            sequence.features += self.features.get(images[:count])
         spent_s = time.monotonic() - started_s
         self.encode_s += spent_s
         sequence.clock.encode_s += spent_s
+
+    def _num_for_now(self, images: Sequence[ImageInput]) -> int:
+        """How many of them, from the first on: on a CPU a step encodes one, as others wait for it.
+
+        On a GPU as many as go through the tower together take little longer than one.
+        """
+        if self._adapter.device.type == "cuda":
+            return len(images)
+        for count, image in enumerate(images):
+            if not self.features.holds(image):
+                if self._has_encoded:
+                    return count
+                self._has_encoded = True
+        return len(images)
 
     def _embed_prompt(self, sequence: SequenceState) -> None:
         """Merge the features in."""

@@ -45,6 +45,10 @@ class FeatureCache:
                 self._hold(digest, features_FNE)
         return [found[image.digest] for image in images]
 
+    def holds(self, image: ImageInput) -> bool:
+        """Whether the image would not be encoded now."""
+        return image.digest in self._features
+
     def _hold(self, digest: str, features_FNE: torch.Tensor) -> None:
         size = features_FNE.nbytes
         if size > self._max_bytes:

@@ -128,7 +128,7 @@ def test_admission_counts_what_the_policy_keeps() -> None:
         engine = tiny_engine(**settings)
         for i in range(5):
             engine.add(prompt.request(str(i), policy))
-        for _ in range(5):
+        for _ in range(20):  # an image a step, and then a few tokens
             engine.step()
         running[name] = engine.stats().running
     assert running["full"] == 1
