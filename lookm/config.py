@@ -12,9 +12,6 @@ AttentionName = Literal["auto", "reference", "cpu", "triton"]
 Graphs = Literal["auto", "on", "off"]
 
 
-PACE = {"cpu": (512, 100), "cuda": (2048, 50)}  # tokens of a tile, milliseconds of a step
-
-
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
     """Everything a user can ask for. Bytes and tokens are in the names; None means "decide".
@@ -22,8 +19,8 @@ class EngineConfig:
     `graphs`: decode steps replayed from CUDA graphs; "auto" is on where they can be, "off" calls
     the same step instead, for the same tokens. On a CPU "on" calls it too.
 
-    A prompt of more than `tile_tokens` (512, on a GPU 2,048; 0: no prompt) is prefilled in tiles of
-    so many, and stops when a step has taken `max_step_ms` (100, on a GPU 50): others get on.
+    A prompt that takes longer than a step of `max_step_ms` (100, on a GPU 50) is prefilled in tiles
+    of `tile_tokens` (512, on a GPU 2,048; 0: none is), and stops when the step's time is up.
 
     `parking`: conversations keep their pages between turns, until somebody needs them.
 
@@ -47,13 +44,6 @@ class EngineConfig:
     graphs: Graphs = "auto"
     prompt_store_bytes: int | None = None
     parking: bool = True
-
-    def pace(self, device_type: str) -> tuple[int, float]:
-        """Tokens of a tile, and seconds of a step."""
-        tile_tokens, step_ms = PACE["cuda" if device_type == "cuda" else "cpu"]
-        tile_tokens = tile_tokens if self.tile_tokens is None else self.tile_tokens
-        step_ms = step_ms if self.max_step_ms is None else self.max_step_ms
-        return tile_tokens, step_ms / 1000
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from lookm.models.features import FeatureCache
 from lookm.models.image_layouts import arranged
 from lookm.models.loading import load_config, load_model, resolve_path
 from lookm.models.processor import Processor
+from lookm.pace import Pace
 from lookm.pages import PageLayout
 from lookm.parking import Parking
 from lookm.policy import PRESETS, resolve
@@ -78,10 +79,8 @@ class Engine:
             adapter.dimensions.windows_L,
             enabled=config.parking,
         )
-        tile_tokens, self._max_step_s = config.pace(adapter.device.type)
-        self._scheduler = Scheduler(
-            self._pool, store, self._parking, config, tile_tokens=tile_tokens
-        )
+        self._pace = Pace.of(config, adapter.device.type)
+        self._scheduler = Scheduler(self._pool, store, self._parking, self._pace, config)
         self._max_waiting = max(1, config.max_waiting)
         self._runner = Runner(
             adapter,
@@ -90,7 +89,7 @@ class Engine:
             FeatureCache(adapter.encode_images, config.image_cache_bytes),
             self._prompts,
             make_graphs(config, plan, adapter, self._pool, backend),
-            tile_tokens=tile_tokens,
+            tile_tokens=self._pace.tile_tokens,
         )
         # Asked of the model: checkpoints pad their vocabulary, and tokenizers do not say by how
         # much.
@@ -188,13 +187,15 @@ class Engine:
         if batch.num_tokens:
             started_s = time.monotonic()
             choices = self._runner.run(batch)
-            self._totals.account(batch, time.monotonic() - started_s)
+            spent_s = time.monotonic() - started_s
+            self._totals.account(batch, spent_s)
+            self._pace.learn(batch.num_tokens - len(batch.decodes), spent_s)
             events += [
                 self._accept(sequence, choice)
                 for sequence, choice in zip(batch.sampled, choices, strict=True)
             ]
         for prefill in batch.long:
-            events += self._advance(prefill, began_s + self._max_step_s)
+            events += self._advance(prefill, began_s + self._pace.step_s)
         return events
 
     def _advance(self, prefill: Prefill, until_s: float) -> list[TokenEvent]:
@@ -207,7 +208,10 @@ class Engine:
             return time.monotonic() > until_s
 
         choices = self._runner.advance(prefill, is_late)
-        prefill.sequence.clock.prefill_s += time.monotonic() - started_s
+        clock = prefill.sequence.clock
+        clock.prefill_s += time.monotonic() - started_s
+        if choices is not None:
+            self._pace.learn(prefill.end - prefill.start, clock.prefill_s)
         return [self._accept(prefill.sequence, choice) for choice in choices or ()]
 
     def generate(self, requests: Iterable[Request]) -> Iterator[TokenEvent]:

@@ -16,6 +16,7 @@ from lookm.cache import PagePool
 from lookm.cache.table import Int64
 from lookm.config import EngineConfig
 from lookm.errors import QueueFullError
+from lookm.pace import Pace
 from lookm.parking import Parking
 from lookm.sequence import SequenceState
 from lookm.store import PromptStore
@@ -29,17 +30,16 @@ class Scheduler:
         pool: PagePool,
         store: PromptStore,
         parking: Parking,
+        pace: Pace,
         config: EngineConfig,
-        *,
-        tile_tokens: int,
     ) -> None:
         self._pool = pool
         self._store = store
         self._parking = parking
         self._max_running = config.max_running
         self._max_waiting = config.max_waiting
-        self._max_step_tokens = config.max_step_tokens
-        self._tile_tokens = tile_tokens
+        self._pace = pace
+        self._num_steps = 0
         self.waiting: deque[SequenceState] = deque()
         self.running: list[SequenceState] = []
         self.num_preemptions = 0
@@ -47,8 +47,8 @@ class Scheduler:
     def add(self, sequence: SequenceState) -> None:
         """Queue a sequence. Raises `QueueFullError` where too many would have to wait.
 
-        The queue is first come, first served: those at its front that could run at once, by
-        `max_running` and by free pages, do not count.
+        The queue is first come, first served within a priority. Those at its front that could run
+        at once, by `max_running` and by free pages, do not count.
         """
         num_queued = len(self.waiting) + 1
         if num_queued > self._max_waiting and (
@@ -58,7 +58,8 @@ class Scheduler:
                 f"{self._max_waiting} requests are waiting, the most this server queues; "
                 "try again later"
             )
-        self.waiting.append(sequence)
+        later = (i for i, each in enumerate(self.waiting) if _comes_before(sequence, each))
+        self.waiting.insert(next(later, len(self.waiting)), sequence)
 
     def remove(self, sequence: SequenceState, *, park: bool = False) -> None:
         """Forget a sequence, finished or aborted, and free its pages: at once, or when needed."""
@@ -74,10 +75,11 @@ class Scheduler:
     def schedule(self) -> Batch:
         """The next step's work. Every page it writes to is reserved on return."""
         batch = Batch(self._grow_decodes())
-        budget = self._max_step_tokens - len(batch.decodes)
+        self._num_steps += 1
+        budget = min(self._pace.step_tokens, self._pace.max_step_tokens - len(batch.decodes))
         # Those already running first: a prompt in chunks, or one that was preempted.
         for sequence in self.running:
-            if not sequence.decoding:
+            if not sequence.decoding and not self._is_long(sequence):
                 budget = self._prefill(sequence, budget, batch)
         for sequence in list(self.waiting):
             if len(self.running) >= self._max_running or budget <= 0:
@@ -94,7 +96,9 @@ class Scheduler:
             self._reserve(sequence, sequence.rows_when_caught_up())
             self._parking.hit_tokens += sequence.num_taken
             sequence.clock.start()
-            budget = self._prefill(sequence, budget, batch)
+            if not self._is_long(sequence):
+                budget = self._prefill(sequence, budget, batch)
+        self._choose_long(batch)
         return batch
 
     def check(self) -> None:
@@ -121,7 +125,8 @@ class Scheduler:
             # The newest goes first: it has the least to lose, and the oldest always gets on. That
             # may be this very sequence, which then waits.
             while sequence in self.running and self._short_of(sequence, rows_L):
-                self._preempt(self.running[-1])
+                # Of the least important: `max` takes the first of equals, so from the newest on.
+                self._preempt(max(reversed(self.running), key=lambda seq: seq.request.priority))
             if sequence in self.running:
                 self._reserve(sequence, rows_L)
                 decodes.append(sequence)
@@ -143,7 +148,8 @@ class Scheduler:
     def _preempt(self, sequence: SequenceState) -> None:
         self.running.remove(sequence)
         sequence.rewind()
-        self.waiting.appendleft(sequence)
+        behind = (i for i, each in enumerate(self.waiting) if not _comes_before(each, sequence))
+        self.waiting.insert(next(behind, len(self.waiting)), sequence)
         self.num_preemptions += 1
 
     def _is_computed_for(self, sequence: SequenceState) -> bool:
@@ -196,26 +202,50 @@ class Scheduler:
         if sequence.job is not None:  # what the store knew may have left little of it
             return True
         num_tokens = len(sequence.tokens) - sequence.seen
-        return sequence.causal and 0 < self._tile_tokens < num_tokens
+        return sequence.causal and bool(self._pace.tile_tokens) and num_tokens > self._longest
+
+    @property
+    def _longest(self) -> int:
+        """Tokens of the longest prompt that runs in one piece."""
+        return min(self._pace.step_tokens, self._pace.tile_tokens)
+
+    def _choose_long(self, batch: Batch) -> None:
+        """Which of those that run in tiles gets on, and who has an image encoded.
+
+        By priority; of one priority the oldest. But every other step is for one of at most a tile,
+        if there is one: it is done soon, and the others lose at most half of their time to such.
+        """
+        long = [seq for seq in self.running if not seq.decoding and self._is_long(seq)]
+        long.sort(key=lambda seq: seq.request.priority)
+        for sequence in long:
+            if sequence.prefilling and sequence.num_unencoded:
+                images = len(sequence.request.images)
+                batch.encodes.append(Encode(sequence, len(sequence.features), images))
+        ready = [seq for seq in long if not (seq.prefilling and seq.num_unencoded)] or long
+        if self._num_steps % 2:
+            tile = self._pace.tile_tokens
+            ready.sort(key=lambda seq: (seq.request.priority, len(seq.tokens) - seq.seen > tile))
+        for sequence in ready[:1]:
+            end = sequence.num_prompt if sequence.indivisible else len(sequence.tokens)
+            batch.long.append(Prefill(sequence, sequence.seen, end))
 
     def _prefill(self, sequence: SequenceState, budget: int, batch: Batch) -> int:
         """Hand out the sequence's next units of work; return what is left of the token budget."""
         start, total = sequence.seen, len(sequence.tokens)
         first = sequence.indivisible and start == sequence.num_taken
         end = sequence.num_prompt if first else min(total, start + budget)
-        is_long = self._is_long(sequence)
-        if is_long:
-            end = sequence.num_prompt if sequence.indivisible else total
-        if end <= start or (is_long and batch.long):
+        if end <= start:
             return budget
         if start < sequence.num_prompt and sequence.num_unencoded:
             num_encoded = len(sequence.features)
             batch.encodes.append(Encode(sequence, num_encoded, len(sequence.request.images)))
-        if is_long:
-            batch.long.append(Prefill(sequence, start, end))
-            return budget
         batch.prefills.append(Prefill(sequence, start, end))
         return budget - (end - start)
+
+
+def _comes_before(sequence: SequenceState, other: SequenceState) -> bool:
+    """Whether it is more important; of equals the one that was there first comes first."""
+    return sequence.request.priority < other.request.priority
 
 
 def _count_decoding(sequences: Iterable[SequenceState]) -> int:

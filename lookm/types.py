@@ -136,6 +136,9 @@ class Request:
     has computed, for the same answer; "none" computes all of it. "kept" goes on from what earlier
     turns of a conversation under the same policy kept: what they dropped is gone, and only what is
     new is compressed. Where there is nothing to go on from it is "exact".
+
+    Of those that wait, and of long prompts, the one of the lowest `priority` comes first; when
+    pages are short the one of the highest goes.
     """
 
     id: str
@@ -145,6 +148,7 @@ class Request:
     sampling: Sampling = Sampling()
     reuse: Reuse = "exact"
     salt: str = field(default="", repr=False)
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,11 @@ class Settings(BaseSettings):
         None, description="Longest prompt and answer together."
     )
     max_step_tokens: Count = Field(2048, description="Tokens one engine step may process.")
+    max_step_ms: Count | None = Field(
+        None,
+        description="How long others wait for a prompt: a long one is prefilled in pieces of this "
+        "time. Else 100, on a GPU 50.",
+    )
     max_running: Count = Field(64, description="Requests decoded together.")
     max_waiting: Count = Field(
         256,
@@ -168,6 +173,7 @@ class Settings(BaseSettings):
             max_running=self.max_running,
             max_waiting=self.max_waiting,
             max_step_tokens=self.max_step_tokens,
+            max_step_ms=self.max_step_ms,
             max_context_tokens=self.max_context_tokens,
             image_cache_bytes=self.image_cache_memory,
             threads=self.threads,

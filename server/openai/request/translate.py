@@ -104,6 +104,7 @@ class Translator:
             policy=policy,
             sampling=sampling(body, self._room(body, policy, prompt), structure),
             reuse=policies.reuse(body.kv_cache, self.default_reuse),
+            priority=body.priority or 0,
         )
 
     def _room(self, body: Generation, policy: CachePolicy, prompt: PreparedPrompt) -> Room:

@@ -200,6 +200,10 @@ class Generation(Strict):
         Annotated[str, Field(max_length=1024)] | None,
         Honoured("extension, vLLM's: as `prompt_cache_key`; both together are the salt"),
     ] = None
+    priority: Annotated[
+        Annotated[int, Field(ge=-(2**31), le=2**31 - 1)] | None,
+        Honoured("extension, vLLM's: the lowest comes first; 0 where none is given"),
+    ] = None
     max_tokens: Annotated[TokenCount | None, Honoured("else all that fits the context")] = None
     temperature: Annotated[Annotated[float, Field(ge=0, le=2)] | None, Honoured()] = None
     top_p: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Honoured()] = None
