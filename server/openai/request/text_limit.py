@@ -49,8 +49,8 @@ class TextLimit:
     def _check(self, param: str, num_characters: int, max_characters: int) -> None:
         if num_characters > max_characters:
             raise PromptTooLongError(
-                f"'{param}' has at least {num_characters} characters, and the model's context of "
-                f"{self.context_tokens} tokens holds at most {max_characters}: shorten it.",
+                f"The text of '{param}' has {num_characters} characters or more; with a context of "
+                f"{self.context_tokens} tokens at most {max_characters} are allowed: shorten it.",
                 param=param,
             )
 
@@ -62,7 +62,7 @@ def check_schema(form: object) -> None:
     num_characters = count_characters(form.json_schema.schema_, MAX_SCHEMA_CHARACTERS)
     if num_characters > MAX_SCHEMA_CHARACTERS:
         message = (
-            f"The schema of 'response_format' has at least {num_characters} characters; at most "
+            f"The schema of 'response_format' has {num_characters} characters or more; at most "
             f"{MAX_SCHEMA_CHARACTERS} are allowed."
         )
         raise ApiError("invalid_value", message, param="response_format")
