@@ -60,6 +60,8 @@ EXCEPTIONS: Mapping[type[Exception], str] = {
     worker.WorkerDiedError: "engine_failed",
 }
 
+MAX_SHOWN_CHARACTERS = 1000  # of a message, and of a param: both may quote what a client sent
+
 RETRY_AFTER_S = {"queue_full": 1, "engine_unavailable": 5}
 
 
@@ -67,10 +69,10 @@ class ApiError(Exception):
     """A failure that the client gets as it stands; `code` is a key of `CODES`."""
 
     def __init__(self, code: str, message: str, *, param: str | None = None) -> None:
-        super().__init__(message)
+        self.message = _short(message)
+        super().__init__(self.message)
         self.code = code
-        self.message = message
-        self.param = param
+        self.param = param and _short(param)
         self.status = CODES[code].status
         self.type = CODES[code].type
         self.headers: dict[str, str] = {}
@@ -81,6 +83,11 @@ class ApiError(Exception):
         """OpenAI's error body."""
         fields = {"message": self.message, "type": self.type, "param": self.param}
         return {"error": fields | {"code": self.code}}
+
+
+def _short(text: str) -> str:
+    """The text; of a longer one its beginning."""
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."
 
 
 def to_api_error(error: Exception, *, param: str | None = None) -> ApiError:

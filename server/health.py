@@ -39,7 +39,7 @@ async def readyz(live: Live) -> dict[str, str]:
     booting = live.booting
     if booting is not None and booting.done() and not booting.cancelled() and booting.exception():
         raise ApiError("engine_unavailable", f"The model did not load: {booting.exception()}")
-    raise ApiError("engine_unavailable", "The engine is starting, or being replaced.")
+    raise ApiError("engine_unavailable", live.engine.condition)
 
 
 @router.get("/version")

@@ -5,7 +5,7 @@ nothing about HTTP, untrusted bytes (`server.media`) or the weights.
 """
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from lookm.errors import ModelError, RequestError
 from lookm.models.families import Family, family_of
 from lookm.models.image_layouts import AMONG, NUM_TOKENS, PLACEHOLDER, arranged
 from lookm.models.loading import load_config, load_processor, resolve_path, served_name
+from lookm.models.token_sizes import check_length, max_token_characters
 from lookm.types import Array, ImageInput
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ class Processor:
         self._lock = threading.Lock()  # the fast tokenizer keeps mutable settings between calls
         self._prefix = self._bos_prefix()
         self._hidden_ids = self._special_ids()
+        backend = getattr(self._tokenizer, "backend_tokenizer", None)
+        self.max_token_characters = max_token_characters(backend)
 
     @classmethod
     def load(cls, model: str) -> "Processor":
@@ -85,13 +88,12 @@ class Processor:
         `messages` are chat-template dicts, content a string or a list of `{"type": "image"}` and
         `{"type": "text", "text": ...}` parts; `images` in the order of their parts; `tools` as
         OpenAI writes them. Control tokens spelled out in the text (`</s>`, `<image>`) are encoded
-        as plain text, never obeyed.
+        as plain text, never obeyed. Raises `PromptTooLongError` early for what is far too long.
         """
         with self._lock:
             text = self._expand(self._render(messages, tools), images)
-            ids: list[int] = self._tokenizer(
-                text, add_special_tokens=False, sanitize_control_tokens=True
-            )["input_ids"]
+            self._check_length(text, self._chat_ids, "messages")
+            ids = self._chat_ids(text)
         if self._template is not self.family.template and ids[: len(self._prefix)] != self._prefix:
             ids = self._prefix + ids
         return tuple(ids)
@@ -104,9 +106,13 @@ class Processor:
             return self._render(messages, tools)
 
     def text(self, text: str) -> tuple[int, ...]:
-        """Plain text, no chat template, with the tokenizer's own beginning-of-text token."""
+        """Plain text, no chat template, with the tokenizer's own beginning-of-text token.
+
+        Raises `PromptTooLongError` early for what is far too long.
+        """
         with self._lock:
-            ids = self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+            self._check_length(text, self._plain_ids, "prompt")
+            ids = self._plain_ids(text)
         return (*self._prefix, *ids)
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -114,6 +120,26 @@ class Processor:
         ids = [token for token in ids if token not in self._hidden_ids]
         with self._lock:
             return str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+
+    def _chat_ids(self, text: str) -> list[int]:
+        """Of a rendered chat."""
+        ids: list[int] = self._tokenizer(
+            text, add_special_tokens=False, sanitize_control_tokens=True
+        )["input_ids"]
+        return ids
+
+    def _plain_ids(self, text: str) -> list[int]:
+        """Of text in which nothing is a control token."""
+        ids: list[int] = self._tokenizer.encode(
+            text, add_special_tokens=False, split_special_tokens=True
+        )
+        return ids
+
+    def _check_length(self, text: str, ids_of: Callable[[str], list[int]], param: str) -> None:
+        def count(piece: str) -> int:
+            return len(ids_of(piece))
+
+        check_length(text, count, self.max_context_tokens, param=param)
 
     def _render(
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]

@@ -35,6 +35,7 @@ class FakeProcessor:
     """See the module; the methods are `lookm.models.processor.Processor`'s."""
 
     image_token_id = IMAGE_TOKEN_ID
+    max_token_characters = 1024  # words are as long as one likes
 
     def image(self, image: "Image.Image", digest: str) -> ImageInput:
         """The size of the image, as if it were its pixels."""

@@ -14,7 +14,7 @@ are chosen by an attacker who wants to (a) reach what only this machine can reac
       limited per request; extreme shapes and endless JPEG scans refused; a bounded number of
       downloads and of decoder threads.
   (d) Five formats, chosen by content and not by header or name; animated and truncated pictures
-      refused; whatever the decoder raises becomes a `MediaError`.
+      refused; whatever the decoder raises becomes a `MediaError`; what it warns of is not written.
 
 What it does not promise: a decoder bug in Pillow's C libraries would run in the API process.
 
@@ -22,7 +22,8 @@ Knows nothing about HTTP requests to us, models or tokens. Logs nothing.
 """
 
 from server.media.config import MediaConfig
+from server.media.decode import silence_decoders
 from server.media.loader import LoadedImage, MediaLoader
 from server.media.media_error import MediaError
 
-__all__ = ["LoadedImage", "MediaConfig", "MediaError", "MediaLoader"]
+__all__ = ["LoadedImage", "MediaConfig", "MediaError", "MediaLoader", "silence_decoders"]

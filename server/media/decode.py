@@ -5,12 +5,13 @@
 
 The decoder's class is chosen by our own look at the first bytes and called directly, so that no
 file name, header or list of Pillow's forty formats has a say. Everything a decoder raises becomes a
-`MediaError`. Knows nothing about URLs.
+`MediaError`, whatever it is: it also asserts, recurses and runs out of memory on bytes made for
+that. Knows nothing about URLs.
 """
 
 import io
-import struct
-import zlib
+import logging
+import warnings
 from dataclasses import dataclass
 
 from PIL import (
@@ -38,22 +39,6 @@ DECODERS: dict[str, type[ImageFile.ImageFile]] = {
     "BMP": BmpImagePlugin.BmpImageFile,
 }
 
-# What Pillow raises on bytes made to break it. A list, because a bug of ours should stay visible.
-DECODER_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    RuntimeError,
-    EOFError,
-    MemoryError,
-    Warning,
-    struct.error,
-    zlib.error,
-)
 BOMB_ERRORS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
 # Every scan of a progressive JPEG is a pass over all pixels and can be a few bytes long; encoders
@@ -82,6 +67,15 @@ class Decoded:
     height: int
 
 
+def silence_decoders() -> None:
+    """For the whole process: Pillow writes a line for each odd byte, and there may be megabytes.
+
+    Called once at start, because filters of warnings cannot be set for one thread.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
+
 def decode(data: bytes, config: MediaConfig, budget: Budget) -> Decoded:
     """Decode one image. Raises `MediaError`."""
     name = sniff(data)
@@ -90,9 +84,11 @@ def decode(data: bytes, config: MediaConfig, budget: Budget) -> Decoded:
     try:
         with DECODERS[name](io.BytesIO(data)) as picture:
             return _decode(picture, config, budget)
+    except MediaError:
+        raise
     except BOMB_ERRORS as error:
         raise _too_large("The image has too many pixels. Scale it down.") from error
-    except DECODER_ERRORS as error:
+    except Exception as error:
         raise _damaged(f"The {name} is damaged or truncated. Save and send it again.") from error
 
 
@@ -149,7 +145,7 @@ def orientation_of(picture: Image.Image) -> int:
     """EXIF orientation 1 to 8; 1 where there is none or it cannot be read."""
     try:
         value = picture.getexif().get(EXIF_ORIENTATION, 1)
-    except DECODER_ERRORS:
+    except Exception:  # noqa: BLE001 - as in `decode`
         return 1  # a photo with odd metadata is still a photo
     return value if value in UPRIGHT else 1
 

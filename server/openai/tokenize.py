@@ -60,6 +60,7 @@ async def tokenize(request: Request, live: Live) -> Response:
 async def _count(live: Services, body: TokenizeRequest) -> Tokenized:
     translator = live.translator
     requested = translator.policy(body)
+    translator.text_limit.check_chat(body.messages, body.tools or ())
     check_tools(body.tools or (), translator.tool_support)
     tools = shown(body.tools or ())
     with live.gate.entered():

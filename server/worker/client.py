@@ -67,6 +67,8 @@ class EngineClient:
         self._draining = False
         self._stopping = False
         self._ready_at_s: float | None = None
+        self._fast_failures = 0
+        self._next_start_s = 0.0
 
     # --- what the app reads ---------------------------------------------------------------------
 
@@ -76,9 +78,27 @@ class EngineClient:
         return self.state == "ready" and not self._draining
 
     @property
+    def condition(self) -> str:
+        """Why there is no worker, and when the next one is tried: a sentence for clients."""
+        if self._leaving:
+            return "The server is shutting down."
+        if self.state == "failed":
+            return "The engine is not running; its operator must restart it."
+        if self.state != "restarting":
+            return "The engine is starting."
+        failures, wait_s = self._fast_failures, self._next_start_s - time.monotonic()
+        often = f"failed {failures} times in a row" if failures > 1 else "failed"
+        again = f"is started again in {wait_s:.0f} s" if wait_s >= 1 else "is being started again"
+        return f"The engine {often} and {again}. The server's log says why."
+
+    @property
     def totals(self) -> EngineStats:
         """Counters over every worker there has been; gauges are 0 while there is none."""
         return totals.add(self._finished, self.stats or totals.ZERO)
+
+    @property
+    def _leaving(self) -> bool:
+        return self._draining or self._stopping or self.state == "stopped"
 
     @property
     def num_open(self) -> int:
@@ -165,14 +185,13 @@ class EngineClient:
             self._post(wire.Abort(request_id))
 
     def _require_ready(self) -> None:
-        if self._draining or self._stopping or self.state == "stopped":
-            raise WorkerUnavailableError("The server is shutting down.", retry_after_s=10.0)
+        if self._leaving:
+            raise WorkerUnavailableError(self.condition, retry_after_s=10.0)
         if self.state == "failed":
-            raise WorkerUnavailableError("The engine is not running; its operator must restart it.")
+            raise WorkerUnavailableError(self.condition)
         if self.state != "ready":
-            raise WorkerUnavailableError(
-                "The engine is starting. Try again in a few seconds.", retry_after_s=5.0
-            )
+            wait_s = max(0.0, self._next_start_s - time.monotonic())
+            raise WorkerUnavailableError(self.condition, retry_after_s=5.0 + wait_s)
 
     def _post(self, message: wire.Up) -> None:
         if self.state == "ready":
@@ -181,28 +200,28 @@ class EngineClient:
     # --- the worker -----------------------------------------------------------------------------
 
     async def _supervise(self) -> None:
-        fast_failures = 0
         while True:
             self._ready_at_s = None
             failed = await self._run_worker()
             served_s = time.monotonic() - self._ready_at_s if self._ready_at_s else 0.0
             if self._stopping:
                 return
-            if self._ready_at_s is None and isinstance(failed, LookmError):
+            if self.info is None and isinstance(failed, LookmError):
                 self._give_up(failed)
                 return
-            fast_failures = self._policy.count(fast_failures, served_s)
-            delay_s = self._policy.delay_s(fast_failures)
-            if delay_s is None:
+            self._fast_failures = self._policy.count(self._fast_failures, served_s)
+            if self._policy.gives_up(self._fast_failures, ever_ready=self.info is not None):
                 self._give_up(
                     WorkerUnavailableError(
-                        f"The engine failed {fast_failures} times in a row and is not started "
-                        f"again. Last failure: {failed}. The log above says where."
+                        f"The engine failed {self._fast_failures} times in a row and is not "
+                        f"started again. Last failure: {failed}. The log above says where."
                     )
                 )
                 return
+            delay_s = self._policy.delay_s(self._fast_failures)
             log.warning("the worker is gone (%s); next one in %.1f s", failed, delay_s)
             self.restarts += 1
+            self._next_start_s = time.monotonic() + delay_s
             await asyncio.sleep(delay_s)
 
     def _give_up(self, failure: Exception) -> None:

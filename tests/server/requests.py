@@ -79,6 +79,7 @@ class ScriptedEngine:
     script: Callable[[Request], AsyncIterator[TokenEvent]]
     info: ModelInfo | None = None
     ready: bool = False
+    condition: str = "The engine is starting."
     restarts: int = 0
     requests: list[Request] = field(default_factory=list)
     open: int = 0

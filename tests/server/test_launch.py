@@ -1,5 +1,6 @@
 """Starting and stopping: the banner, the port, one clear line for what is wrong, exit status."""
 
+import gc
 import signal
 import socket
 import statistics
@@ -11,7 +12,17 @@ import pytest
 from lookm.types import ModelInfo
 from server.example_request import PICTURES
 from server.example_request import data_url as picture
-from server.launch import FAILED, MISUSED, StartError, banner, base_url, bind, check, launch
+from server.launch import (
+    FAILED,
+    MISUSED,
+    StartError,
+    _leave_start_up_alone,
+    banner,
+    base_url,
+    bind,
+    check,
+    launch,
+)
 from server.settings import Settings
 from tests.server.process import ServerProcess
 from tests.server.requests import CHAT, chat
@@ -114,3 +125,12 @@ def test_what_outlasts_the_drain_gets_an_error_and_is_not_cut_off() -> None:
     rest = stopped_while_streaming(2000, "--drain-timeout-s", "0.2")
     assert rest[-2] == "data: [DONE]"
     assert any("The server is stopping. Send the request again." in line for line in rest[-6:])
+
+
+def test_what_was_loaded_at_start_is_not_collected_again() -> None:
+    try:
+        _leave_start_up_alone()
+        assert gc.get_freeze_count() > 10_000
+        assert len(gc.get_objects()) < 1000
+    finally:
+        gc.unfreeze()

@@ -22,6 +22,7 @@ Chunks = AsyncIterator[bytes]
 Location = Sequence[str | int]
 
 MANY_PIECES = 64  # of 64 KiB each, as uvicorn hands them on
+MAX_NAME_CHARACTERS = 100  # of an unknown field, to look for one that was meant
 UNION_MEMBERS = {"<string>": "a string", "<array>": "an array", "<object>": "an object"}
 WRONG_KEY = "[key]"  # what pydantic adds where it is a mapping's key that is wrong
 # After an index into these, pydantic's location holds the tag that chose the union's member.
@@ -125,7 +126,7 @@ def _meant(found: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _unknown(location: Location, param: str | None, known: Sequence[str]) -> ApiError:
-    name = str(location[-1])
+    name = str(location[-1])[:MAX_NAME_CHARACTERS]
     close = get_close_matches(name, known, n=1) if len(location) == 1 else []
     hint = f" Did you mean '{close[0]}'?" if close else ""
     return ApiError("unknown_parameter", f"Unknown parameter: '{param}'.{hint}", param=param)

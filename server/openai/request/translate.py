@@ -17,6 +17,7 @@ from server.openai.request.pictures import PictureLoader, images_of, media_parts
 from server.openai.request.pools import Pools
 from server.openai.request.sampling import Room, check_options, sampling
 from server.openai.request.template import template_messages
+from server.openai.request.text_limit import TextLimit, check_schema
 from server.openai.schemas.requests import (
     ChatRequest,
     CompletionRequest,
@@ -54,6 +55,11 @@ class Translator:
         in_model = policies.split_model(body.model, self.served_model)
         return policies.choose(body.kv_cache, in_model, self.default_policy)
 
+    @property
+    def text_limit(self) -> TextLimit:
+        """How much text a prompt may have, to be known before anything is made of it."""
+        return TextLimit(self.info.max_context_tokens, self.processor.max_token_characters)
+
     async def chat(self, body: ChatRequest, request_id: str, tenant: str = "") -> Request:
         """A chat request for the engine. Raises `ApiError` or `LookmError`.
 
@@ -61,6 +67,8 @@ class Translator:
         """
         policy = self.policy(body)
         check_options(body)
+        check_schema(body.response_format)
+        self.text_limit.check_chat(body.messages, body.tools or ())
         use = tool_use(body, self.tool_support)
         prompt = await self.chat_prompt(body.messages, use.tools)
         body.messages.clear()  # data URLs may be 100 MB, and the answer may take minutes
@@ -74,6 +82,7 @@ class Translator:
         policy = self.policy(body)
         check_options(body)
         text = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
+        self.text_limit.check_prompt(text)
         ids = await self.pools.text(lambda: self.processor.text(text))
         request = self._request(body, request_id, policy, PreparedPrompt(ids))
         return replace(request, salt=salt(body, tenant))

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from lookm.types import Reuse
 from server.openai.schemas.fields import Accepted, Honoured, Refused
-from server.openai.schemas.strict import ARRAY, OBJECT, STRING, Strict, not_empty
+from server.openai.schemas.strict import ARRAY, OBJECT, STRING, AtMost, Strict, not_empty
 from server.openai.schemas.tools import ToolCall, ToolChoice, Tools
 
 OLD_TOOLS = "Deprecated by OpenAI: use `tools`."
@@ -182,6 +182,10 @@ TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 TokenKey = Annotated[str, Field(pattern=r"^[0-9]{1,9}$")]
+LogitBias = Annotated[dict[TokenKey, Bias], AtMost(1024)]
+Metadata = Annotated[
+    dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]], AtMost(16)
+]
 
 
 class Generation(Strict):
@@ -214,7 +218,7 @@ class Generation(Strict):
     stop: Annotated[Stop | None, Honoured("up to 4, of up to 256 characters")] = None
     frequency_penalty: Annotated[Penalty | None, Honoured()] = None
     presence_penalty: Annotated[Penalty | None, Honoured()] = None
-    logit_bias: Annotated[dict[TokenKey, Bias] | None, Honoured("by token id")] = None
+    logit_bias: Annotated[LogitBias | None, Honoured("by token id, up to 1024")] = None
     min_p: Annotated[Annotated[float, Field(ge=0, le=1)] | None, Honoured("extension")] = None
     repetition_penalty: Annotated[
         Annotated[float, Field(gt=0, le=100)] | None, Honoured("extension; 1 is off")
@@ -240,7 +244,10 @@ class ChatRequest(Generation):
     messages: Annotated[list[Message], Field(min_length=1, max_length=4096), Honoured()]
     max_completion_tokens: Annotated[TokenCount | None, Honoured("as `max_tokens`")] = None
 
-    metadata: Annotated[dict[str, str] | None, Accepted("not stored")] = None
+    metadata: Annotated[
+        Metadata | None,
+        Accepted("not stored; up to 16 keys of up to 64 characters, values of up to 512"),
+    ] = None
     store: Annotated[bool | None, Accepted("nothing is ever stored")] = None
     service_tier: Annotated[str | None, Accepted("there is one tier")] = None
     safety_identifier: Annotated[str | None, Accepted("not stored")] = None

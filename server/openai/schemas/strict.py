@@ -1,7 +1,10 @@
 """The base of all request models: a wrong type or an unknown field is an error, never a guess."""
 
-from pydantic import BaseModel, ConfigDict, Tag
-from pydantic_core import PydanticCustomError
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, Tag
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 # Names of union members in pydantic's error locations; `parse.path` leaves them out.
 STRING, ARRAY, OBJECT = Tag("<string>"), Tag("<array>"), Tag("<object>")
@@ -17,6 +20,33 @@ class Strict(BaseModel):
         hide_input_in_errors=True,
         protected_namespaces=(),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class AtMost:
+    """An object of so many entries at most: counted before any of them is looked at."""
+
+    entries: int
+
+    def check(self, value: object) -> object:
+        """The value, whatever it is, unless it is an object with more entries."""
+        if isinstance(value, dict) and len(value) > self.entries:
+            raise PydanticCustomError(
+                "too_many_entries",
+                "It has {count} entries; at most {most} are allowed",
+                {"count": len(value), "most": self.entries},
+            )
+        return value
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {**handler(schema), "maxProperties": self.entries}
 
 
 def not_empty(text: str) -> str:

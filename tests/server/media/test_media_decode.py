@@ -1,8 +1,11 @@
 """Bytes to pictures: every format and colour mode, and everything that is refused."""
 
+import base64
 import io
+import logging
 import random
 import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -11,7 +14,7 @@ from PIL import Image, TiffImagePlugin
 
 from server.media import MediaConfig, MediaError
 from server.media.budget import Budget
-from server.media.decode import DECODERS, Decoded, decode, reduction
+from server.media.decode import DECODERS, Decoded, decode, reduction, silence_decoders
 from tests.server.media.conftest import encode, picture
 
 
@@ -354,3 +357,52 @@ def test_nothing_but_pixels_leaves_with_a_picture() -> None:
     decoded = run(encode(picture(), "JPEG", exif=exif, comment=b"secret"))
     decoded.image.save(buffer, "JPEG")
     assert b"secret" not in buffer.getvalue()
+
+
+# --- whatever decoders do -----------------------------------------------------------------------
+
+NO_PALETTE = (
+    "iVBORw0KGgoAAAANSUhEUgAAAEAAAABACAMAAACdt4HsAAAAG0lEQVR42u3BgQAAAADDoPlT3+AEVQEAAAB8AxBA"
+    "AAG9PLePAAAAAElFTkSuQmCC"
+)
+
+
+def test_a_palette_picture_without_a_palette_is_damaged() -> None:
+    assert refusal(base64.b64decode(NO_PALETTE)).code == "invalid_image"
+
+
+@pytest.mark.parametrize("raised", [AssertionError, MemoryError, RecursionError, KeyError, OSError])
+def test_whatever_a_decoder_raises_is_a_damaged_picture(
+    raised: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(_: object) -> None:
+        raise raised
+
+    monkeypatch.setattr(DECODERS["PNG"], "load", breaks)
+    assert refusal(encode(picture())).code == "invalid_image"
+
+
+def many_tags(num_tags: int) -> bytes:
+    """EXIF of tags that each say to be huge; the last one says how the camera was held."""
+    others = (number for number in range(65_536) if number != 0x0112)
+    tags = (struct.pack("<HHII", next(others), 2, 2**31, 8) for _ in range(num_tags - 1))
+    upright = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    head = b"Exif\0\0II*\0" + struct.pack("<IH", 8, num_tags)
+    return head + b"".join(tags) + upright + b"\0" * 4
+
+
+@pytest.mark.parametrize("name", ["PNG", "JPEG", "WebP"])
+def test_thousands_of_broken_tags_write_nothing(
+    name: str, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    num_tags = 5000 if name == "JPEG" else 65_535  # a segment of a JPEG has 64 KiB
+    data = encode(picture(8, 6), name, exif=many_tags(num_tags))
+    level = logging.getLogger("PIL").level
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        silence_decoders()
+        decoded = run(data)
+    logging.getLogger("PIL").setLevel(level)
+    assert decoded.image.size == (6, 8), "the tag behind the broken ones is read"
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")

@@ -141,7 +141,7 @@ async def test_killed_worker_ends_every_request_and_is_replaced(
         assert len(set(map(id, ended))) == 5
         assert not client.ready
         assert (client.stats, client.totals.running, client.totals.capacity_bytes) == (None, 0, 0)
-        with pytest.raises(WorkerUnavailableError, match="starting") as refused:
+        with pytest.raises(WorkerUnavailableError, match="started again") as refused:
             await collect(client, make_request())
         assert refused.value.retry_after_s
         await client.wait_ready(30)
@@ -164,17 +164,32 @@ async def test_step_that_breaks_ends_its_requests_and_the_next_one_works(
         assert len(await collect(client, make_request())) == 4
 
 
-async def test_worker_that_keeps_dying_is_given_up(running: Running, make_request: Make) -> None:
-    async with running(max_fast_failures=2) as client:
-        for n in range(2):
-            await client.wait_ready(30)
+async def test_worker_that_keeps_dying_is_replaced_for_as_long_as_it_takes(
+    running: Running, make_request: Make
+) -> None:
+    async with running(max_start_failures=1) as client:
+        for n in range(3):
             with pytest.raises(WorkerDiedError):
                 await collect(client, make_request(f"r{n}", ids=(fake.RAISE_ID,)))
-        with pytest.raises(WorkerUnavailableError, match=r"2 times in a row.*asked to fail"):
             await client.wait_ready(30)
-        assert (client.state, client.ready, client.restarts) == ("failed", False, 1)
-        with pytest.raises(WorkerUnavailableError, match="operator"):
+        assert (client.state, client.restarts) == ("ready", 3)
+        assert len(await collect(client, make_request())) == 4
+
+
+async def test_what_is_wrong_and_when_the_next_worker_comes_is_said(
+    running: Running, make_request: Make
+) -> None:
+    async with running(first_delay_s=30.0, max_delay_s=60.0) as client:
+        client._fast_failures = 1
+        with pytest.raises(WorkerDiedError):
+            await collect(client, make_request(ids=(fake.RAISE_ID,)))
+        async with asyncio.timeout(30):
+            while client.restarts == 0:
+                await asyncio.sleep(0)
+        assert "failed 2 times in a row and is started again in 60 s" in client.condition
+        with pytest.raises(WorkerUnavailableError, match="again in 60 s") as refused:
             await collect(client, make_request())
+        assert refused.value.retry_after_s == pytest.approx(65, abs=1)
 
 
 async def test_model_that_cannot_load_is_reported_once_and_not_retried(
@@ -191,7 +206,7 @@ async def test_model_that_cannot_load_is_reported_once_and_not_retried(
 
 
 async def test_crash_while_loading_is_retried_a_bounded_number_of_times() -> None:
-    policy = RestartPolicy(max_fast_failures=2, first_delay_s=0.01)
+    policy = RestartPolicy(max_start_failures=2, first_delay_s=0.01)
     client = EngineClient(EngineConfig(model="fake:fail=load-crash"), restart_policy=policy)
     await client.start()
     with pytest.raises(WorkerUnavailableError, match="crashed while loading"):
@@ -205,7 +220,7 @@ async def test_worker_that_cannot_be_spawned_is_a_failure_with_its_reason(
 ) -> None:
     monkeypatch.setattr("sys.executable", "/nonexistent/python")
     client = EngineClient(
-        EngineConfig(model="fake"), restart_policy=RestartPolicy(max_fast_failures=1)
+        EngineConfig(model="fake"), restart_policy=RestartPolicy(max_start_failures=1)
     )
     await client.start()
     with pytest.raises(WorkerUnavailableError, match="/nonexistent/python"):
@@ -284,11 +299,14 @@ async def test_nothing_is_left_on_disk_and_long_temporary_folders_work(
             assert [path for path in folder.iterdir() if path != deep] == []
 
 
-def test_back_off_grows_is_bounded_and_ends() -> None:
-    policy = RestartPolicy(max_fast_failures=5, first_delay_s=1, max_delay_s=3, healthy_s=60)
-    assert [policy.delay_s(n) for n in range(1, 6)] == [1, 2, 3, 3, None]
+def test_back_off_grows_is_bounded_and_ends_only_before_the_first_success() -> None:
+    policy = RestartPolicy(max_start_failures=5, first_delay_s=1, max_delay_s=3, healthy_s=60)
+    assert [policy.delay_s(n) for n in (1, 2, 3, 4, 5000)] == [1, 2, 3, 3, 3]
+    assert [policy.gives_up(n, ever_ready=False) for n in (4, 5)] == [False, True]
+    assert not policy.gives_up(5000, ever_ready=True)
     assert policy.count(4, served_s=1) == 5
     assert policy.count(4, served_s=61) == 1
+    assert RestartPolicy().max_delay_s <= 60
 
 
 def test_totals_add_counters_and_keep_only_current_gauges() -> None:
