@@ -16,7 +16,14 @@ import torch
 
 from lookm.attention import ModelKernels
 from lookm.errors import RequestError
-from lookm.models.attention_interface import ATTENTION, PaddedContext, Probe, StepContext, attend
+from lookm.models.attention_interface import (
+    ATTENTION,
+    Dimensions,
+    PaddedContext,
+    Probe,
+    StepContext,
+    attend,
+)
 from lookm.models.families import Family
 from lookm.models.fast.accelerate import accelerate
 from lookm.models.fast.onednn import rounded_rows
@@ -28,18 +35,6 @@ from lookm.types import ImageInput
 MAX_IMAGES_TOGETHER = 16
 
 __all__ = ["Adapter", "Dimensions", "EmbeddedPrompt", "PackedRows", "StepContext"]
-
-
-@dataclass(frozen=True, slots=True)
-class Dimensions:
-    """The shape of a text model's attention. `windows_L`: None where a layer sees all tokens."""
-
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    max_context_tokens: int
-    windows_L: tuple[int | None, ...]
 
 
 class Adapter:

@@ -81,6 +81,18 @@ class PaddedContext:
         return F.pad(out_THD, (0, 0, 0, 0, 0, rows.q_HTD.shape[1] - self.num_rows))
 
 
+@dataclass(frozen=True, slots=True)
+class Dimensions:
+    """The shape of a text model's attention. `windows_L`: None where a layer sees all tokens."""
+
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_context_tokens: int
+    windows_L: tuple[int | None, ...]
+
+
 @dataclass(slots=True)
 class Probe:
     """Runs one token to see how a text model attends: what it does, not what its config says."""

@@ -155,8 +155,6 @@ class EngineClient:
         self._streams.fail_all(WorkerDiedError, "The server is stopping. Send the request again.")
         self.state = "stopped"
 
-    # --- requests -------------------------------------------------------------------------------
-
     async def submit(self, request: Request) -> AsyncGenerator[TokenEvent]:
         """Stream the events of a request; the last one has a `finish`.
 

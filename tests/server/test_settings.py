@@ -16,6 +16,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "attention": ("reference", "reference"),
     "graphs": ("off", "off"),
     "log_level": ("debug", "debug"),
+    "reuse": ("kept", "kept"),
     "api_keys": ("a, b", 2),
     "cors_origins": ("https://a, https://b", ("https://a", "https://b")),
     "media_allowed_hosts": ("a.example", ("a.example",)),
@@ -43,14 +44,24 @@ def test_sizes_are_shown_with_three_digits() -> None:
 @pytest.mark.parametrize("name", list(Settings.model_fields))
 def test_every_setting_is_a_variable_and_a_flag(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kind = str(Settings.model_fields[name].annotation)
-    fallback = "1" if "bool" in kind else "7" if "int" in kind or "float" in kind else "text"
+    on = Settings.model_fields[name].get_default() is True
+    fallback = (
+        "0"
+        if on
+        else "1"
+        if "bool" in kind
+        else "7"
+        if "int" in kind or "float" in kind
+        else "text"
+    )
     given, _ = SAMPLES.get(name, (fallback, None))
     monkeypatch.setenv(f"LOOKM_{name.upper()}", given)
     assert getattr(Settings(), name) != Settings.model_fields[name].get_default()
     monkeypatch.delenv(f"LOOKM_{name.upper()}")
     seen: list[Settings] = []
     monkeypatch.setattr("server.launch.launch", lambda settings: seen.append(settings) or 0)
-    flag = [cli.flag_of(name)] if "bool" in kind else [cli.flag_of(name), given]
+    switch = cli.flag_of(name).replace("--", "--no-", 1) if on else cli.flag_of(name)
+    flag = [switch] if "bool" in kind else [cli.flag_of(name), given]
     result = CliRunner().invoke(cli.app, ["serve", *flag])
     assert result.exit_code == 0, result.output
     assert getattr(seen[0], name) != Settings.model_fields[name].get_default()
