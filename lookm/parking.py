@@ -5,7 +5,8 @@
 
 The rows of a full cache are those that the next turn would compute, so that taking them over is
 exact. Those of a compressed one are what earlier turns kept of the conversation: a request says
-`reuse="kept"` to go on from them. The least recently used goes first, and before anybody waits.
+`reuse="kept"` to go on from them, and is given a copy where there is room, as others may go on from
+them too. The least recently used goes first, and before anybody waits.
 Knows tokens, pictures' digests and pages; knows no attention.
 """
 
@@ -16,12 +17,16 @@ import numpy as np
 import torch
 
 from lookm.cache import PagePool, SequenceCache
+from lookm.cache.table import Int32, Int64
 from lookm.sequence import SequenceState, TakenOver
 from lookm.sizing import kept_rows
 from lookm.types import CachePolicy, CacheReport, Request
 
 #: A prompt's last tokens may be rendered otherwise in the next turn's: so many of them.
 RENDERED_AGAIN = 8
+#: A question of so many tokens is kept whole; a longer turn is compressed, by itself.
+KEPT_WHOLE = 128
+LONG_ANSWER = 512
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,13 +34,23 @@ class Parked:
     """A conversation's rows. The first `num_compressed` of its tokens are no longer a row each."""
 
     cache: SequenceCache
-    tokens: tuple[int, ...]
+    ids_N: Int32
     images: tuple[tuple[str, int], ...]  # digest and tokens of each
     salt: str
     policy: CachePolicy
     num_prompt: int
     num_compressed: int
     report: CacheReport
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Offer:
+    """A conversation that a sequence may go on from, after `num_tokens` of its prompt."""
+
+    parked: Parked
+    num_tokens: int
+    rows_L: Int64
+    bound_L: Int64
 
 
 class Parking:
@@ -54,15 +69,13 @@ class Parking:
         self._windows_L = windows_L
         self._enabled = enabled
         self._parked: list[Parked] = []  # the least recently used first
+        self.num_pages = 0
         self.hit_tokens = 0
         self.num_dropped = 0
+        self._num_changes = 0
 
     def __len__(self) -> int:
         return len(self._parked)
-
-    @property
-    def num_pages(self) -> int:
-        return sum(parked.cache.num_pages for parked in self._parked)
 
     def owned(self) -> Iterator[list[int]]:
         """The pages of each layer of each."""
@@ -79,11 +92,11 @@ class Parking:
             compressed = max(compressed, sequence.taken.num_compressed)
         cache = sequence.cache
         cache.trim(cache.kept_L)
-        sequence.cache = SequenceCache(self._pool, len(cache.pages))
-        self._parked.append(
+        sequence.cache, sequence.taken = SequenceCache(self._pool, len(cache.pages)), None
+        self._add(
             Parked(
                 cache=cache,
-                tokens=tuple(sequence.tokens[: sequence.seen]),
+                ids_N=np.array(sequence.tokens[: sequence.seen], dtype=np.int32),
                 images=tuple((image.digest, image.num_tokens) for image in request.images),
                 salt=request.salt,
                 policy=sequence.recipe.policy,
@@ -93,70 +106,118 @@ class Parking:
             )
         )
 
-    def num_claimable(self, sequence: SequenceState) -> int:
-        """How many of its prompt's tokens `claim` would take over."""
-        found = self._find(sequence)
-        return found[1] if found else 0
+    def offer(self, sequence: SequenceState) -> Offer | None:
+        """What the sequence may go on from, if that fits the pool at all; the most of all."""
+        if not self._enabled or not sequence.causal or sequence.searched == self._num_changes:
+            return None
+        best: Offer | None = None
+        ids_N = np.array(sequence.request.prompt_ids, dtype=np.int32)
+        for parked in reversed(self._parked):
+            if not _allowed(parked, sequence):
+                continue
+            least = max(parked.num_compressed, parked.num_prompt - RENDERED_AGAIN, 1)
+            most = min(_num_same(parked, ids_N, least, sequence.request, self._image_token_id),
+                       sequence.num_prompt - 1)  # fmt: skip
+            if most >= least and (best is None or most > best.num_tokens):
+                best = self._offered(parked, most, sequence)
+        if best is None or not self._can_hold(best, sequence):
+            sequence.searched = self._num_changes  # not again before another is parked
+            return None
+        return best
 
-    def claim(self, sequence: SequenceState) -> None:
+    def missing_pages(self, offer: Offer, sequence: SequenceState) -> int:
+        """Pages that must be free or parked, besides the offered ones, for it to be claimed."""
+        held_L = _pages(offer.rows_L, self._pool)
+        spare = offer.parked.cache.num_pages - int(held_L.sum())
+        wanted_L = _pages(offer.bound_L + sequence.num_generated, self._pool)
+        return int(np.maximum(wanted_L - held_L, 0).sum()) - spare
+
+    def claim(self, sequence: SequenceState, offer: Offer) -> None:
         """Give a sequence that holds nothing the rows of the conversation that it goes on from."""
-        found = self._find(sequence) if sequence.cache.num_pages == 0 else None
-        if found is None:
-            return
-        parked, num_tokens = found
-        self._parked.remove(parked)
-        parked.cache.drop(len(parked.tokens) - num_tokens)
-        sequence.cache = parked.cache
-        sequence.seen = num_tokens
-        taken_L = parked.cache.kept_L.copy()
-        new_L = sequence.bound_L - num_tokens
-        if parked.num_compressed or sequence.compresses:
-            ids = torch.tensor(sequence.request.prompt_ids[num_tokens:])
-            is_image_T = ids == self._image_token_id
-            # A question is not compressed; pictures are, by themselves, with what is said to them.
-            new_L = np.full_like(taken_L, len(ids))
-            if bool(is_image_T.any()):
-                new_L = kept_rows(sequence.recipe, is_image_T, self._windows_L).bound_L
+        parked = offer.parked
+        self._remove(parked)
+        if parked.num_compressed and self._copied(sequence, offer):
+            self._add(parked)
+        else:
+            sequence.cache = parked.cache
+            sequence.cache.cut(offer.rows_L)
+        sequence.seen = offer.num_tokens
         sequence.taken = TakenOver(
-            num_tokens=num_tokens,
+            num_tokens=offer.num_tokens,
             num_compressed=parked.num_compressed,
-            rows_L=taken_L,
-            bound_L=taken_L + new_L,
+            rows_L=offer.rows_L,
+            bound_L=offer.bound_L,
             report=parked.report,
-            parked=replace(parked, tokens=parked.tokens[:num_tokens]),
+            parked=parked,
         )
+        self.hit_tokens += offer.num_tokens
 
     def give_back(self, sequence: SequenceState) -> None:
-        """Undo `claim`, for a sequence that cannot run yet."""
-        if sequence.taken is not None:
-            self._parked.append(sequence.taken.parked)
-            sequence.cache = SequenceCache(self._pool, len(sequence.cache.pages))
-            sequence.taken, sequence.seen = None, 0
+        """Park again what a sequence took over, when it ends or is preempted before its answer."""
+        taken = sequence.taken
+        if taken is None:
+            return
+        parked: Parked = taken.parked
+        if parked not in self._parked and sequence.cache is parked.cache:
+            sequence.cache = SequenceCache(self._pool, len(parked.cache.pages))
+            parked.cache.cut(taken.rows_L)
+            self._add(replace(parked, ids_N=parked.ids_N[: taken.num_tokens]))
+        sequence.taken, sequence.report, sequence.seen = None, None, 0
 
     def make_room(self, num_pages: int) -> None:
         """Drop the least recently used until so many pages are free, or nobody is parked."""
         while self._parked and self._pool.num_free < num_pages:
-            self._parked.pop(0).cache.release()
+            parked = self._parked[0]
+            self._remove(parked)
+            parked.cache.release()
             self.num_dropped += 1
 
     def clear(self) -> None:
         """Drop everybody."""
         self.make_room(self._pool.num_pages + 1)
 
-    def _find(self, sequence: SequenceState) -> tuple[Parked, int] | None:
-        """Whom the sequence goes on from, and how many tokens are the same; the most of all."""
-        best: tuple[Parked, int] | None = None
-        if not (self._enabled and sequence.causal):
-            return None
-        for parked in reversed(self._parked):
-            if not _allowed(parked, sequence):
-                continue
-            num_tokens = min(_num_same(parked, sequence.request, self._image_token_id),
-                             sequence.num_prompt - 1)  # fmt: skip
-            least = max(parked.num_compressed, parked.num_prompt - RENDERED_AGAIN, 1)
-            if num_tokens >= least and (best is None or num_tokens > best[1]):
-                best = parked, num_tokens
-        return best
+    def _add(self, parked: Parked) -> None:
+        self._parked.append(parked)
+        self.num_pages += parked.cache.num_pages
+        self._num_changes += 1
+
+    def _remove(self, parked: Parked) -> None:
+        self._parked.remove(parked)
+        self.num_pages -= parked.cache.num_pages
+
+    def _copied(self, sequence: SequenceState, offer: Offer) -> bool:
+        """Copy the rows to pages of the sequence's own, where there is room for both."""
+        cache, source = sequence.cache, offer.parked.cache
+        needed = cache.missing_pages(offer.bound_L + sequence.num_generated)
+        if self._pool.num_free + self.num_pages < needed:
+            return False
+        self.make_room(needed)
+        cache.reserve(offer.rows_L)
+        for layer, rows in enumerate(offer.rows_L):
+            k_KSD, v_KSD = source.gather(layer)
+            cache.append(layer, k_KSD[:, :rows], v_KSD[:, :rows])
+        return True
+
+    def _offered(self, parked: Parked, num_tokens: int, sequence: SequenceState) -> Offer:
+        rows_L: Int64 = parked.cache.kept_L - (len(parked.ids_N) - num_tokens)
+        new_L = sequence.bound_L - num_tokens
+        if parked.num_compressed or sequence.compresses:
+            ids = torch.tensor(sequence.request.prompt_ids[num_tokens:])
+            is_image_T = ids == self._image_token_id
+            new_L = np.full_like(rows_L, len(ids))
+            if len(ids) > KEPT_WHOLE or bool(is_image_T.any()):
+                new_L = kept_rows(sequence.recipe, is_image_T, self._windows_L).bound_L
+        return Offer(parked, num_tokens, rows_L, rows_L + new_L)
+
+    def _can_hold(self, offer: Offer, sequence: SequenceState) -> bool:
+        """Whether the pool could hold it, if it were alone, with an answer of some length."""
+        answer = max(sequence.num_generated, min(sequence.request.sampling.max_tokens, LONG_ANSWER))
+        rows_L = offer.bound_L + answer
+        return int(_pages(rows_L, self._pool).sum()) <= self._pool.num_pages
+
+
+def _pages(rows_L: Int64, pool: PagePool) -> Int64:
+    return -(-rows_L // pool.page_tokens)
 
 
 def _allowed(parked: Parked, sequence: SequenceState) -> bool:
@@ -169,18 +230,23 @@ def _allowed(parked: Parked, sequence: SequenceState) -> bool:
     return not parked.num_compressed and not sequence.compresses
 
 
-def _num_same(parked: Parked, request: Request, image_token_id: int) -> int:
-    """With how many of the parked tokens the prompt begins, pictures compared by their digests."""
-    length = min(len(parked.tokens), len(request.prompt_ids))
-    ours, theirs = np.array(parked.tokens[:length]), np.array(request.prompt_ids[:length])
-    different_N = np.flatnonzero(ours != theirs)
+def _num_same(
+    parked: Parked, ids_N: Int32, least: int, request: Request, image_token_id: int
+) -> int:
+    """With how many of the parked tokens the prompt begins, pictures compared by their digests.
+
+    0 where they are fewer than `least`.
+    """
+    if not np.array_equal(parked.ids_N[:least], ids_N[:least]):
+        return 0
+    length = min(len(parked.ids_N), len(ids_N))
+    different_N = np.flatnonzero(parked.ids_N[:length] != ids_N[:length])
     same = int(different_N[0]) if len(different_N) else length
-    image_N = np.flatnonzero(theirs[:same] == image_token_id)
+    image_N = np.flatnonzero(ids_N[:same] == image_token_id)
     at = 0
     for (digest, num_tokens), image in zip(parked.images, request.images, strict=False):
-        if at >= len(image_N):
+        if at >= len(image_N) or (digest, num_tokens) != (image.digest, image.num_tokens):
             break
-        if (digest, num_tokens) != (image.digest, image.num_tokens):
-            return int(image_N[at])
         at += num_tokens
-    return same
+    # What looks like a picture behind the last common one is none, or another.
+    return int(image_N[at]) if at < len(image_N) else same

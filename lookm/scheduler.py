@@ -17,7 +17,7 @@ from lookm.cache.table import Int64
 from lookm.config import EngineConfig
 from lookm.errors import QueueFullError
 from lookm.pace import Pace
-from lookm.parking import Parking
+from lookm.parking import Offer, Parking
 from lookm.sequence import SequenceState
 from lookm.store import PromptStore
 
@@ -63,8 +63,9 @@ class Scheduler:
 
     def remove(self, sequence: SequenceState, *, park: bool = False) -> None:
         """Forget a sequence, finished or aborted, and free its pages: at once, or when needed."""
-        if park:
+        if park or sequence.decoding:  # the next turn may begin with what was answered so far
             self._parking.park(sequence)
+        self._parking.give_back(sequence)
         if sequence in self.running:
             self.running.remove(sequence)
         else:
@@ -84,17 +85,17 @@ class Scheduler:
         for sequence in list(self.waiting):
             if len(self.running) >= self._max_running or budget <= 0:
                 break
-            self._parking.claim(sequence)
-            if sequence.taken is None and self._is_computed_for(sequence):
+            offer = self._parking.offer(sequence)
+            if offer is None and self._is_computed_for(sequence):
                 continue
-            if not self._fits(sequence) or self._too_long_for_now(sequence, budget, batch):
-                self._parking.give_back(sequence)
+            if not self._fits(sequence, offer) or self._too_long_for_now(sequence, budget, batch):
                 break
+            if offer is not None:
+                self._parking.claim(sequence, offer)
             self.waiting.remove(sequence)
             self.running.append(sequence)
             # All of its prompt's pages now, so that a prefill never runs dry in the middle.
             self._reserve(sequence, sequence.rows_when_caught_up())
-            self._parking.hit_tokens += sequence.num_taken
             sequence.clock.start()
             if not self._is_long(sequence):
                 budget = self._prefill(sequence, budget, batch)
@@ -105,7 +106,9 @@ class Scheduler:
         """Assert the invariants between steps: pages owned once, waiting requests hold none."""
         everyone = [*self.waiting, *self.running]
         owned = [pages for seq in everyone for pages in seq.cache.pages]
-        self._pool.check([*owned, *self._parking.owned()])
+        parked = list(self._parking.owned())
+        self._pool.check([*owned, *parked])
+        assert self._parking.num_pages == sum(map(len, parked)), "parked pages are miscounted"
         self._store.check()
         for sequence in everyone:
             held = [len(pages) * self._pool.page_tokens for pages in sequence.cache.pages]
@@ -147,6 +150,7 @@ class Scheduler:
 
     def _preempt(self, sequence: SequenceState) -> None:
         self.running.remove(sequence)
+        self._parking.give_back(sequence)
         sequence.rewind()
         behind = (i for i, each in enumerate(self.waiting) if not _comes_before(each, sequence))
         self.waiting.insert(next(behind, len(self.waiting)), sequence)
@@ -157,17 +161,24 @@ class Scheduler:
 
         Then it waits, and takes it over. Those behind it do not: they have other prompts.
         """
+        needs = sequence.recipe.preset.needs
+        if sequence.compresses and not needs.additive:
+            return False  # it will be computed afresh
         known = self._store.num_known(sequence.keys)
         next_key = sequence.keys[known : known + 1]
         return bool(next_key) and any(
             other.prefilling and other.keys[known : known + 1] == next_key for other in self.running
         )
 
-    def _fits(self, sequence: SequenceState) -> bool:
+    def _fits(self, sequence: SequenceState, offer: Offer | None) -> bool:
         """Whether the pool holds the sequence, and a next page per layer for everyone running."""
-        need = sequence.cache.missing_pages(sequence.rows_when_caught_up())
-        layers = len(sequence.cache.pages)
-        return self._num_available >= need + layers * _count_decoding(self.running)
+        available, layers = self._num_available, len(sequence.cache.pages)
+        if offer is None:
+            need = sequence.cache.missing_pages(sequence.rows_when_caught_up())
+        else:
+            need = self._parking.missing_pages(offer, sequence)
+            available -= offer.parked.cache.num_pages
+        return available >= need + layers * _count_decoding(self.running)
 
     def _num_startable(self, newest: SequenceState) -> int:
         """How many at the front of the queue, `newest` at its end, have a place and pages now.

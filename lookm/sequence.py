@@ -97,6 +97,7 @@ class SequenceState:
     look: PromptLook | None = None
     keys: list[bytes] = field(default_factory=list)
     taken: TakenOver | None = None
+    searched: int = -1
     job: TiledForward | None = None
     prefix: Prefix | None = None
     capture: Capture | None = None
@@ -183,5 +184,4 @@ class SequenceState:
         """Forget everything computed; the tokens stay and will be computed again."""
         self.cache.release()
         self.end_prefill()
-        self.taken = None
         self.seen = 0

@@ -72,10 +72,11 @@ class SequenceCache:
             self._pool.give(pages[held:])
             del pages[held:]
 
-    def drop(self, num_rows: int) -> None:
-        """Forget the last `num_rows` rows of every layer."""
-        self.kept_L -= num_rows
-        assert (self.kept_L >= 0).all(), "more rows than there are"
+    def cut(self, rows_L: Int64) -> None:
+        """Forget all but the first `rows_L` rows of each layer."""
+        assert (rows_L >= 0).all(), "a layer of less than nothing"
+        assert (rows_L <= self.kept_L).all(), "more rows than there are"
+        self.kept_L[:] = rows_L
         self.trim(self.kept_L)
         self.generation += 1  # other pages may come where these were
 

@@ -279,3 +279,74 @@ def test_every_family_goes_on_from_its_answer(name: str) -> None:
     first_kept = ask(engine, replace(first.request("k1", max_tokens=5), **kept))
     more = replace(first, ids=(*first.ids, *first_kept.tokens, *(5 + i for i in range(11))))
     assert ask(engine, replace(more.request("k2", max_tokens=4), **kept)).cached > 0
+
+
+def first_answer(engine: Engine, chat: Chat, policy: CachePolicy, **more: Any) -> None:
+    chat.go_on(ask(engine, chat.request("first", policy, **more)).tokens)
+
+
+def test_a_follow_up_that_is_aborted_leaves_the_conversation_to_the_next_try() -> None:
+    for policy, reuse in ((FULL, "exact"), (LOOKM, "kept")):
+        for steps in (1, 2, 4):
+            engine, chat = engine_for(max_step_tokens=10, tile_tokens=0), Chat(20)
+            first_answer(engine, chat, policy, reuse=reuse)
+            engine.add(chat.request("gone", policy, reuse=reuse))
+            for _ in range(steps):
+                engine.step()
+                engine.check()
+            engine.abort("gone")
+            engine.step()
+            engine.check()
+            again = ask(engine, chat.request("again", policy, reuse=reuse))
+            assert again.cached >= len(chat.ids) - 30
+            if policy == FULL:
+                assert same(again.rows, ask(engine, chat.request("f", reuse="none")).rows)
+
+
+def test_several_choices_go_on_from_what_was_kept() -> None:
+    engine, chat = engine_for(), Chat(21)
+    first_answer(engine, chat, LOOKM, reuse="kept")
+    got = answers(engine, [chat.request(name, LOOKM, reuse="kept") for name in "abc"])
+    assert got["a"] == got["b"] == got["c"]
+    assert ask(engine, chat.request("later", LOOKM, reuse="kept")).tokens == got["a"]
+
+
+def test_a_conversation_that_outgrows_the_pool_is_computed_afresh_and_stops_nobody() -> None:
+    engine, chat, policy = engine_for(kv_cache_bytes=2**18), Chat(22), CachePolicy("snapkv", 0.2)
+    for turn in range(10):
+        found = ask(engine, chat.request(str(turn), policy, reuse="kept"))
+        other = random.Random(turn).randrange(100)
+        ask(engine, Chat(other, num_images=1).request(f"other {turn}"))
+        chat.go_on(found.tokens)
+        if len(chat.ids) > 400:
+            break
+    assert turn > 3
+
+
+def test_an_image_id_in_an_answer_is_no_picture() -> None:
+    engine, chat = engine_for(), Chat(23, num_images=1)
+    first = chat.request("first")
+    sampling = replace(first.sampling, logit_bias=((IMAGE, 1000.0),), max_tokens=10)
+    answer = ask(engine, replace(first, sampling=sampling)).tokens
+    assert answer == [IMAGE] * 10
+    ids = (*chat.ids, *answer[:9], 5, 6, 7)
+    pixels = (*chat.pixels, Chat(24, num_images=1).pixels[0])
+    second = Prompt(ids, pixels).request("second", max_tokens=4)
+    found = ask(engine, second)
+    fresh = ask(engine, replace(second, id="fresh", reuse="none"))
+    assert found.cached <= len(chat.ids)
+    assert found.tokens == fresh.tokens
+    assert same(found.rows, fresh.rows)
+
+
+def test_what_was_answered_before_a_stop_is_gone_on_from() -> None:
+    engine, chat = engine_for(), Chat(25)
+    engine.add(chat.request("stopped"))
+    tokens: list[int] = []
+    while len(tokens) < 3:
+        tokens += [event.token_id for event in engine.step() if event.token_id is not None]
+    engine.abort("stopped")
+    engine.step()
+    known = len(chat.ids) + 2
+    chat.go_on(tokens)
+    assert ask(engine, chat.request("second")).cached == known
