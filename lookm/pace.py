@@ -38,6 +38,12 @@ class Pace:
             return self.max_step_tokens
         return min(self.max_step_tokens, self.short_tokens)
 
+    def tiles_in_step(self, num_layers: int) -> int:
+        """Tiles of one layer that a step has time for; all, where nothing is known yet."""
+        if self.tokens_per_s is None:
+            return 2**31
+        return max(1, int(self.step_s * self.tokens_per_s * num_layers / self.tile_tokens))
+
     def learn(self, num_tokens: int, spent_s: float) -> None:
         """Prompts of so many tokens took so long."""
         if num_tokens < LEAST_TOKENS or spent_s <= 0:

@@ -105,7 +105,9 @@ def test_the_plan_leaves_room_for_the_longest_prefill(monkeypatch: pytest.Monkey
 def test_a_later_turn_keeps_and_answers_what_a_fresh_prompt_would(method: Any) -> None:
     policy = CachePolicy(method, keep=None if method == "full" else 0.3)
     model = tiny_llava(max_positions=1024).cuda()
-    engine = tiny_engine(model, attention="triton", graphs="on", prompt_store_bytes=2**26)
+    engine = tiny_engine(
+        model, attention="triton", graphs="on", prompt_store_bytes=2**26, parking=False
+    )
     talk = Conversation.begin(1, num_images=10)
     for turn in range(3):
         request = talk.prompt().request(str(turn), policy, max_tokens=2)

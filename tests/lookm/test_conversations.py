@@ -84,7 +84,7 @@ def same(first: list[Any], second: list[Any]) -> bool:
 @pytest.mark.parametrize("method", METHODS)
 def test_a_follow_up_keeps_and_answers_what_a_fresh_prompt_would(method: str) -> None:
     policy = CachePolicy(method, keep=None if method == "full" else 0.3)
-    engine = tiny_engine(tiny_llava(max_positions=1024), prompt_store_bytes=2**26)
+    engine = tiny_engine(tiny_llava(max_positions=1024), prompt_store_bytes=2**26, parking=False)
     for seed in range(3):
         talk = Conversation.begin(seed, num_images=10)
         for turn in range(3):
@@ -102,7 +102,7 @@ def test_a_follow_up_keeps_and_answers_what_a_fresh_prompt_would(method: str) ->
 
 def test_without_the_known_rows_sums_another_cache_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """The control: the comparison above sees sums that are missing."""
-    engine = tiny_engine(tiny_llava(max_positions=1024), prompt_store_bytes=2**26)
+    engine = tiny_engine(tiny_llava(max_positions=1024), prompt_store_bytes=2**26, parking=False)
     talk = Conversation.begin(1, num_images=10)
     prefilled(engine, talk.prompt().request("first", "h2o@0.3"))
     talk.turn()
@@ -161,7 +161,7 @@ def test_full_equals_generate_in_every_turn() -> None:
 
 
 def test_twelve_who_ask_about_the_same_images_compute_them_once() -> None:
-    engine = tiny_engine(tiny_llava(max_positions=1024), prompt_store_bytes=2**26)
+    engine = tiny_engine(tiny_llava(max_positions=1024), prompt_store_bytes=2**26, parking=False)
     talk = Conversation.begin(5, num_images=20)
     requests = []
     for user in range(12):
@@ -175,7 +175,7 @@ def test_twelve_who_ask_about_the_same_images_compute_them_once() -> None:
 
 
 def test_other_salts_and_other_pictures_share_nothing() -> None:
-    engine = tiny_engine(tiny_llava(max_positions=1024), prompt_store_bytes=2**26)
+    engine = tiny_engine(tiny_llava(max_positions=1024), prompt_store_bytes=2**26, parking=False)
     talk, other = Conversation.begin(7, num_images=10), Conversation.begin(8, num_images=10)
     request = talk.prompt().request("a")
     assert prefilled(engine, request)[2] == 0
@@ -188,7 +188,7 @@ def test_other_salts_and_other_pictures_share_nothing() -> None:
 
 def test_images_in_the_known_beginning_are_not_encoded_again() -> None:
     engine = tiny_engine(
-        tiny_llava(max_positions=1024), prompt_store_bytes=2**26, image_cache_bytes=0
+        tiny_llava(max_positions=1024), prompt_store_bytes=2**26, image_cache_bytes=0, parking=False
     )
     talk = Conversation.begin(9, num_images=20, text=90)
     prefilled(engine, talk.prompt().request("a"))
@@ -204,7 +204,7 @@ def test_images_in_the_known_beginning_are_not_encoded_again() -> None:
 @pytest.mark.parametrize("method", ["full", "look-m", "snapkv"])
 def test_two_turns_of_every_family(name: str, method: str) -> None:
     toy = TOYS[name]
-    engine = tiny_engine(toy.model(), prompt_store_bytes=2**26)
+    engine = tiny_engine(toy.model(), prompt_store_bytes=2**26, parking=False)
     policy = CachePolicy(method, keep=None if method == "full" else 0.3)
     if None not in engine.info.windows and method != "full":
         pytest.skip("a model of windows only runs at full")

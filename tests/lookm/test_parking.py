@@ -326,7 +326,7 @@ def test_a_conversation_that_outgrows_the_pool_is_computed_afresh_and_stops_nobo
 def test_an_image_id_in_an_answer_is_no_picture() -> None:
     engine, chat = engine_for(), Chat(23, num_images=1)
     first = chat.request("first")
-    sampling = replace(first.sampling, logit_bias=((IMAGE, 1000.0),), max_tokens=10)
+    sampling = replace(first.sampling, logit_bias=((IMAGE, 100.0),), max_tokens=10)
     answer = ask(engine, replace(first, sampling=sampling)).tokens
     assert answer == [IMAGE] * 10
     ids = (*chat.ids, *answer[:9], 5, 6, 7)

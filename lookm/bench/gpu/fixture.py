@@ -104,7 +104,7 @@ class Lab:
         return self._engine
 
     def make_engine(self, **settings: Any) -> Engine:
-        """Another engine over the same weights, without a prompt store; the caller drops it."""
+        """Another engine over the same weights, which keeps nothing; the caller drops it."""
         config = EngineConfig(
             **{
                 "graphs": "on",
@@ -112,6 +112,8 @@ class Lab:
                 "max_step_tokens": self.scale.step_tokens,
                 "kv_cache_bytes": None if self.device.type == "cuda" else 2**28,
                 "prompt_store_bytes": 0,
+                "parking": False,
+                "tile_tokens": 0,  # a step is a whole prefill
                 **settings,
             }
         )
