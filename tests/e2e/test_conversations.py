@@ -56,7 +56,8 @@ def test_the_second_turn_takes_over_the_images_and_answers_as_afresh(
     afresh, none = turn(client, second, {**policy, "reuse": "none"}, **salt)
     assert none == 0
     assert answer == afresh
-    assert demo_server.series("lookm_prompt_store_hit_tokens_total") >= known
+    where = "parked" if method == "full" else "prompt_store"
+    assert demo_server.series(f"lookm_{where}_hit_tokens_total") >= known
     assert demo_server.series("lookm_prompt_store_bytes") > 0
 
 

@@ -23,8 +23,10 @@ def sharp_llava() -> Any:
 def rows_after_prefill(engine: Any, policy: Any, num_images: int = 12) -> Any:
     """Rows of each layer, pages held and the report, before the first decode."""
     engine.add(random_prompt(num_images, seed=2).request("a", policy))
-    events = engine.step()
-    engine.check()
+    events: list[Any] = []
+    while not events:
+        events = engine.step()
+        engine.check()
     (sequence,) = engine._scheduler.running
     return sequence.cache.kept_L.tolist(), sequence.cache.num_pages, events[0].cache
 

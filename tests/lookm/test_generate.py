@@ -18,7 +18,8 @@ def test_events_come_as_they_are_made_and_add_up_to_the_answers() -> None:
         tokens[event.request_id].append(event.token_id)
         order.append(event.request_id)
     assert tokens == {id: generate(tiny_llava(), prompt, 12) for id, prompt in prompts.items()}
-    assert order[:6] == ["0", "1", "2"] * 2
+    assert order[0] == "0"
+    assert set(order[:9]) == {"0", "1", "2"}, "together: an image is encoded a step"
 
 
 def test_closing_early_frees_every_page_and_leaves_no_events() -> None:

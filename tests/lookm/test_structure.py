@@ -194,7 +194,7 @@ def test_structured_answers_survive_preemption(engine_of: Any) -> None:
     ]
     long = [random_prompt(3, seed=n).request(f"long {n}", max_tokens=60) for n in range(4)]
     alone = {request.id: text(run(engine_of(), request)[request.id]) for request in requests}
-    tight = engine_of(kv_cache_bytes=3 * 6 * 4 * 2 * 2 * 16 * 16 * 4)
+    tight = engine_of(kv_cache_bytes=3 * 5 * 3 * 2 * 2 * 16 * 16 * 4)
     got = run(tight, *long[:3], *requests, *long[3:])
     assert tight.stats().preemptions_total > 0
     assert {id: text(got[id]) for id in alone} == alone

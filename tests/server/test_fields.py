@@ -38,6 +38,7 @@ DOCUMENTED = [
 ]
 EXTENSIONS = {
     "cache_salt",
+    "priority",
     *("kv_cache", "top_k", "ignore_eos", "min_p", "repetition_penalty", "min_tokens"),
     "stop_token_ids",
 }
