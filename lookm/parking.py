@@ -18,6 +18,7 @@ import torch
 
 from lookm.cache import PagePool, SequenceCache
 from lookm.cache.table import Int32, Int64
+from lookm.policy import recent_rows
 from lookm.sequence import SequenceState, TakenOver
 from lookm.sizing import kept_rows
 from lookm.types import CachePolicy, CacheReport, Request
@@ -87,7 +88,7 @@ class Parking:
         request, report = sequence.request, sequence.report
         if not (self._enabled and sequence.causal and request.reuse != "none" and report):
             return
-        compressed = sequence.num_prompt if sequence.compresses else 0
+        compressed = self._num_compressed(sequence) if sequence.compresses else 0
         if sequence.taken is not None:
             compressed = max(compressed, sequence.taken.num_compressed)
         cache = sequence.cache
@@ -175,6 +176,12 @@ class Parking:
     def clear(self) -> None:
         """Drop everybody."""
         self.make_room(self._pool.num_pages + 1)
+
+    def _num_compressed(self, sequence: SequenceState) -> int:
+        """Up to where its prompt's tokens are no longer a row each."""
+        ids = torch.tensor(sequence.request.prompt_ids[sequence.num_taken :])
+        recent = recent_rows(sequence.recipe, ids == self._image_token_id)
+        return sequence.num_prompt - min(RENDERED_AGAIN, recent)
 
     def _add(self, parked: Parked) -> None:
         self._parked.append(parked)

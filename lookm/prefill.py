@@ -32,7 +32,7 @@ class LayerPrefill:
         self._num_new = prefill.end - prefill.start
         self._num_done = 0
         self._num_base = 0  # rows of the buffer that were there before
-        self._rows_2SKD: torch.Tensor | None = None
+        self._rows: tuple[torch.Tensor, torch.Tensor] | None = None  # K and V `[K, S, D]`
         self._queries: list[torch.Tensor] = []
         self._layer: LayerLook | None = None
 
@@ -56,19 +56,17 @@ class LayerPrefill:
         """Room for what is before these rows and for all of them, where they are not alone."""
         prefill, cache = self._prefill, self._prefill.sequence.cache
         if self._prompts.follows(prefill):
-            self._rows_2SKD = self._prompts.load(prefill, rows.layer, self._num_new)
+            k_SKD, v_SKD = self._prompts.load(prefill, rows.layer, self._num_new)
+            self._rows = k_SKD.transpose(0, 1), v_SKD.transpose(0, 1)
         elif prefill.start > 0 or rows.q_HTD.shape[1] < self._num_new:
-            k_KTD = rows.k_KTD
-            num_base = int(cache.kept_L[rows.layer])
-            shape = (2, num_base + self._num_new, k_KTD.shape[0], k_KTD.shape[2])
-            self._rows_2SKD = k_KTD.new_empty(shape)
+            num_base, (heads, _, size) = int(cache.kept_L[rows.layer]), rows.k_KTD.shape
+            shape = (heads, num_base + self._num_new, size)
+            self._rows = rows.k_KTD.new_empty(shape), rows.k_KTD.new_empty(shape)
             if num_base:
-                for rows_SKD, base_KSD in zip(
-                    self._rows_2SKD, cache.gather(rows.layer), strict=True
-                ):
-                    rows_SKD[:num_base] = base_KSD.transpose(0, 1)
-        if self._rows_2SKD is not None:
-            self._num_base = self._rows_2SKD.shape[1] - self._num_new
+                for all_KSD, base_KSD in zip(self._rows, cache.gather(rows.layer), strict=True):
+                    all_KSD[:, :num_base] = base_KSD
+        if self._rows is not None:
+            self._num_base = self._rows[0].shape[1] - self._num_new
         if look is not None and rows.window is None:
             known = self._prompts.statistics(prefill.sequence, look)
             self._layer = look.layer(rows.layer, rows.scale, known, before=self._num_kept)
@@ -80,14 +78,14 @@ class LayerPrefill:
 
     def _so_far(self, rows: LayerRows) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V of the layer up to these rows, `[K, S, D]`."""
-        if self._rows_2SKD is None:
+        if self._rows is None:
             return rows.k_KTD, rows.v_KTD
         start = self._num_base + self._num_done
         end = start + rows.k_KTD.shape[1]
-        for rows_SKD, new_KTD in zip(self._rows_2SKD, (rows.k_KTD, rows.v_KTD), strict=True):
-            rows_SKD[start:end] = new_KTD.transpose(0, 1)
-        k_SKD, v_SKD = self._rows_2SKD[:, :end]
-        return k_SKD.transpose(0, 1), v_SKD.transpose(0, 1)
+        for all_KSD, new_KTD in zip(self._rows, (rows.k_KTD, rows.v_KTD), strict=True):
+            all_KSD[:, start:end] = new_KTD
+        k_KSD, v_KSD = self._rows
+        return k_KSD[:, :end], v_KSD[:, :end]
 
     def _capture(self, rows: LayerRows, k_KSD: torch.Tensor, v_KSD: torch.Tensor) -> None:
         """These rows for the store; with a parked conversation's, where that lacks them."""

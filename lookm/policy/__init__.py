@@ -13,7 +13,13 @@ from lookm.policy.budgets import Budget
 from lookm.policy.compose import Compressed, compress
 from lookm.policy.pins import Pins
 from lookm.policy.presets import DEFAULT_KEEP, PRESETS, parse, resolve, to_string
-from lookm.policy.prompt import PromptPolicy, max_rows, nominal_rows, open_ledger
+from lookm.policy.prompt import (
+    PromptPolicy,
+    max_rows,
+    nominal_rows,
+    open_ledger,
+    recent_rows,
+)
 from lookm.policy.recipe import Preset, Recipe
 from lookm.policy.view import View
 
@@ -32,6 +38,7 @@ __all__ = [
     "nominal_rows",
     "open_ledger",
     "parse",
+    "recent_rows",
     "resolve",
     "to_string",
 ]

@@ -74,6 +74,11 @@ def nominal_rows(recipe: Recipe, is_image_T: torch.Tensor) -> int:
     return _counts(recipe, is_image_T)[0].total
 
 
+def recent_rows(recipe: Recipe, is_image_T: torch.Tensor) -> int:
+    """The last tokens of a compressed prompt that every head of every layer keeps, a row each."""
+    return _counts(recipe, is_image_T)[0].recent
+
+
 def max_rows(recipe: Recipe, is_image_T: torch.Tensor, num_layers: int) -> list[int]:
     """The most that each of `num_layers` layers keeps: all T, or in every layer fewer.
 

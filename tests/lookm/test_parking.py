@@ -350,3 +350,17 @@ def test_what_was_answered_before_a_stop_is_gone_on_from() -> None:
     known = len(chat.ids) + 2
     chat.go_on(tokens)
     assert ask(engine, chat.request("second")).cached == known
+
+
+def test_a_compressed_prompt_whose_last_tokens_are_rendered_otherwise_is_gone_on_from() -> None:
+    for method in ("look-m", "snapkv", "h2o", "streaming"):
+        engine, chat = engine_for(), Chat(26, num_images=12)
+        policy = CachePolicy(method, keep=0.4)
+        first = ask(engine, chat.request("first", policy, reuse="kept"))
+        num_first = len(chat.ids)
+        chat.ids[-2:] = [8, 9]
+        chat.go_on(first.tokens)
+        found = ask(engine, chat.request("second", policy, reuse="kept"))
+        assert found.cached == num_first - 2
+        for (now, _), (before, _) in zip(found.rows, first.rows, strict=True):
+            assert torch.equal(now[:, : before.shape[1] - 2], before[:, :-2])
