@@ -189,6 +189,27 @@ def stall(report: Json) -> Iterator[str]:
     yield " ".join(LEGEND) + "."
 
 
+def conversations(report: Json) -> Iterator[str]:
+    """Time to the first token by turn; in brackets what it is of the first turn's."""
+    turns = range(report["turns"])
+    title = f"{report['images']} images, first token of turn"
+    yield from markdown_table(
+        [
+            (title, *(str(turn + 1) for turn in turns)),
+            *(
+                (
+                    f"`{policy}`",
+                    *(
+                        f"{seconds(each['ttft_p50_s'])} ({each['over_first']:.2f}x)"
+                        for each in rows
+                    ),
+                )
+                for policy, rows in report["policies"].items()
+            ),
+        ]
+    )
+
+
 def plain(report: Json) -> Iterator[str]:
     """A run of another kind: its `rows` as they are, a column for each of their names."""
     names = list(report["rows"][0])
@@ -203,6 +224,7 @@ TABLES: dict[str, Callable[[Json], Iterator[str]]] = {
     "gpu": gpu,
     "eval": evaluation,
     "stall": stall,
+    "conversations": conversations,
 }
 
 
