@@ -20,7 +20,9 @@ from openai.types.chat import completion_create_params as chat_params
 from openai.types.shared_params import function_definition
 
 from docs.generate import fields
+from lookm import CachePolicy
 from server.api_errors import ApiError
+from server.openai.request import policies
 from server.openai.request.parse import parse
 from server.openai.schemas import requests, tools
 from server.openai.schemas.fields import Refused, field_table, markdown_table
@@ -109,3 +111,20 @@ def test_accepted_fields_are_accepted() -> None:
                 requests.ChatRequest,
                 json.dumps(BASE[requests.ChatRequest] | {row.name: value}).encode(),
             )
+
+
+@pytest.mark.parametrize(
+    ("given", "in_model", "method"),
+    [
+        ({"reuse": "kept"}, None, "snapkv"),
+        ({"reuse": "none"}, CachePolicy("look-m", keep=0.2), "look-m"),
+        ({"method": "h2o", "reuse": "kept"}, None, "h2o"),
+    ],
+)
+def test_what_is_reused_may_be_said_alone(given: Any, in_model: Any, method: str) -> None:
+    asked, default = requests.KvCache(**given), CachePolicy("snapkv", keep=0.5)
+    assert policies.choose(asked, in_model, default).method == method
+    assert policies.reuse(asked, "exact") == given["reuse"]
+    for half in ({}, {"keep": 0.2}, {"keep": 0.2, "reuse": "kept"}):
+        with pytest.raises(ApiError, match=r"kv_cache\.method"):
+            policies.choose(requests.KvCache(**half), None, default)

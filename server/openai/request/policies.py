@@ -21,6 +21,7 @@ def read(given: str | KvCache) -> CachePolicy:
     """A valid policy. Raises `PolicyError`."""
     if isinstance(given, str):
         return completed(policy.parse(given))
+    assert given.method is not None, "see `choose`"
     return completed(
         CachePolicy(
             method=given.method,
@@ -63,11 +64,21 @@ def choose(
     given: str | KvCache | None, in_model: CachePolicy | None, default: CachePolicy
 ) -> CachePolicy:
     """The policy of one request. Raises `ApiError` where body and model name disagree."""
-    in_body = None if given is None else read(given)
+    in_body = None if given is None or _says_only_reuse(given) else read(given)
     if in_body is not None and in_model is not None and in_body != in_model:
         message = "'kv_cache' and the policy in 'model' differ: give one of them."
         raise ApiError("invalid_kv_cache", message, param="kv_cache")
     return in_body or in_model or default
+
+
+def _says_only_reuse(given: str | KvCache) -> bool:
+    """Whether the policy itself is left open. Raises `ApiError` where half of one is given."""
+    if isinstance(given, str) or given.method is not None:
+        return False
+    if given.model_dump(exclude_none=True).keys() != {"reuse"}:
+        message = "Missing required parameter: 'kv_cache.method'."
+        raise ApiError("missing_required_parameter", message, param="kv_cache.method")
+    return True
 
 
 def kept(

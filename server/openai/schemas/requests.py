@@ -108,7 +108,9 @@ Message = Annotated[
 class KvCache(Strict):
     """How much of this request's prompt cache is kept, in full. See `lookm.CachePolicy`."""
 
-    method: Annotated[str, Honoured("a preset")]
+    method: Annotated[
+        str | None, Honoured("a preset; may be left out where only `reuse` is said")
+    ] = None
     keep: Annotated[float | None, Honoured("fraction of the prompt that is kept")] = None
     keep_tokens: Annotated[
         Annotated[int, Field(lt=10**9)] | None, Honoured("tokens that are kept")
