@@ -19,8 +19,9 @@ class EngineConfig:
     `graphs`: decode steps replayed from CUDA graphs; "auto" is on where they can be, "off" calls
     the same step instead, for the same tokens. On a CPU "on" calls it too.
 
-    A prompt that takes longer than a step of `max_step_ms` (100, on a GPU 50) is prefilled in tiles
-    of `tile_tokens` (512, on a GPU 2,048; 0: none is), and stops when the step's time is up.
+    A prompt that takes longer than a step of `max_step_ms` (four times what decoding takes, 100 to
+    250, on a GPU 30 to 50) is prefilled in tiles of `tile_tokens` (512, on a GPU 2,048; 0: none
+    is), and stops when the step's time is up.
 
     `parking`: conversations keep their pages between turns, until somebody needs them.
 

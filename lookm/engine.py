@@ -190,7 +190,10 @@ class Engine:
             choices = self._runner.run(batch)
             spent_s = time.monotonic() - started_s
             self._totals.account(batch, spent_s)
-            self._pace.learn(batch.num_tokens - len(batch.decodes), spent_s)
+            if batch.prefills:
+                self._pace.learn(batch.num_tokens - len(batch.decodes), spent_s)
+            else:
+                self._pace.learn_decode(spent_s)
             events += [
                 self._accept(sequence, choice)
                 for sequence, choice in zip(batch.sampled, choices, strict=True)

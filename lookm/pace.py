@@ -11,25 +11,36 @@ from lookm.config import EngineConfig
 SHARE = 0.5  # of a step's time, for prompts in one piece
 LEAST_TOKENS = 64  # smaller pieces cost as much
 WEIGHT = 0.3  # of what was seen last
+DECODE_STEPS = 4  # a step takes so many times one that only decodes: prompts get the rest
+CPU_S, GPU_S = (0.1, 0.25), (0.03, 0.05)  # but at least, and at most
 
 
 @dataclass(slots=True)
 class Pace:
-    """Tokens of a tile (0: no prompt is run in tiles), seconds of a step."""
+    """Tokens of a tile (0: no prompt is run in tiles), seconds of a step between `limits_s`."""
 
     tile_tokens: int
-    step_s: float
+    limits_s: tuple[float, float]
     max_step_tokens: int
     short_tokens: int
     tokens_per_s: float | None = None
+    decode_s: float | None = None
 
     @classmethod
     def of(cls, config: EngineConfig, device_type: str) -> "Pace":
         """A CPU's or a GPU's, but for what `config` says."""
         cuda = device_type == "cuda"
-        step_ms = (50 if cuda else 100) if config.max_step_ms is None else config.max_step_ms
+        limits_s = GPU_S if cuda else CPU_S
+        if config.max_step_ms is not None:
+            limits_s = (config.max_step_ms / 1000,) * 2
         tile = (2048 if cuda else 512) if config.tile_tokens is None else config.tile_tokens
-        return cls(tile, step_ms / 1000, config.max_step_tokens, tile if cuda else 128)
+        return cls(tile, limits_s, config.max_step_tokens, tile if cuda else 128)
+
+    @property
+    def step_s(self) -> float:
+        """A small multiple of what decoding takes, so that prompts get most of the time."""
+        least_s, most_s = self.limits_s
+        return max(least_s, min(most_s, DECODE_STEPS * (self.decode_s or 0.0)))
 
     @property
     def step_tokens(self) -> int:
@@ -43,6 +54,11 @@ class Pace:
         if self.tokens_per_s is None:
             return 2**31
         return max(1, int(self.step_s * self.tokens_per_s * num_layers / self.tile_tokens))
+
+    def learn_decode(self, spent_s: float) -> None:
+        """A step that only decoded took so long."""
+        known = self.decode_s
+        self.decode_s = spent_s if known is None else (1 - WEIGHT) * known + WEIGHT * spent_s
 
     def learn(self, num_tokens: int, spent_s: float) -> None:
         """Prompts of so many tokens took so long."""

@@ -121,7 +121,7 @@ class Settings(BaseSettings):
     max_step_ms: Count | None = Field(
         None,
         description="How long others wait for a prompt: a long one is prefilled in pieces of this "
-        "time. Else 100, on a GPU 50.",
+        "time. Else four times what decoding takes, 100 to 250, on a GPU 30 to 50.",
     )
     max_running: Count = Field(64, description="Requests decoded together.")
     max_waiting: Count = Field(
