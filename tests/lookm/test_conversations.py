@@ -85,7 +85,7 @@ def same(first: list[Any], second: list[Any]) -> bool:
 def test_a_follow_up_keeps_and_answers_what_a_fresh_prompt_would(method: str) -> None:
     policy = CachePolicy(method, keep=None if method == "full" else 0.3)
     engine = tiny_engine(tiny_llava(max_positions=1024), prompt_store_bytes=2**26, parking=False)
-    for seed in range(3):
+    for seed in range(2):
         talk = Conversation.begin(seed, num_images=10)
         for turn in range(3):
             request = talk.prompt().request(f"{seed}-{turn}", policy, max_tokens=2)
@@ -114,7 +114,9 @@ def test_without_the_known_rows_sums_another_cache_is_kept(monkeypatch: pytest.M
     assert not same(right, wrong)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(n, marks=pytest.mark.slow) for n in range(4, 12))]
+)
 def test_conversations_in_any_mix_are_answered_as_afresh(seed: int) -> None:
     """Turns of several conversations together, policies that change, branches, aborts, a store that
     is too small: every answer is that of an engine without a store."""

@@ -229,7 +229,9 @@ def test_what_was_gone_on_from_comes_to_the_store_as_well() -> None:
     assert same(third.rows, ask(engine, chat.request("fresh", reuse="none")).rows)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(n, marks=pytest.mark.slow) for n in range(4, 8))]
+)
 def test_any_mix_leaves_the_pool_whole(seed: int) -> None:
     """Small pools, aborts, preemptions, all kinds of reuse: the exact ones answer as afresh."""
     rng = random.Random(seed)

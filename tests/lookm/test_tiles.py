@@ -14,6 +14,7 @@ from tests.lookm.test_parking import same
 from tests.lookm.tiny import answers, generate, random_prompt, tiny_engine, tiny_llava
 
 METHODS = sorted(PRESETS)
+SLOW = pytest.mark.slow
 EACH_TILE = {"tile_tokens": 16, "max_step_ms": 0}
 
 
@@ -23,15 +24,14 @@ def policy_of(method: str) -> CachePolicy:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_in_tiles_a_prompt_keeps_and_answers_the_same(method: str) -> None:
-    for seed in range(3):
-        talk = Conversation.begin(seed, num_images=8)
-        request = talk.prompt().request("a", policy_of(method), max_tokens=2)
-        whole = tiny_engine(tiny_llava(), tile_tokens=0, prompt_store_bytes=0)
-        tiled = tiny_engine(tiny_llava(), **EACH_TILE, prompt_store_bytes=0)
-        token, rows, _ = prefilled(tiled, request)
-        expected_token, expected, _ = prefilled(whole, request)
-        assert token == expected_token
-        assert same(rows, expected)
+    talk = Conversation.begin(1, num_images=8)
+    request = talk.prompt().request("a", policy_of(method), max_tokens=2)
+    whole = tiny_engine(tiny_llava(), tile_tokens=0, prompt_store_bytes=0)
+    tiled = tiny_engine(tiny_llava(), **EACH_TILE, prompt_store_bytes=0)
+    token, rows, _ = prefilled(tiled, request)
+    expected_token, expected, _ = prefilled(whole, request)
+    assert token == expected_token
+    assert same(rows, expected)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -51,7 +51,9 @@ def test_in_tiles_a_later_turn_takes_over_the_same(method: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(TOYS))
-@pytest.mark.parametrize("method", ["full", "look-m", "look-m-plus", "snapkv"])
+@pytest.mark.parametrize(
+    "method", ["full", "look-m", *(pytest.param(m, marks=SLOW) for m in ("look-m-plus", "snapkv"))]
+)
 def test_in_tiles_every_family_answers_the_same(name: str, method: str) -> None:
     toy = TOYS[name]
     tiled, whole = (
@@ -102,7 +104,7 @@ def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
     assert order == ["short", "long", "also long"]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(4), *(pytest.param(n, marks=SLOW) for n in range(4, 12))])
 def test_in_any_mix_answers_are_those_without_tiles(seed: int) -> None:
     """Aborts of suspended prompts, preemptions, parked conversations, a store that is too small."""
     rng = random.Random(seed)
