@@ -35,6 +35,7 @@ class LayerPrefill:
         self._rows: tuple[torch.Tensor, torch.Tensor] | None = None  # K and V `[K, S, D]`
         self._queries: list[torch.Tensor] = []
         self._layer: LayerLook | None = None
+        self._cuts: list[int] = []  # where sums are to be taken, of the whole prefill
 
     def attend(self, rows: LayerRows) -> torch.Tensor:
         """The attention output of the next rows, `[T, H, D]`."""
@@ -70,6 +71,7 @@ class LayerPrefill:
         if look is not None and rows.window is None:
             known = self._prompts.statistics(prefill.sequence, look)
             self._layer = look.layer(rows.layer, rows.scale, known, before=self._num_kept)
+            self._cuts = self._prompts.cuts(prefill)
 
     @property
     def _num_kept(self) -> int:
@@ -139,7 +141,7 @@ class LayerPrefill:
         start = prefill.start + self._num_done
         end = start + rows.q_HTD.shape[1]
         mask_TT, outs = self._mask(rows), []
-        cuts = [cut for cut in self._prompts.cuts(prefill) if start <= cut < end]
+        cuts = [cut for cut in self._cuts if start <= cut < end]
         for first, last in pairwise((start, *(cut for cut in cuts if cut > start), end)):
             q_HTD = rows.q_HTD[:, first - start : last - start]
             seen = k_KSD.shape[1] - (end - last)

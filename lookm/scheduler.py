@@ -7,6 +7,7 @@ What has a free place and free pages does not count as waiting, though only the 
 Knows nothing about tensors.
 """
 
+from bisect import insort_left, insort_right
 from collections import deque
 from collections.abc import Iterable
 from itertools import chain
@@ -58,8 +59,7 @@ class Scheduler:
                 f"{self._max_waiting} requests are waiting, the most this server queues; "
                 "try again later"
             )
-        later = (i for i, each in enumerate(self.waiting) if _comes_before(sequence, each))
-        self.waiting.insert(next(later, len(self.waiting)), sequence)
+        insort_right(self.waiting, sequence, key=_priority)
 
     def remove(self, sequence: SequenceState, *, park: bool = False) -> None:
         """Forget a sequence, finished or aborted, and free its pages: at once, or when needed."""
@@ -129,7 +129,7 @@ class Scheduler:
             # may be this very sequence, which then waits.
             while sequence in self.running and self._short_of(sequence, rows_L):
                 # Of the least important: `max` takes the first of equals, so from the newest on.
-                self._preempt(max(reversed(self.running), key=lambda seq: seq.request.priority))
+                self._preempt(max(reversed(self.running), key=_priority))
             if sequence in self.running:
                 self._reserve(sequence, rows_L)
                 decodes.append(sequence)
@@ -152,8 +152,7 @@ class Scheduler:
         self.running.remove(sequence)
         self._parking.give_back(sequence)
         sequence.rewind()
-        behind = (i for i, each in enumerate(self.waiting) if not _comes_before(each, sequence))
-        self.waiting.insert(next(behind, len(self.waiting)), sequence)
+        insort_left(self.waiting, sequence, key=_priority)
         self.num_preemptions += 1
 
     def _is_computed_for(self, sequence: SequenceState) -> bool:
@@ -227,15 +226,13 @@ class Scheduler:
         if there is one: it is done soon, and the others lose at most half of their time to such.
         """
         long = [seq for seq in self.running if not seq.decoding and self._is_long(seq)]
-        long.sort(key=lambda seq: seq.request.priority)
+        long.sort(key=_priority)
         for sequence in long:
-            if sequence.prefilling and sequence.num_unencoded:
-                images = len(sequence.request.images)
-                batch.encodes.append(Encode(sequence, len(sequence.features), images))
-        ready = [seq for seq in long if not (seq.prefilling and seq.num_unencoded)] or long
+            _offer_images(sequence, batch)
+        ready = [seq for seq in long if not seq.awaits_images] or long
         if self._num_steps % 2:
             tile = self._pace.tile_tokens
-            ready.sort(key=lambda seq: (seq.request.priority, len(seq.tokens) - seq.seen > tile))
+            ready.sort(key=lambda seq: (_priority(seq), len(seq.tokens) - seq.seen > tile))
         for sequence in ready[:1]:
             end = sequence.num_prompt if sequence.indivisible else len(sequence.tokens)
             batch.long.append(Prefill(sequence, sequence.seen, end))
@@ -247,16 +244,21 @@ class Scheduler:
         end = sequence.num_prompt if first else min(total, start + budget)
         if end <= start:
             return budget
-        if start < sequence.num_prompt and sequence.num_unencoded:
-            num_encoded = len(sequence.features)
-            batch.encodes.append(Encode(sequence, num_encoded, len(sequence.request.images)))
+        _offer_images(sequence, batch)
         batch.prefills.append(Prefill(sequence, start, end))
         return budget - (end - start)
 
 
-def _comes_before(sequence: SequenceState, other: SequenceState) -> bool:
-    """Whether it is more important; of equals the one that was there first comes first."""
-    return sequence.request.priority < other.request.priority
+def _offer_images(sequence: SequenceState, batch: Batch) -> None:
+    """Hand out the images that its prompt waits for, if any."""
+    if sequence.awaits_images:
+        num_encoded = len(sequence.features)
+        batch.encodes.append(Encode(sequence, num_encoded, len(sequence.request.images)))
+
+
+def _priority(sequence: SequenceState) -> int:
+    """The lowest comes first."""
+    return sequence.request.priority
 
 
 def _count_decoding(sequences: Iterable[SequenceState]) -> int:

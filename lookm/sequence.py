@@ -153,6 +153,11 @@ class SequenceState:
         return 0 if embedded else len(self.request.images) - len(self.features)
 
     @property
+    def awaits_images(self) -> bool:
+        """Whether its prompt cannot go on before images are encoded."""
+        return self.prefilling and self.num_unencoded > 0
+
+    @property
     def decoding(self) -> bool:
         """Whether the next step runs just this sequence's newest generated token."""
         return self.todo == 1 and self.seen >= self.num_prompt

@@ -19,15 +19,20 @@ app = typer.Typer(help="Measure a running server, or what compression buys.")
 
 URL = "http://127.0.0.1:8000"
 
+# What several commands take alike.
+Url = Annotated[str, typer.Option(help="Any OpenAI-compatible server.")]
+Model = Annotated[str | None, typer.Option(help="Default: the first it lists.")]
+ApiKey = Annotated[str | None, typer.Option(envvar="LOOKM_API_KEY", help="Sent as a bearer token.")]
+SidePx = Annotated[int, typer.Option(min=8, help="Side of each picture.")]
+TimeoutS = Annotated[float, typer.Option(help="After which a request has failed.")]
+
 
 @app.callback(invoke_without_command=True)
 def load(
     context: typer.Context,
-    url: Annotated[str, typer.Option(help="Any OpenAI-compatible server.")] = URL,
-    model: Annotated[str | None, typer.Option(help="Default: the first it lists.")] = None,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="LOOKM_API_KEY", help="Sent as a bearer token.")
-    ] = None,
+    url: Url = URL,
+    model: Model = None,
+    api_key: ApiKey = None,
     rate: Annotated[
         float | None, typer.Option(help="Open loop: Poisson arrivals per second.")
     ] = None,
@@ -38,7 +43,7 @@ def load(
     duration_s: Annotated[float | None, typer.Option(help="How long requests are sent.")] = None,
     warm_up: Annotated[int, typer.Option(min=0, help="Requests before, not measured.")] = 2,
     images: Annotated[str, typer.Option(help="Per request: 2, or 1-8, or ~4 (exponential).")] = "2",
-    image_side_px: Annotated[int, typer.Option(min=8, help="Side of each picture.")] = 336,
+    image_side_px: SidePx = 336,
     words: Annotated[str, typer.Option(help="Of text per request, as --images.")] = "40",
     answer_tokens: Annotated[str, typer.Option(help="Asked per answer, as --images.")] = "64",
     policies: Annotated[
@@ -53,7 +58,7 @@ def load(
     slo_ttft_s: Annotated[float | None, typer.Option(help="SLO: first token within.")] = None,
     slo_itl_s: Annotated[float | None, typer.Option(help="SLO: p99 of gaps within.")] = None,
     slo_e2e_s: Annotated[float | None, typer.Option(help="SLO: whole answer within.")] = None,
-    timeout_s: Annotated[float, typer.Option(help="After which a request has failed.")] = 600,
+    timeout_s: TimeoutS = 600,
     seed: Annotated[int, typer.Option(min=0, help="Of requests and arrivals.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Write the report, with every request.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots.")] = None,
@@ -136,7 +141,7 @@ def capacity(
     method: Annotated[str, typer.Option(help="The preset whose fractions are tried.")] = "look-m",
     keep: Annotated[str, typer.Option(help="Fractions kept.")] = "1,0.5,0.35,0.2,0.1",
     images: Annotated[int, typer.Option(min=1, help="Of each conversation.")] = 24,
-    image_side_px: Annotated[int, typer.Option(min=8, help="Side of each picture.")] = 112,
+    image_side_px: SidePx = 112,
     words: Annotated[int, typer.Option(min=1, help="Of text of each conversation.")] = 20,
     answer_tokens: Annotated[int, typer.Option(min=1, help="Of each answer.")] = 64,
     slo_ttft_s: Annotated[float, typer.Option(help="First token within.")] = 10,
@@ -184,15 +189,13 @@ def capacity(
 
 @app.command("conversations")
 def conversations(
-    url: Annotated[str, typer.Option(help="Any OpenAI-compatible server.")] = URL,
-    model: Annotated[str | None, typer.Option(help="Default: the first it lists.")] = None,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="LOOKM_API_KEY", help="Sent as a bearer token.")
-    ] = None,
+    url: Url = URL,
+    model: Model = None,
+    api_key: ApiKey = None,
     users: Annotated[int, typer.Option(min=1, help="Who chat at the same time.")] = 1,
     turns: Annotated[int, typer.Option(min=1, help="Questions of each user.")] = 4,
     images: Annotated[int, typer.Option(min=0, help="Of each user's document.")] = 4,
-    image_side_px: Annotated[int, typer.Option(min=8, help="Side of each picture.")] = 336,
+    image_side_px: SidePx = 336,
     words: Annotated[int, typer.Option(min=1, help="Of each question.")] = 20,
     answer_tokens: Annotated[int, typer.Option(min=1, help="Of each answer, at most.")] = 32,
     think_s: Annotated[float, typer.Option(min=0, help="Mean time between turns.")] = 0,
@@ -211,7 +214,7 @@ def conversations(
             help="full,look-m@0.2,look-m@0.2+kept, one after the other; else the server's default."
         ),
     ] = "",
-    timeout_s: Annotated[float, typer.Option(help="After which a request has failed.")] = 600,
+    timeout_s: TimeoutS = 600,
     seed: Annotated[int, typer.Option(min=0, help="Of pictures and words.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Write the report.")] = None,
 ) -> None:
@@ -249,16 +252,14 @@ def conversations(
 
 @app.command("stall")
 def stall(
-    url: Annotated[str, typer.Option(help="Any OpenAI-compatible server.")] = URL,
-    model: Annotated[str | None, typer.Option(help="Default: the first it lists.")] = None,
-    api_key: Annotated[
-        str | None, typer.Option(envvar="LOOKM_API_KEY", help="Sent as a bearer token.")
-    ] = None,
+    url: Url = URL,
+    model: Model = None,
+    api_key: ApiKey = None,
     streams: Annotated[int, typer.Option(min=1, help="That run, of text only.")] = 2,
     stream_tokens: Annotated[int, typer.Option(min=2, help="Of each; then it begins again.")] = 512,
     prompts: Annotated[int, typer.Option(min=1, help="That arrive, one after the other.")] = 3,
     images: Annotated[int, typer.Option(min=0, help="Of each arriving prompt.")] = 6,
-    image_side_px: Annotated[int, typer.Option(min=8, help="Side of each picture.")] = 336,
+    image_side_px: SidePx = 336,
     words: Annotated[int, typer.Option(min=1, help="Of each prompt and stream.")] = 20,
     answer_tokens: Annotated[int, typer.Option(min=1, help="Of arriving prompts, at most.")] = 2,
     baseline_s: Annotated[float, typer.Option(min=0, help="With nobody arriving.")] = 5,
@@ -271,7 +272,7 @@ def stall(
     ignore_eos: Annotated[
         bool, typer.Option(help="Ask for whole streams; not every server knows the field.")
     ] = True,
-    timeout_s: Annotated[float, typer.Option(help="After which a request has failed.")] = 600,
+    timeout_s: TimeoutS = 600,
     seed: Annotated[int, typer.Option(min=0, help="Of pictures and words.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Write the report.")] = None,
 ) -> None:

@@ -288,6 +288,17 @@ def test_float32_takes_the_reference(kernel: Any) -> None:
     assert torch.equal(got[1].sums_KT, expected[1].sums_KT)
 
 
+def merging(num_kept: int, num_evicted: int, size: int) -> tuple[torch.Tensor, ...]:
+    """Kept and evicted rows of three heads, who goes where, and the weights."""
+    generator = torch.Generator().manual_seed(size)
+    kept = torch.randn(3, num_kept, size, generator=generator).bfloat16()
+    evicted = torch.randn(3, num_evicted, size, generator=generator).bfloat16()
+    target = torch.randint(0, num_kept, (3, num_evicted), generator=generator)
+    weight = torch.rand(3, num_evicted, generator=generator)
+    centre = 1 + torch.rand(3, num_kept, generator=generator)
+    return kept, evicted, target, weight, centre
+
+
 @needs_compiler
 @pytest.mark.parametrize(
     ("num_kept", "num_evicted", "size"), [(1, 5, 16), (40, 1, 7), (30, 200, 64)]
@@ -295,12 +306,7 @@ def test_float32_takes_the_reference(kernel: Any) -> None:
 def test_combine_equals_the_policys_own(
     kernel: Any, num_kept: Any, num_evicted: Any, size: Any
 ) -> None:
-    generator = torch.Generator().manual_seed(size)
-    kept = torch.randn(3, num_kept, size, generator=generator).bfloat16()
-    evicted = torch.randn(3, num_evicted, size, generator=generator).bfloat16()
-    target = torch.randint(0, num_kept, (3, num_evicted), generator=generator)
-    weight = torch.rand(3, num_evicted, generator=generator)
-    centre = 1 + torch.rand(3, num_kept, generator=generator)
+    kept, evicted, target, weight, centre = merging(num_kept, num_evicted, size)
     (got,) = kernel.combine([(kept, evicted)], target, weight, centre)
     exact = combine(kept.double(), evicted.double(), target, weight.double(), centre.double())
     assert torch.allclose(got.double(), exact, rtol=2**-8, atol=1e-6)
@@ -316,13 +322,9 @@ def test_combine_equals_the_policys_own(
 def test_lengthened_equals_the_policys_own(
     kernel: Any, num_kept: Any, num_evicted: Any, size: Any
 ) -> None:
+    kept, evicted, target, weight, centre = merging(num_kept, num_evicted, size)
     generator = torch.Generator().manual_seed(size)
-    kept = torch.randn(3, num_kept, size, generator=generator).bfloat16()
-    evicted = torch.randn(3, num_evicted, size, generator=generator).bfloat16()
-    target = torch.randint(0, num_kept, (3, num_evicted), generator=generator)
-    weight = torch.rand(3, num_evicted, generator=generator)
     weight *= torch.randint(0, 2, weight.shape, generator=generator)  # some receive nothing
-    centre = 1 + torch.rand(3, num_kept, generator=generator)
     got = kernel.lengthened(kept, evicted, target, weight, centre)
     exact = lengthened(kept.double(), evicted.double(), target, weight.double(), centre.double())
     assert torch.allclose(got.double(), exact, rtol=2**-7, atol=2**-8)
