@@ -287,3 +287,23 @@ def test_a_token_the_model_does_not_have_is_refused_before_it_runs(token: Any) -
     with pytest.raises(RequestError, match="token ids must be from 0 to"):
         engine.add(request)
     assert not engine.has_work
+
+
+def test_the_lowest_priority_comes_first_and_equals_in_their_order() -> None:
+    engine = tiny_engine(max_running=1)
+    for name, priority in (("a", 0), ("b", 5), ("c", 0), ("d", -1), ("e", 0)):
+        prompt = random_prompt(0, seed=ord(name))
+        engine.add(replace(prompt.request(name, max_tokens=2), priority=priority))
+    order = []
+    while engine.has_work:
+        order += [event.request_id for event in engine.step() if event.finish]
+        engine.check()
+    assert order == ["d", "a", "c", "e", "b"]
+    waiting = engine._scheduler.waiting
+    for name, priority in (("f", 0), ("g", 5), ("h", 0)):
+        prompt = random_prompt(0, seed=ord(name))
+        engine.add(replace(prompt.request(name, max_tokens=9), priority=priority))
+    engine.step()
+    (running,) = engine._scheduler.running
+    engine._scheduler._preempt(running)
+    assert [seq.request.id for seq in waiting] == ["f", "h", "g"], "before its equals"
