@@ -71,6 +71,7 @@ class Engine:
             PageLayout(plan.num_kv_heads, plan.page_tokens, plan.head_dim, adapter.dtype),
             device=adapter.device,
             write_rows=backend.write_rows,
+            read_rows=backend.read_rows,
         )
         store = PromptStore(plan.prompt_store_bytes, adapter.device)
         self._prompts = Prompts(store, adapter, backend)

@@ -62,14 +62,6 @@ class Pages:
         assert k_PKND.shape[3] == head_dim, (k_PKND.shape, head_dim)
         assert num_heads % k_PKND.shape[1] == 0, (num_heads, k_PKND.shape)
 
-    def gather(self, page_M: torch.Tensor, num_rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Copies of the first `num_rows` rows of these pages in order, K and V, `[K, rows, D]`."""
-        k, v = (
-            part_PKND[page_M].transpose(0, 1).flatten(1, 2)[:, :num_rows]
-            for part_PKND in (self.k_PKND, self.v_PKND)
-        )
-        return k, v
-
 
 #: `(pages, page_R, slot_R, k_RKD, v_RKD)`: stores R rows, each at its own (page, slot).
 WriteRows = Callable[[Pages, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
@@ -89,6 +81,17 @@ def write_rows(
     """
     pages.k_PKND[page_R, :, slot_R] = k_RKD.to(pages.k_PKND.dtype)
     pages.v_PKND[page_R, :, slot_R] = v_RKD.to(pages.v_PKND.dtype)
+
+
+#: `(pages, page_M, k_KSD, v_KSD)`: copies the first S rows of these pages, in order, into k and v.
+ReadRows = Callable[[Pages, torch.Tensor, torch.Tensor, torch.Tensor], None]
+
+
+def read_rows(pages: Pages, page_M: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor) -> None:
+    """Fill k and v, `[K, S, D]` with dense heads, from pages int64 `[M]`, S <= M * N. In torch."""
+    for rows_KSD, part_PKND in ((k_KSD, pages.k_PKND), (v_KSD, pages.v_PKND)):
+        read_KSD = part_PKND[page_M].transpose(0, 1).flatten(1, 2)
+        rows_KSD.copy_(read_KSD[:, : rows_KSD.shape[1]])
 
 
 def pages_for(rows: int, page_tokens: int) -> int:

@@ -64,8 +64,8 @@ class LayerPrefill:
             shape = (heads, num_base + self._num_new, size)
             self._rows = rows.k_KTD.new_empty(shape), rows.k_KTD.new_empty(shape)
             if num_base:
-                for all_KSD, base_KSD in zip(self._rows, cache.gather(rows.layer), strict=True):
-                    all_KSD[:, :num_base] = base_KSD
+                base = (all_KSD[:, :num_base] for all_KSD in self._rows)
+                cache.read(rows.layer, *base)
         if self._rows is not None:
             self._num_base = self._rows[0].shape[1] - self._num_new
         if look is not None and rows.window is None:

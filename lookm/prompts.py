@@ -78,10 +78,9 @@ class Prompts:
 
         None for families whose later layers take features as well: their number is the encoder's.
         """
-        num_tokens = sequence.prefix.num_tokens if sequence.prefix else sequence.num_taken
         if self._adapter.family.deepstack:
             return 0
-        ids = sequence.request.prompt_ids[:num_tokens]
+        ids = sequence.request.prompt_ids[: sequence.num_known]
         left, known = ids.count(self._adapter.image_token_id), 0
         for image in sequence.request.images:
             left -= image.num_tokens

@@ -106,7 +106,12 @@ class Runner:
     def _embed_prompt(self, sequence: SequenceState) -> None:
         """Merge the features in."""
         request, adapter = sequence.request, self._adapter
-        embedded = adapter.embed_prompt(request.prompt_ids, request.images, sequence.features)
+        embedded = adapter.embed_prompt(
+            request.prompt_ids,
+            request.images,
+            sequence.features,
+            num_known=sequence.num_known,
+        )
         sequence.embedded = embedded
         sequence.next_pos = embedded.next_pos
         sequence.features.clear()
@@ -218,7 +223,7 @@ class Runner:
             bytes=sequence.cache.bytes,
             full_bytes=sequence.cache.full_bytes(num_prompt),
             compressed=compressed,
-            cached_tokens=sequence.prefix.num_tokens if sequence.prefix else sequence.num_taken,
+            cached_tokens=sequence.num_known,
         )
 
 

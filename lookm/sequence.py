@@ -132,6 +132,11 @@ class SequenceState:
         return self.taken.num_tokens if self.taken else 0
 
     @property
+    def num_known(self) -> int:
+        """Tokens at its beginning that were computed before, here or by another."""
+        return self.prefix.num_tokens if self.prefix else self.num_taken
+
+    @property
     def max_rows_L(self) -> Int64:  # noqa: N802 shapes live in names
         """The rows that its prompt has in each layer at most."""
         return self.taken.bound_L if self.taken else self.bound_L

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-from lookm.pages import Pages, WriteRows
+from lookm.pages import Pages, ReadRows, WriteRows
 from lookm.types import Needs
 
 
@@ -147,6 +147,7 @@ class Backend:
     name: str
     attention: Attention
     write_rows: WriteRows
+    read_rows: ReadRows
     merges: MergeKernels | None = None
     model: ModelKernels | None = None
     reads_on_host: bool = False

@@ -15,7 +15,7 @@ import torch
 from lookm.attention.api import Backend, ModelKernels
 from lookm.attention.reference import ReferenceAttention
 from lookm.errors import ConfigError
-from lookm.pages import write_rows
+from lookm.pages import read_rows, write_rows
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ OLDEST = (8, 0)  # compute capability that the Triton kernels are compiled for
 
 
 #: Torch alone, on any device; the model is left as transformers has it.
-REFERENCE = Backend("reference", ReferenceAttention(), write_rows, reads_on_host=True)
+REFERENCE = Backend("reference", ReferenceAttention(), write_rows, read_rows, reads_on_host=True)
 
 
 def choose(name: str, device: torch.device | str, dtype: torch.dtype | None = None) -> Backend:
@@ -89,7 +89,9 @@ def _triton(device: torch.device, /) -> Backend:
     kernels = TritonAttention()
     # In Triton's interpreter there is no clock to choose tiles by: the model stays as it is.
     model = triton_model_kernels() if device.type == "cuda" else None
-    return Backend("triton", kernels, triton_write.write_rows, merges=kernels, model=model)
+    return Backend(
+        "triton", kernels, triton_write.write_rows, read_rows, merges=kernels, model=model
+    )
 
 
 def triton_model_kernels() -> ModelKernels:
@@ -119,7 +121,7 @@ def _cpu_problem(device: torch.device, dtype: torch.dtype | None) -> str | None:
 
 
 def _cpu(_: torch.device, /) -> Backend:
-    from lookm.attention.kernels import cpu_rows, cpu_write
+    from lookm.attention.kernels import cpu_pages, cpu_rows
     from lookm.attention.kernels.build import cached_library, load_kernel
     from lookm.attention.kernels.cpu import CpuAttention
 
@@ -128,4 +130,5 @@ def _cpu(_: torch.device, /) -> Backend:
     kernels = CpuAttention(load_kernel())
     logger.info("attention: cpu (C++ kernels)")
     model = ModelKernels(cpu_rows.rms_norm, cpu_rows.rotate)
-    return Backend("cpu", kernels, cpu_write.write_rows, kernels, model, reads_on_host=True)
+    write, read = cpu_pages.write_rows, cpu_pages.read_rows
+    return Backend("cpu", kernels, write, read, kernels, model, reads_on_host=True)

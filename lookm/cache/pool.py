@@ -6,7 +6,7 @@ Knows pages and who may take one. Knows nothing about policies, positions or att
 import torch
 
 from lookm.errors import ConfigError
-from lookm.pages import PageLayout, WriteRows, write_rows
+from lookm.pages import PageLayout, ReadRows, WriteRows, read_rows, write_rows
 
 
 class PagePool:
@@ -14,7 +14,7 @@ class PagePool:
 
     A page belongs to at most one owner at a time; `check()` proves it against the owners' own
     lists. `pages` has one page more: the last, `scratch_page`, is nobody's: rows that stand for no
-    sequence write there. `write_rows` may be a faster `pages.write_rows`.
+    sequence write there. `write_rows` and `read_rows` may be faster ones than those of `pages`.
     """
 
     def __init__(
@@ -24,6 +24,7 @@ class PagePool:
         *,
         device: torch.device | str = "cpu",
         write_rows: WriteRows = write_rows,
+        read_rows: ReadRows = read_rows,
     ) -> None:
         if num_pages < 1:
             raise ConfigError("the KV cache memory does not hold a single page; give it more")
@@ -33,6 +34,7 @@ class PagePool:
         self.scratch_page = num_pages
         self.pages = layout.empty(num_pages + 1, device)
         self._write_rows = write_rows
+        self._read_rows = read_rows
         self._free = list(range(num_pages - 1, -1, -1))
 
     @property
@@ -70,6 +72,10 @@ class PagePool:
     ) -> None:
         """Store R rows, each at its own (page, slot). See `lookm.pages.write_rows`."""
         self._write_rows(self.pages, page_R, slot_R, k_RKD, v_RKD)
+
+    def read(self, page_M: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor) -> None:
+        """Copy the first S rows of these pages. See `lookm.pages.read_rows`."""
+        self._read_rows(self.pages, page_M, k_KSD, v_KSD)
 
     def check(self, owned: list[list[int]]) -> None:
         """Assert that every page is either free or owned exactly once."""

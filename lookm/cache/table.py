@@ -106,8 +106,17 @@ class SequenceCache:
 
     def gather(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Copies of this layer's rows in order, K and V, each `[K, kept, D]`."""
-        page_M = upload(np.array(self.pages[layer]), self._pool.device)
-        return self._pool.pages.gather(page_M, int(self.kept_L[layer]))
+        pool = self._pool
+        layout = pool.pages.layout
+        shape = (2, layout.num_kv_heads, int(self.kept_L[layer]), layout.head_dim)
+        k_KSD, v_KSD = torch.empty(shape, dtype=layout.dtype, device=pool.device)
+        self.read(layer, k_KSD, v_KSD)
+        return k_KSD, v_KSD
+
+    def read(self, layer: int, k_KSD: torch.Tensor, v_KSD: torch.Tensor) -> None:
+        """Copy the first S of this layer's rows, in order."""
+        page_M = upload(np.array(self.pages[layer], dtype=np.int64), self._pool.device)
+        self._pool.read(page_M, k_KSD, v_KSD)
 
     def release(self) -> None:
         """Give every page back. The cache is empty afterwards and may be filled again."""

@@ -135,10 +135,25 @@ class Adapter:
         prompt_ids: tuple[int, ...],
         images: Sequence[ImageInput] = (),
         features: Sequence[torch.Tensor] = (),
+        *,
+        num_known: int = 0,
     ) -> EmbeddedPrompt:
-        """Merge image features into the token embeddings, as the model itself would."""
+        """Merge image features into the token embeddings, as the model itself would.
+
+        The rows of the first `num_known` tokens nobody will read: if only text follows, whose
+        position is its place, that alone is embedded.
+        """
         ids_1T = torch.tensor([prompt_ids], device=self.device)
         is_image_1T = ids_1T == self.image_token_id
+        if num_known and self.position_rows == 1 and not is_image_1T[:, num_known:].any():
+            num_tokens = len(prompt_ids)
+            return EmbeddedPrompt(
+                embeds_TE=self.embed_tokens(ids_1T[0, num_known:]),
+                pos_RT=torch.arange(num_tokens, device=self.device)[None],
+                is_image_T=is_image_1T[0],
+                next_pos=num_tokens,
+                num_left_out=num_known,
+            )
         causal = self.family.causal(has_images=bool(images))
         with contextlib.nullcontext() if causal else self._own_masks():
             captured = self._capture(ids_1T, self._arguments(is_image_1T, images, features))
@@ -156,7 +171,7 @@ class Adapter:
             is_image_T=is_image_1T[0],
             next_pos=int(pos_RT.max()) + 1,
             deepstack_FVE=torch.stack(list(deepstack)) if deepstack else None,
-            mask=None if causal else _prompt_mask(captured["attention_mask"]),
+            mask=None if causal else PromptMask.read(captured["attention_mask"]),
         )
 
     @torch.inference_mode()
@@ -304,19 +319,6 @@ class _ImageFeatures:
 
     pooler_output: list[torch.Tensor] | torch.Tensor
     deepstack_features: list[list[torch.Tensor]]
-
-
-def _prompt_mask(mask: Any) -> PromptMask:
-    """From what the language model would be given: one 4-D mask, or one by layer type."""
-    by_type = mask if isinstance(mask, dict) else {"full_attention": mask}
-    full_TT = _allowed(by_type["full_attention"])
-    windowed = by_type.get("sliding_attention")
-    return PromptMask(full_TT, full_TT if windowed is None else _allowed(windowed))
-
-
-def _allowed(mask_11TT: torch.Tensor) -> torch.Tensor:
-    mask_TT = mask_11TT[0, 0]
-    return mask_TT if mask_TT.dtype == torch.bool else mask_TT >= 0
 
 
 def _eos_ids(model: Any) -> frozenset[int]:

@@ -6,6 +6,7 @@ Knows tensors. Shapes: T rows, E hidden size, R rows of positions, V visual rows
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +58,14 @@ class PromptMask:
     full_TT: torch.Tensor
     windowed_TT: torch.Tensor
 
+    @staticmethod
+    def read(mask: Any) -> "PromptMask":
+        """From what a language model would be given: one 4-D mask, or one by layer type."""
+        by_type = mask if isinstance(mask, dict) else {"full_attention": mask}
+        full_TT = _allowed(by_type["full_attention"])
+        windowed = by_type.get("sliding_attention")
+        return PromptMask(full_TT, full_TT if windowed is None else _allowed(windowed))
+
     def of(self, window: int | None) -> torch.Tensor:
         """The mask of a layer with this window, None for a full one."""
         return self.full_TT if window is None else self.windowed_TT
@@ -68,7 +77,7 @@ class EmbeddedPrompt:
 
     `embeds_TE` has image features in place; `pos_RT` are RoPE positions (R = 1, or 3 for M-RoPE);
     `is_image_T` marks image tokens; generated token i sits at position `next_pos + i`; `mask` is
-    None where the prompt is causal.
+    None where the prompt is causal. Of the first `num_left_out` tokens there are no embeddings.
     """
 
     embeds_TE: torch.Tensor
@@ -77,10 +86,13 @@ class EmbeddedPrompt:
     next_pos: int
     deepstack_FVE: torch.Tensor | None = None
     mask: PromptMask | None = None
+    num_left_out: int = 0
 
     def part(self, start: int, end: int) -> PackedRows:
         """Rows `start:end`, with the deepstack features of the image tokens among them."""
-        embeds_TE, pos_RT = self.embeds_TE[start:end], self.pos_RT[:, start:end]
+        first = self.num_left_out
+        assert start >= first, "these rows were known, and not embedded"
+        embeds_TE, pos_RT = self.embeds_TE[start - first : end - first], self.pos_RT[:, start:end]
         if self.deepstack_FVE is None:
             return PackedRows(embeds_TE, pos_RT)
         is_visual_T = self.is_image_T[start:end]
@@ -90,3 +102,8 @@ class EmbeddedPrompt:
         return PackedRows(
             embeds_TE, pos_RT, is_visual_T, self.deepstack_FVE[:, before : before + within]
         )
+
+
+def _allowed(mask_11TT: torch.Tensor) -> torch.Tensor:
+    mask_TT = mask_11TT[0, 0]
+    return mask_TT if mask_TT.dtype == torch.bool else mask_TT >= 0

@@ -134,8 +134,8 @@ def test_answers_at_other_positions_are_other_answers(
     engine = engine_of(TOYS[name])
     own = engine._adapter.embed_prompt
 
-    def shifted(*args: Any) -> Any:
-        embedded = own(*args)
+    def shifted(*args: Any, **kwargs: Any) -> Any:
+        embedded = own(*args, **kwargs)
         return dataclasses.replace(embedded, next_pos=embedded.next_pos + 7)
 
     monkeypatch.setattr(engine._adapter, "embed_prompt", shifted)

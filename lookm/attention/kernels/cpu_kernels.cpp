@@ -4,11 +4,11 @@
 
 #include "combine.hpp"
 #include "nearest.hpp"
+#include "page_rows.hpp"
 #include "paged_decode.hpp"
 #include "prefill.hpp"
 #include "products.hpp"
 #include "rows.hpp"
-#include "write_rows.hpp"
 
 PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("paged_decode", &paged_decode::run);
@@ -19,5 +19,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("combine", &combine::run);
   module.def("rms_norm", &rows::rms_norm);
   module.def("rotate", &rows::rotate);
-  module.def("write_rows", &write_rows::run);
+  module.def("write_rows", &page_rows::write);
+  module.def("read_rows", &page_rows::read);
 }

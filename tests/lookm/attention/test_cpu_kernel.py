@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lookm.attention import ReferenceAttention, choose, spread
-from lookm.attention.kernels import build, cpu_write
+from lookm.attention.kernels import build, cpu_pages
 from lookm.cache import PagePool
 from lookm.errors import ConfigError
-from lookm.pages import PageLayout, Pages, write_rows
+from lookm.pages import PageLayout, Pages, read_rows, write_rows
 from lookm.policy.merges import combine, lengthened, nearest_by_cosine
 from lookm.types import Needs
 from tests.lookm.tiny import answers, generate, random_prompt, tiny_engine, tiny_llava
@@ -359,11 +359,11 @@ def test_products_are_exact_products_summed_in_float32(
 def test_write_puts_every_row_in_its_place_and_nothing_elsewhere(
     kernel: Any, dtype: Any, num_rows: Any, kv_heads: Any, size: Any, page_rows: Any
 ) -> None:
-    assert choose("cpu", "cpu").write_rows is cpu_write.write_rows
+    assert choose("cpu", "cpu").write_rows is cpu_pages.write_rows
     layout = PageLayout(kv_heads, page_rows, size, dtype)
     plain, fast = (
         PagePool(num_rows + 2, layout, write_rows=write)
-        for write in (write_rows, cpu_write.write_rows)
+        for write in (write_rows, cpu_pages.write_rows)
     )
     places = torch.randperm((num_rows + 2) * page_rows)[:num_rows]
     k = torch.randn(kv_heads, num_rows, 2 * size).to(dtype)[..., :size].transpose(0, 1)
@@ -380,8 +380,40 @@ def test_a_row_without_a_place_is_an_error_and_nothing_is_written(
     kernel: Any, page: Any, slot: Any
 ) -> None:
     layout = PageLayout(1, 4, 8, torch.bfloat16)
-    pool = PagePool(2, layout, write_rows=cpu_write.write_rows)
+    pool = PagePool(2, layout, write_rows=cpu_pages.write_rows)
     rows = torch.ones(2, 1, 8, dtype=torch.bfloat16)
     with pytest.raises(IndexError, match="no such place"):
         pool.write(torch.tensor([0, page]), torch.tensor([0, slot]), rows, rows)
     assert not pool.pages.k_PKND.any()
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("num_rows", "kv_heads", "size", "page_rows"), [(1, 1, 8, 4), (37, 3, 7, 16), (700, 2, 64, 16)]
+)
+def test_reading_gives_the_pages_rows_in_order_and_writes_nowhere_else(
+    kernel: Any, dtype: Any, num_rows: Any, kv_heads: Any, size: Any, page_rows: Any
+) -> None:
+    assert choose("cpu", "cpu").read_rows is cpu_pages.read_rows
+    num_pages = -(-num_rows // page_rows) + 2
+    shape = (num_pages, kv_heads, page_rows, size)
+    pages = Pages(*(torch.randn(shape).to(dtype) for _ in range(2)))
+    page = torch.randperm(num_pages)[: num_pages - 2]
+    fast, plain = (torch.zeros(2, kv_heads, num_rows + 3, size, dtype=dtype) for _ in range(2))
+    for read, (k, v) in ((cpu_pages.read_rows, fast), (read_rows, plain)):
+        read(pages, page, k[:, :num_rows], v[:, :num_rows])
+    assert torch.equal(fast, plain)
+    assert not fast[:, :, num_rows:].any()
+    last = (num_rows - 1) // page_rows
+    assert torch.equal(
+        fast[0, :, num_rows - 1], pages.k_PKND[page[last], :, (num_rows - 1) % page_rows]
+    )
+
+
+@needs_compiler
+def test_reading_a_page_that_is_not_there_is_an_error(kernel: Any) -> None:
+    pages = PageLayout(1, 4, 8, torch.bfloat16).empty(2)
+    rows = torch.empty(1, 4, 8, dtype=torch.bfloat16)
+    with pytest.raises(IndexError, match="no such page"):
+        cpu_pages.read_rows(pages, torch.tensor([2]), rows, rows)
