@@ -126,6 +126,11 @@ class ImageInput:
     tensors: Mapping[str, Array] = field(repr=False)
     num_tokens: int
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Request:

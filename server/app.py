@@ -42,7 +42,11 @@ class Parts:
 def real_parts(settings: Settings) -> Parts:
     """A worker process, a media loader, and the model's own processor."""
     return Parts(
-        engine=EngineClient(settings.engine_config(), step_timeout_s=settings.step_timeout_s),
+        engine=EngineClient(
+            settings.engine_config(),
+            step_timeout_s=settings.step_timeout_s,
+            known_image_bytes=settings.image_input_memory,
+        ),
         media=MediaLoader(settings.media_config()),
         load_processor=lambda: load_processor(settings.model),
     )

@@ -113,7 +113,9 @@ class Settings(BaseSettings):
         False, description="Requests with different API keys reuse each other's prompts."
     )
     image_cache_memory: Size = Field(256 * 2**20, description="Vision features kept for reuse.")
-    image_input_memory: Size = Field(256 * 2**20, description="Images that may be named again.")
+    image_input_memory: Size = Field(
+        256 * 2**20, description="Images that may be named again, in each of the two processes."
+    )
     max_context_tokens: Count | None = Field(
         None, description="Longest prompt and answer together."
     )

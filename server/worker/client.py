@@ -18,6 +18,7 @@ from lookm.errors import LookmError
 from lookm.types import EngineStats, ModelInfo, Request, TokenEvent
 from server.worker import totals, wire
 from server.worker.channel import ApiChannel
+from server.worker.known_images import SentImages
 from server.worker.launch import WorkerProcess
 from server.worker.restart import RestartPolicy
 from server.worker.streams import Streams
@@ -47,8 +48,10 @@ class EngineClient:
         *,
         restart_policy: RestartPolicy | None = None,
         step_timeout_s: float = STEP_TIMEOUT_S,
+        known_image_bytes: int = 0,
     ) -> None:
         self.config = config
+        self._known_image_bytes = known_image_bytes
         self._step_timeout_s = step_timeout_s
         self._heard_s = 0.0
         self.state: State = "stopped"
@@ -271,11 +274,12 @@ class EngineClient:
 
     async def _send(self, channel: ApiChannel) -> None:
         """Everything that waits, at once: the choices of one request share their images."""
+        sent = SentImages(self._known_image_bytes)
         while True:
             messages = [await self._outbox.get()]
             while not self._outbox.empty():
                 messages.append(self._outbox.get_nowait())
-            for message in wire.joined(messages):
+            for message in sent.lighter(messages):
                 await channel.send(wire.encode(message))
 
     async def _find_hung(self) -> Exception:

@@ -22,6 +22,7 @@ from lookm.errors import LookmError
 from lookm.types import EngineStats, ModelInfo, Request, TokenEvent
 from server.worker import wire
 from server.worker.channel import WorkerChannel
+from server.worker.known_images import KnownImages
 
 log = logging.getLogger("lookm.worker")
 
@@ -72,23 +73,28 @@ def main(address: str) -> int:
 def serve(channel: WorkerChannel, engine: EngineLike) -> None:
     """Say `Ready`, then step while there is work and sleep while there is none, to `Shutdown`."""
     channel.send(wire.Ready(engine.info, engine.stats()))
+    images = KnownImages()
     while True:
         while channel.waiting() or not engine.has_work:
             message = channel.receive()
             if isinstance(message, wire.Shutdown):
                 return
-            _handle(message, engine, channel)
+            _handle(message, engine, channel, images)
         events = engine.step()
         channel.send(wire.Step(tuple(events), engine.stats()))
 
 
-def _handle(message: wire.Up, engine: EngineLike, channel: WorkerChannel) -> None:
+def _handle(
+    message: wire.Up, engine: EngineLike, channel: WorkerChannel, images: KnownImages
+) -> None:
     match message:
         case wire.Add(request):
-            _add(request, engine, channel)
+            _add(images.whole(request), engine, channel)
         case wire.Together(requests):
             for request in requests:
-                _add(request, engine, channel)
+                _add(images.whole(request), engine, channel)
+        case wire.Forget():
+            images.forget(message)
         case wire.Abort(request_id):
             engine.abort(request_id)
         case _:

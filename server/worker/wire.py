@@ -69,6 +69,12 @@ class Together(Message, frozen=True):
     requests: tuple[Request, ...]
 
 
+class Forget(Message, frozen=True):
+    """API to worker: images that are not named again by their digest alone (`known_images`)."""
+
+    digests: tuple[str, ...]
+
+
 class Abort(Message, frozen=True):
     """API to worker: stop this request. Unknown and finished ids are ignored."""
 
@@ -109,7 +115,7 @@ class Failed(Message, frozen=True):
     message: str
 
 
-Up = Start | Add | Together | Abort | Shutdown
+Up = Start | Add | Together | Forget | Abort | Shutdown
 Down = Ready | Step | Rejected | Failed
 
 

@@ -48,14 +48,10 @@ class ImageCache:
 
     def put(self, image: ImageInput) -> None:
         """Keep an image, and drop others to stay within the bound."""
-        if image.digest in self._images or _size_bytes(image) > self._max_bytes:
+        if image.digest in self._images or image.size_bytes > self._max_bytes:
             return
         self._images[image.digest] = image
-        self._held_bytes += _size_bytes(image)
+        self._held_bytes += image.size_bytes
         while self._held_bytes > self._max_bytes:
             _, dropped = self._images.popitem(last=False)
-            self._held_bytes -= _size_bytes(dropped)
-
-
-def _size_bytes(image: ImageInput) -> int:
-    return sum(tensor.nbytes for tensor in image.tensors.values())
+            self._held_bytes -= dropped.size_bytes

@@ -32,6 +32,7 @@ EVENTS = (
 
 UP = [
     wire.Start(EngineConfig(model="x", threads=2, kv_cache_bytes=1), 20),
+    wire.Forget(("d1", "d2")),
     wire.Abort("a"),
     wire.Shutdown(),
 ]
