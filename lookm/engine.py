@@ -25,7 +25,6 @@ from lookm.errors import LookmError, RequestError
 from lookm.graphs import make_graphs
 from lookm.memory import make_plan
 from lookm.models.adapter import Adapter
-from lookm.models.features import FeatureCache
 from lookm.models.image_layouts import arranged
 from lookm.models.loading import load_config, load_model, resolve_path
 from lookm.models.processor import Processor
@@ -88,7 +87,7 @@ class Engine:
             adapter,
             self._pool,
             backend,
-            FeatureCache(adapter.encode_images, config.image_cache_bytes),
+            config.image_cache_bytes,
             self._prompts,
             make_graphs(config, plan, adapter, self._pool, backend),
             tile_tokens=self._pace.tile_tokens,
@@ -184,7 +183,8 @@ class Engine:
         events = [self._postprocessor.end(sequence, "abort") for sequence in self._aborted]
         self._aborted.clear()
         began_s = time.monotonic()
-        batch, refused = self._prepare(self._scheduler.schedule())
+        scheduled = self._scheduler.schedule()
+        batch, refused = self._prepare(scheduled, began_s + self._pace.encode_s(scheduled))
         events += refused
         if batch.num_tokens:
             started_s = time.monotonic()
@@ -281,22 +281,25 @@ class Engine:
         """Assert the invariants of pool and scheduler; for tests, after each step."""
         self._scheduler.check()
 
-    def _prepare(self, batch: Batch) -> tuple[Batch, list[TokenEvent]]:
-        """Encode images and embed prompts. A request that fails here ends alone.
+    def _prepare(self, batch: Batch, until_s: float) -> tuple[Batch, list[TokenEvent]]:
+        """Encode images until then, and embed prompts. A request that fails here ends alone.
 
         A prefill that is not ready then is left out, and handed out again.
         """
         events, failed = [], set()
         ready: list[Prefill] = []
         long: list[Prefill] = []
-        self._runner.begin_step()
+
+        def is_late() -> bool:
+            return time.monotonic() > until_s
+
         units: list[Encode | Prefill] = [*batch.encodes, *batch.prefills, *batch.long]
         for unit in units:
             sequence = unit.sequence
-            if sequence in failed:
+            if sequence in failed or (unit in batch.encodes[1:] and is_late()):
                 continue
             try:
-                prefill = self._runner.prepare(unit)
+                prefill = self._runner.prepare(unit, is_late)
             except LookmError as error:
                 failed.add(sequence)
                 self._forget(sequence)

@@ -18,9 +18,10 @@ from lookm.attention import Backend
 from lookm.config import EngineConfig, EnginePlan
 from lookm.errors import ConfigError
 from lookm.look import PromptLook
-from lookm.models.adapter import MAX_IMAGES_TOGETHER, Adapter
+from lookm.models.adapter import Adapter
 from lookm.models.attention_interface import LayerRows
 from lookm.models.inputs import PackedRows
+from lookm.models.vision import MAX_IMAGES_TOGETHER
 from lookm.pages import PageLayout
 from lookm.policy import PromptPolicy, resolve
 from lookm.sizing import (
@@ -165,7 +166,7 @@ def encode_bytes(adapter: Adapter, image: ImageInput) -> float:
     """Memory that encoding takes of as many such images as go together; measured, on CUDA."""
     images = [replace(image, digest=str(i)) for i in range(MAX_IMAGES_TOGETHER)]
     with _peak_bytes(adapter.device) as peak:
-        adapter.encode_images(images)
+        adapter.vision.encode_images(images)
     return peak[0]
 
 

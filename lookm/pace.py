@@ -6,6 +6,7 @@ a longer one is run on, in tiles, for the rest of the step's time.
 
 from dataclasses import dataclass
 
+from lookm.batch import Batch
 from lookm.config import EngineConfig
 
 SHARE = 0.5  # of a step's time, for prompts in one piece
@@ -48,6 +49,12 @@ class Pace:
         if not self.tile_tokens:
             return self.max_step_tokens
         return min(self.max_step_tokens, self.short_tokens)
+
+    def encode_s(self, batch: Batch) -> float:
+        """Of a step, for images: what its decodes leave, and half of that beside other prompts."""
+        left_s = max(0.0, self.step_s - (self.decode_s or 0.0) * bool(batch.decodes))
+        others = any(not unit.sequence.awaits_images for unit in (*batch.prefills, *batch.long))
+        return left_s / 2 if others else left_s
 
     def tiles_in_step(self, num_layers: int) -> int:
         """Tiles of one layer that a step has time for; all, where nothing is known yet."""

@@ -6,6 +6,7 @@ compressed is looked at, so that its raw keys and values exist for one layer at 
 Knows nothing about queues, text or finish reasons.
 """
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 
@@ -19,7 +20,8 @@ from lookm.models.adapter import Adapter
 from lookm.models.attention_interface import LayerRows
 from lookm.models.features import FeatureCache
 from lookm.models.inputs import PackedRows
-from lookm.models.tiles import TiledForward
+from lookm.models.tiles import Paused, TiledForward
+from lookm.models.vision import Pause, never
 from lookm.prefill import PromptContext
 from lookm.prompts import Prompts
 from lookm.sampling import SampledToken, sample
@@ -35,7 +37,7 @@ class Runner:
         adapter: Adapter,
         pool: PagePool,
         backend: Backend,
-        features: FeatureCache,
+        image_cache_bytes: int,
         prompts: Prompts,
         graphs: DecodeGraphs | None = None,
         *,
@@ -46,18 +48,17 @@ class Runner:
         self._pool = pool
         self._backend = backend
         self._graphs = graphs
-        self.features = features
+        self.features = FeatureCache(self._encode_now, image_cache_bytes)
         self.prompts = prompts
         self.encode_s = 0.0
-        self._has_encoded = False
+        self._pause: Pause = never
 
-    def begin_step(self) -> None:
-        """Another step: another image may be encoded."""
-        self._has_encoded = False
-
-    def prepare(self, unit: Encode | Prefill) -> Prefill | None:
+    def prepare(self, unit: Encode | Prefill, pause: Pause = never) -> Prefill | None:
         """What a prompt needs before it is in a forward pass: what is known of it, features of its
         images, embeddings. Returns a prefill that is ready, from where it is to begin.
+
+        Images are encoded until `pause`, at least a layer of one, on a CPU; on a GPU as many as go
+        through the tower together take little longer than one.
 
         Raises `LookmError` where the request's images are not what its prompt says.
         """
@@ -65,6 +66,7 @@ class Runner:
         if sequence.prefilling and sequence.embedded is None:
             self.prompts.open(sequence)
         if isinstance(unit, Encode):
+            self._pause = pause
             self._encode(unit)
             return None
         if sequence.prefilling and sequence.embedded is None:
@@ -82,26 +84,19 @@ class Runner:
         for image in sequence.request.images[unit.start : min(unit.end, num_known)]:
             sequence.features.append(adapter.no_features(image))
         images = sequence.request.images[max(unit.start, num_known) : unit.end]
-        count = self._num_for_now(images)
-        if count:
-            sequence.features += self.features.get(images[:count])
+        one_by_one = [images] if adapter.device.type == "cuda" else [(image,) for image in images]
+        with contextlib.suppress(Paused):
+            for count, some in enumerate(filter(None, one_by_one)):
+                if count and self._pause():
+                    break
+                sequence.features += self.features.get(some)
         spent_s = time.monotonic() - started_s
         self.encode_s += spent_s
         sequence.clock.encode_s += spent_s
 
-    def _num_for_now(self, images: Sequence[ImageInput]) -> int:
-        """How many of them, from the first on: on a CPU a step encodes one, as others wait for it.
-
-        On a GPU as many as go through the tower together take little longer than one.
-        """
-        if self._adapter.device.type == "cuda":
-            return len(images)
-        for count, image in enumerate(images):
-            if not self.features.holds(image):
-                if self._has_encoded:
-                    return count
-                self._has_encoded = True
-        return len(images)
+    def _encode_now(self, images: Sequence[ImageInput]) -> list[torch.Tensor]:
+        """Raises `Paused`."""
+        return self._adapter.vision.encode_images(images, self._pause)
 
     def _embed_prompt(self, sequence: SequenceState) -> None:
         """Merge the features in."""

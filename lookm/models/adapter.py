@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from lookm.attention import ModelKernels
-from lookm.errors import RequestError
 from lookm.models.attention_interface import (
     ATTENTION,
     Dimensions,
@@ -27,12 +26,10 @@ from lookm.models.attention_interface import (
 from lookm.models.families import Family
 from lookm.models.fast.accelerate import accelerate
 from lookm.models.fast.onednn import rounded_rows
-from lookm.models.image_layouts import alike
 from lookm.models.inputs import EmbeddedPrompt, PackedRows, PromptMask
 from lookm.models.tiles import Paused, TiledForward, wrap_layers
+from lookm.models.vision import Vision
 from lookm.types import ImageInput
-
-MAX_IMAGES_TOGETHER = 16
 
 __all__ = ["Adapter", "Dimensions", "EmbeddedPrompt", "PackedRows", "StepContext"]
 
@@ -48,6 +45,7 @@ class Adapter:
         self._model = model
         self._language_model = getattr(model.model, family.text_model)
         self.family = family
+        self.vision = Vision(model, self._language_model, family)
         self._text_config = model.config.get_text_config()
         self.position_rows = family.position_rows
         self.image_token_id = int(model.config.image_token_id)
@@ -68,66 +66,10 @@ class Adapter:
         self._packed = accelerate(self._model, self._language_model, kernels)
         wrap_layers(self._language_model)
 
-    @torch.inference_mode()
-    def encode_image(self, image: ImageInput) -> torch.Tensor:
-        """Vision features of one image, `[F, N, E]` for its N tokens: F = 1, or more for deepstack.
-
-        Level 0 takes the place of the image's embeddings; level i is added after text layer i - 1.
-        """
-        names = [name for name in self.family.image_tensors if name in image.tensors]
-        tensors = {name: self._tensor(image, name) for name in names}
-        if image.num_tokens == 1:  # Mistral3 squeezes a lone feature away: give it a second
-            tensors = {name: torch.cat([tensor, tensor]) for name, tensor in tensors.items()}
-        output = self._model.get_image_features(**tensors, return_dict=True)
-        levels = [output.pooler_output]
-        if self.family.deepstack:
-            levels += output.deepstack_features
-        features_FNE = torch.stack([torch.cat(list(level), dim=0) for level in levels])
-        if image.num_tokens == 1 and features_FNE.shape[1] == 2:
-            features_FNE = features_FNE[:, :1]
-        if features_FNE.shape[1] != image.num_tokens:
-            raise RequestError(
-                f"an image gave {features_FNE.shape[1]} features for {image.num_tokens} tokens",
-                param="messages",
-            )
-        return features_FNE
-
     def no_features(self, image: ImageInput) -> torch.Tensor:
         """Stands for an image's features where nobody will read them, `[1, N, E]`."""
         embeds_1E = self.embed_tokens([0])
         return embeds_1E.new_zeros(1, image.num_tokens, embeds_1E.shape[1])
-
-    @torch.inference_mode()
-    def encode_images(self, images: Sequence[ImageInput]) -> list[torch.Tensor]:
-        """`encode_image` of each. On CUDA, images of one size go through the tower together.
-
-        On a CPU they go one by one: batches are no faster there, and round differently.
-        """
-        max_together = MAX_IMAGES_TOGETHER if self.device.type == "cuda" else 1
-        encoded: dict[str, torch.Tensor] = {}
-        for group in alike(images, max_together):
-            features = self.encode_together(group) if len(group) > 1 else None
-            for i, image in enumerate(group):
-                encoded[image.digest] = (
-                    self.encode_image(image) if features is None else features[i]
-                )
-        return [encoded[image.digest] for image in images]
-
-    @torch.inference_mode()
-    def encode_together(self, images: Sequence[ImageInput]) -> list[torch.Tensor]:
-        """`encode_image` of several that are `images.alike`, in one pass."""
-        pixels = torch.cat([self._tensor(image, "pixel_values") for image in images])
-        output = self._model.get_image_features(pixel_values=pixels, return_dict=True)
-        features_NE = torch.cat([part.flatten(0, -2) for part in output.pooler_output])
-        counts = [image.num_tokens for image in images]
-        if features_NE.shape[0] != sum(counts):
-            raise RequestError(
-                f"{len(images)} images gave {features_NE.shape[0]} features for {sum(counts)} "
-                "tokens",
-                param="messages",
-            )
-        parts = torch.split(features_NE, counts)
-        return [part_NE[None].clone() for part_NE in parts]
 
     @torch.inference_mode()
     def embed_prompt(
@@ -245,10 +187,6 @@ class Adapter:
             windows_L=tuple(probe.windows),
         )
 
-    def _tensor(self, image: ImageInput, name: str) -> torch.Tensor:
-        tensor = torch.tensor(image.tensors[name], device=self.device)
-        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
-
     def _arguments(
         self,
         is_image_1T: torch.Tensor,
@@ -262,7 +200,7 @@ class Adapter:
         if images:
             arguments["mm_encoder_outputs"] = {"image": self._encoded(features)}
             for name in self.family.grid_tensors:
-                arguments[name] = torch.cat([self._tensor(image, name) for image in images])
+                arguments[name] = torch.cat([self.vision.tensor(image, name) for image in images])
         return arguments
 
     def _encoded(self, features: Sequence[torch.Tensor]) -> "_ImageFeatures":

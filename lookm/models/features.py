@@ -36,18 +36,13 @@ class FeatureCache:
                 continue
             self._features.move_to_end(image.digest)
             found[image.digest] = held
-        self.queries += len(images)
+        encoded = self._encode(list(missing.values())) if missing else []
+        self.queries += len(images)  # only now: encoding may pause, and is asked for again
         self.hits += len(images) - len(missing)
-        if missing:
-            encoded = self._encode(list(missing.values()))
-            for digest, features_FNE in zip(missing, encoded, strict=True):
-                found[digest] = features_FNE
-                self._hold(digest, features_FNE)
+        for digest, features_FNE in zip(missing, encoded, strict=True):
+            found[digest] = features_FNE
+            self._hold(digest, features_FNE)
         return [found[image.digest] for image in images]
-
-    def holds(self, image: ImageInput) -> bool:
-        """Whether the image would not be encoded now."""
-        return image.digest in self._features
 
     def _hold(self, digest: str, features_FNE: torch.Tensor) -> None:
         size = features_FNE.nbytes

@@ -85,9 +85,9 @@ def test_images_encoded_together_are_the_images_encoded_alone(
 ) -> None:
     machine = lab(monkeypatch, 4)
     images = machine.prompt()[1]
-    together = machine.adapter.encode_images(images)
+    together = machine.adapter.vision.encode_images(images)
     for image, features in zip(images, together, strict=True):
-        alone = machine.adapter.encode_image(image)
+        alone = machine.adapter.vision.encode_image(image)
         assert (features - alone).abs().max() < 2**-6 * alone.abs().max()
 
 

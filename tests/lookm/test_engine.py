@@ -128,9 +128,10 @@ def test_admission_counts_what_the_policy_keeps() -> None:
         engine = tiny_engine(**settings)
         for i in range(5):
             engine.add(prompt.request(str(i), policy))
-        for _ in range(20):  # an image a step, and then a few tokens
+        running[name] = 0
+        while engine.has_work:
             engine.step()
-        running[name] = engine.stats().running
+            running[name] = max(running[name], engine.stats().running)
     assert running["full"] == 1
     assert running["look"] >= 3
 
@@ -237,8 +238,7 @@ def test_requests_that_can_never_run_are_refused_with_a_reason() -> None:
         engine.add(prompt.request("a"))
     with pytest.raises(QueueFullError):
         engine.add(prompt.request("b"))
-    events = [*engine.step(), *engine.step()]  # an image a step
-    assert [event.request_id for event in events] == ["a"]
+    assert {event.request_id for _ in range(20) for event in engine.step()} == {"a"}
 
 
 def test_a_request_larger_than_the_pool_is_refused_and_says_what_helps() -> None:

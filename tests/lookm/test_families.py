@@ -39,7 +39,9 @@ def engine_of(toy: Any, **config: Any) -> Any:
 def with_row(monkeypatch: pytest.MonkeyPatch, engine: Engine, **facts: Any) -> Engine:
     """The engine with some facts of its family changed: for negative controls."""
     adapter = engine._adapter
-    monkeypatch.setattr(adapter, "family", dataclasses.replace(adapter.family, **facts))
+    changed = dataclasses.replace(adapter.family, **facts)
+    monkeypatch.setattr(adapter, "family", changed)
+    monkeypatch.setattr(adapter.vision, "_family", changed)
     return engine
 
 
@@ -216,7 +218,7 @@ def test_an_image_of_one_token_is_encoded_as_in_company() -> None:
     toy = TOYS["mistral3"]
     pixels = torch.randn(1, 3, 16, 16)
     tensors = {"pixel_values": pixels.numpy(), "image_sizes": np.array([[16, 16]])}
-    features_FNE = Adapter(toy.model(), toy.row).encode_image(ImageInput("d", tensors, 1))
+    features_FNE = Adapter(toy.model(), toy.row).vision.encode_image(ImageInput("d", tensors, 1))
     both = {"pixel_values": torch.cat([pixels, pixels * 2]), "image_sizes": torch.full((2, 2), 16)}
     first_1E, _ = toy.model().get_image_features(**both).pooler_output
     assert torch.allclose(features_FNE[0], first_1E, atol=1e-5)

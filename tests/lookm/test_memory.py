@@ -13,7 +13,8 @@ from lookm.attention import REFERENCE
 from lookm.config import EngineConfig
 from lookm.errors import ConfigError
 from lookm.memory import _Looking
-from lookm.models.adapter import MAX_IMAGES_TOGETHER, Adapter
+from lookm.models.adapter import Adapter
+from lookm.models.vision import MAX_IMAGES_TOGETHER
 from lookm.models.families import family_of
 from lookm.models.inputs import PackedRows
 from lookm.sizing import GPU_SPARE, CacheShape
@@ -88,7 +89,8 @@ def test_encoding_is_measured_on_as_many_images_as_go_together(
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 5)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 5 + 7 * len(seen))
-    adapter = SimpleNamespace(device="cuda", encode_images=seen.extend)
+    vision = SimpleNamespace(encode_images=seen.extend)
+    adapter = SimpleNamespace(device="cuda", vision=vision)
     (image,) = random_prompt(1, seed=0).request("a").images
     assert memory.encode_bytes(adapter, image) == 7 * MAX_IMAGES_TOGETHER
     assert len({each.digest for each in seen}) == MAX_IMAGES_TOGETHER

@@ -160,11 +160,12 @@ def vision(lab: Lab) -> Numbers:
     """Images of one prompt through the vision tower: one by one, and together."""
     images = lab.prompt()[1]
     alone_s = min(
-        lab.seconds(lambda: [lab.adapter.encode_image(image) for image in images])
+        lab.seconds(lambda: [lab.adapter.vision.encode_image(image) for image in images])
         for _ in range(lab.scale.repeats)
     )
     together_s = min(
-        lab.seconds(lambda: lab.adapter.encode_together(images)) for _ in range(lab.scale.repeats)
+        lab.seconds(lambda: lab.adapter.vision.encode_together(images))
+        for _ in range(lab.scale.repeats)
     )
     return {"images": len(images), "one_by_one_s": alone_s, "together_s": together_s}
 

@@ -44,7 +44,7 @@ def test_images_encoded_one_by_one_equal_the_models_own_merge() -> None:
             pixel_values=torch.from_numpy(np.stack(prompt.pixels)),
         )
     ours = adapter()
-    features = [ours.encode_image(image) for image in inputs(prompt)]
+    features = [ours.vision.encode_image(image) for image in inputs(prompt)]
     embedded = ours.embed_prompt(prompt.ids, inputs(prompt), features)
     assert torch.allclose(embedded.embeds_TE, captured["inputs_embeds"][0], atol=1e-6)
     assert embedded.is_image_T.tolist() == [i == IMAGE for i in prompt.ids]
@@ -68,7 +68,7 @@ def test_a_plain_call_of_an_engines_model_is_refused() -> None:
 def test_an_image_whose_features_do_not_fill_its_tokens_is_refused() -> None:
     pixels = np.zeros((1, 3, 24, 24), dtype=np.float32)
     with pytest.raises(RequestError, match="9 features for 4 tokens"):
-        adapter().encode_image(ImageInput("d", {"pixel_values": pixels}, 4))
+        adapter().vision.encode_image(ImageInput("d", {"pixel_values": pixels}, 4))
 
 
 def test_a_family_without_a_row_is_refused_with_the_list() -> None:
@@ -140,9 +140,9 @@ def test_images_encoded_together_are_the_images_encoded_alone(name: Any) -> None
     toy = TOYS[name]
     ours, images = Adapter(toy.model(), toy.row), toy_prompt(toy, 3, seed=1).images
     assert len(list(alike(images, 16))) == 1
-    together = ours.encode_together(images)
+    together = ours.vision.encode_together(images)
     for image, features in zip(images, together, strict=True):
-        assert torch.allclose(features, ours.encode_image(image), atol=1e-4)
+        assert torch.allclose(features, ours.vision.encode_image(image), atol=1e-4)
     assert not torch.allclose(together[0], together[1], atol=1e-2)
 
 

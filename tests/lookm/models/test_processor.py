@@ -131,7 +131,7 @@ def test_features_of_a_processed_image_fill_its_tokens(name: Any, build: Any) ->
     adapter = Adapter(TOYS[name].model(), ours.family)
     for images in ([ours.image(PICTURES[0], "a")], [ours.image(p, "b") for p in PICTURES]):
         for image in arranged(images, ours.family):
-            features_FNE = adapter.encode_image(image)
+            features_FNE = adapter.vision.encode_image(image)
             assert features_FNE.shape[1:] == (image.num_tokens, 64)
             assert features_FNE.isfinite().all()
 
