@@ -14,9 +14,9 @@ from lookm.config import EngineConfig
 from lookm.errors import ConfigError
 from lookm.memory import _Looking
 from lookm.models.adapter import Adapter
-from lookm.models.vision import MAX_IMAGES_TOGETHER
 from lookm.models.families import family_of
 from lookm.models.inputs import PackedRows
+from lookm.models.vision import MAX_IMAGES_TOGETHER
 from lookm.sizing import GPU_SPARE, CacheShape
 from tests.lookm.tiny import random_prompt, tiny_engine, tiny_llava
 
