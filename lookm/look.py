@@ -11,7 +11,9 @@ tensors in, what is kept out, no engine. Knows nothing about pages, batches or m
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 
@@ -95,17 +97,31 @@ class LayerLook:
 
         Each sees the uncompressed prompt up to itself, or where `mask_TT` allows.
         """
-        needs, attention = self._needs(q_HTD, k_KSD), self._prompt.backend.attention
         if mask_TT is None:
-            out_THD, found = attention.prefill(q_HTD, k_KSD, v_KSD, scale=self._scale, needs=needs)
-        else:
-            out_THD, found = masked.prefill(
-                q_HTD, k_KSD, v_KSD, scale=self._scale, mask_TT=mask_TT, needs=needs
-            )
-        started_s = time.monotonic()
+            return self.attend_parts(q_HTD, k_KSD, v_KSD, [q_HTD.shape[1]])[0]
+        needs = self._needs(q_HTD, k_KSD)
+        out_THD, found = masked.prefill(
+            q_HTD, k_KSD, v_KSD, scale=self._scale, mask_TT=mask_TT, needs=needs
+        )
         self._add(found, q_HTD, k_KSD, needs, mask_TT)
-        self._prompt.compress_s += time.monotonic() - started_s
         return out_THD
+
+    def attend_parts(
+        self, q_HTD: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor, ends: Sequence[int]
+    ) -> tuple[torch.Tensor, list[Statistics]]:
+        """`attend`, and the statistics so far at the ends of parts of the T rows; the last is T."""
+        before = k_KSD.shape[1] - q_HTD.shape[1]
+        queries = [q_HTD[:, start:end] for start, end in pairwise((0, *ends))]
+        keys = [k_KSD[:, : before + end] for end in ends]
+        needs = [self._needs(q, k) for q, k in zip(queries, keys, strict=True)]
+        out_THD, found = self._prompt.backend.attention.prefill_parts(
+            q_HTD, k_KSD, v_KSD, scale=self._scale, ends=ends, needs=needs
+        )
+        so_far = []
+        for q_HCD, k_KRD, of_part, needed in zip(queries, keys, found, needs, strict=True):
+            self._add(of_part, q_HCD, k_KRD, needed, None)
+            so_far.append(self.statistics)
+        return out_THD, so_far
 
     @property
     def needs_queries(self) -> bool:
@@ -165,7 +181,7 @@ class LayerLook:
         needs: Needs,
         mask_TT: torch.Tensor | None,
     ) -> None:
-        before, is_image_T = self._before, self._prompt.is_image_T
+        before, is_image_T, started_s = self._before, self._prompt.is_image_T, time.monotonic()
         self.statistics = self.statistics.plus(found.of_rows(before))
         if found.dense_K is not None:
             group = q_HTD.shape[0] // k_KSD.shape[0]
@@ -179,6 +195,7 @@ class LayerLook:
             q_HTD, k_KSD, scale=self._scale, is_image_T=is_image_S, needs=needs, mask_TT=mask_TT
         )
         self._spread = self._spread.plus(more)
+        self._prompt.compress_s += time.monotonic() - started_s
 
 
 @torch.no_grad()

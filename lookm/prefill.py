@@ -5,8 +5,6 @@ with all before them, and are kept in pages: as they are, or when the layer's la
 the policy keeps of them. Raw keys and values exist for this layer alone.
 """
 
-from itertools import pairwise
-
 import torch
 
 from lookm.attention import Attention, masked
@@ -140,21 +138,24 @@ class LayerPrefill:
         assert layer is not None
         start = prefill.start + self._num_done
         end = start + rows.q_HTD.shape[1]
-        mask_TT, outs = self._mask(rows), []
         cuts = [cut for cut in self._cuts if start <= cut < end]
-        for first, last in pairwise((start, *(cut for cut in cuts if cut > start), end)):
-            q_HTD = rows.q_HTD[:, first - start : last - start]
-            seen = k_KSD.shape[1] - (end - last)
-            if first in cuts:
-                self._prompts.snapshot(prefill.sequence, first, layer.statistics)
-            outs.append(layer.attend(q_HTD, k_KSD[:, :seen], v_KSD[:, :seen], mask_TT=mask_TT))
+        if cuts[:1] == [start]:
+            self._prompts.snapshot(prefill.sequence, cuts.pop(0), layer.statistics)
+        mask_TT = self._mask(rows)
+        if mask_TT is not None:  # whose rows are not shared
+            out_THD = layer.attend(rows.q_HTD, k_KSD, v_KSD, mask_TT=mask_TT)
+        else:
+            ends = [end_of_part - start for end_of_part in (*cuts, end)]
+            out_THD, found = layer.attend_parts(rows.q_HTD, k_KSD, v_KSD, ends)
+            for cut, sums in zip(cuts, found, strict=False):
+                self._prompts.snapshot(prefill.sequence, cut, sums)
         if layer.needs_queries or end == prefill.end:
             self._queries.append(rows.q_HTD)
         if end == prefill.end:
             before, q_HTD = self._num_kept, torch.cat(self._queries, dim=1)
             kept = layer.compress(q_HTD, k_KSD[:, before:], v_KSD[:, before:])
             prefill.sequence.cache.append(rows.layer, kept.key, kept.value)
-        return outs[0] if len(outs) == 1 else torch.cat(outs)
+        return out_THD
 
     def _mask(self, rows: LayerRows) -> torch.Tensor | None:
         """Who sees whom in this layer, where the prompt is not causal."""

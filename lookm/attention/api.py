@@ -74,6 +74,20 @@ class Attention(Protocol):
         has S = T; statistics of its parts are added by `Statistics.plus`.
         """
 
+    def prefill_parts(
+        self,
+        q_HTD: torch.Tensor,
+        k_KSD: torch.Tensor,
+        v_KSD: torch.Tensor,
+        *,
+        scale: float,
+        ends: Sequence[int],
+        needs: Sequence[Needs],
+    ) -> tuple[torch.Tensor, list[Statistics]]:
+        """`prefill` with statistics apart for each part of the queries: part p ends at `ends[p]`,
+        the last at T, and needs `needs[p]`. Its columns are the rows that its queries see.
+        """
+
     def decode(
         self,
         q_BHD: torch.Tensor,
@@ -88,6 +102,30 @@ class Attention(Protocol):
         Row r of sequence b is at `pages[table_BM[b, r // N], :, r % N]`. Table entries past a
         sequence's last page are any valid page. A sequence of length 0 gives 0.
         """
+
+
+class PartByPart:
+    """`prefill_parts` by as many calls of `prefill`."""
+
+    def prefill_parts(
+        self: Attention,
+        q_HTD: torch.Tensor,
+        k_KSD: torch.Tensor,
+        v_KSD: torch.Tensor,
+        *,
+        scale: float,
+        ends: Sequence[int],
+        needs: Sequence[Needs],
+    ) -> tuple[torch.Tensor, list[Statistics]]:
+        """See `Attention.prefill_parts`."""
+        before = k_KSD.shape[1] - q_HTD.shape[1]
+        outs, found = [], []
+        for start, end, each in zip((0, *ends), ends, needs, strict=False):
+            keys, values = k_KSD[:, : before + end], v_KSD[:, : before + end]
+            out_THD, sums = self.prefill(q_HTD[:, start:end], keys, values, scale=scale, needs=each)
+            outs.append(out_THD)
+            found.append(sums)
+        return outs[0] if len(outs) == 1 else torch.cat(outs), found
 
 
 class MergeKernels(Protocol):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from lookm.attention.api import Statistics
+from lookm.attention.api import PartByPart, Statistics
 from lookm.pages import Pages, pages_for
 from lookm.types import Needs
 
@@ -19,7 +19,7 @@ EXTEND_ROWS = 256
 MAX_PADDED_ELEMENTS = 1 << 19  # decode in one call while its gathered keys stay in cache
 
 
-class ReferenceAttention:
+class ReferenceAttention(PartByPart):
     """`lookm.attention.Attention` in torch."""
 
     def prefill(

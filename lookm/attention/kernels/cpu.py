@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lookm.attention.api import Statistics
+from lookm.attention.api import PartByPart, Statistics
 from lookm.attention.kernels.checks import check_merge
 from lookm.attention.reference import ReferenceAttention
 from lookm.pages import Pages
@@ -20,7 +20,7 @@ from lookm.types import Needs
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
-class CpuAttention:
+class CpuAttention(PartByPart):
     """`Attention` and `MergeKernels` with the hot loops in C++ and everything else in torch.
 
     The kernels over matrix products take bfloat16; float32 takes the reference.
@@ -42,34 +42,66 @@ class CpuAttention:
     ) -> tuple[torch.Tensor, Statistics]:
         """Output and column sums in one pass over the logits. See `Attention.prefill`.
 
-        Without sums torch's own is as good, where it multiplies bfloat16 (AMX); elsewhere not. The
-        rows of a window come after the others, so that their sums stand alone.
+        Without sums torch's own is as good, where it multiplies bfloat16 (AMX); elsewhere not.
         """
         num_queries, num_rows = q_HTD.shape[1], k_KSD.shape[1]
-        first = max(0, num_queries - needs.window) if needs.window else num_queries
-        if 0 < first < num_queries and self._multiplies(k_KSD):
-            seen = num_rows - num_queries + first
-            rest = replace(needs, window=0, density=False)
-            out_THD, before = self.prefill(
-                q_HTD[:, :first], k_KSD[:, :seen], v_KSD[:, :seen], scale=scale, needs=rest
-            )
-            last_THD, last = self.prefill(q_HTD[:, first:], k_KSD, v_KSD, scale=scale, needs=needs)
-            return torch.cat((out_THD, last_THD)), before.plus(last)
-        num_sums = 2 if needs.squares else 1 if needs.sums or needs.window else 0
-        plain = num_sums == 0 and num_queries == num_rows
+        plain = num_queries == num_rows and not _num_sums(needs)
         if not self._multiplies(k_KSD) or (plain and self._library):
             return self._reference.prefill(q_HTD, k_KSD, v_KSD, scale=scale, needs=needs)
+        ends, parts, by_parts = [num_queries], [needs], self.prefill_parts
+        only_window = not (needs.sums or needs.squares) and num_queries > needs.window
+        if self._library and num_queries == num_rows and only_window:
+            ends = [num_queries - needs.window, num_queries]
+            parts = [replace(needs, window=0, density=False), needs]
+            by_parts = super().prefill_parts
+        out_THD, found = by_parts(q_HTD, k_KSD, v_KSD, scale=scale, ends=ends, needs=parts)
+        return out_THD, found[-1]
+
+    def prefill_parts(
+        self,
+        q_HTD: torch.Tensor,
+        k_KSD: torch.Tensor,
+        v_KSD: torch.Tensor,
+        *,
+        scale: float,
+        ends: Sequence[int],
+        needs: Sequence[Needs],
+    ) -> tuple[torch.Tensor, list[Statistics]]:
+        """All parts in one pass: keys and values are packed once. See `Attention.prefill_parts`."""
+        if not self._multiplies(k_KSD):
+            return super().prefill_parts(q_HTD, k_KSD, v_KSD, scale=scale, ends=ends, needs=needs)
         _check_prompt(q_HTD, k_KSD, v_KSD)
-        out_THD, sums_NKS, dense_H4 = self._extension.prefill(
-            _dense(q_HTD), _dense(k_KSD), _dense(v_KSD), scale, num_sums
+        # The rows of a window are a part of their own, so that their sums stand alone.
+        pieces: list[tuple[int, Needs, bool]] = []
+        start = 0
+        for end, each in zip(ends, needs, strict=True):
+            first = max(start, end - each.window) if each.window else end
+            if start < first < end:
+                pieces.append((first, replace(each, window=0, density=False), False))
+            pieces.append((end, each, True))
+            start = end
+        out_THD, sums_NPKS, dense_PK = self._extension.prefill(
+            *(_dense(rows) for rows in (q_HTD, k_KSD, v_KSD)),
+            scale,
+            max(_num_sums(each) for each in needs),
+            [end for end, _, _ in pieces],
+            [_num_sums(each) for _, each, _ in pieces],
         )
-        statistics = Statistics(
-            sums_KT=sums_NKS[0] if needs.sums or needs.squares else None,
-            squares_KT=sums_NKS[1] if needs.squares else None,
-            window_KT=sums_NKS[0] if needs.window else None,
-            dense_K=dense_H4.view(len(k_KSD), -1).sum(dim=1) if needs.density else None,
-        )
-        return out_THD, statistics
+        before = k_KSD.shape[1] - q_HTD.shape[1]
+        found, rest = [], Statistics()
+        for p, (end, each, completes) in enumerate(pieces):
+            sums_NKS = sums_NPKS[:, p, :, : before + end]
+            here = Statistics(
+                sums_KT=sums_NKS[0] if each.sums or each.squares else None,
+                squares_KT=sums_NKS[1] if each.squares else None,
+                window_KT=sums_NKS[0] if each.window else None,
+                dense_K=dense_PK[p] if each.density else None,
+            )
+            rest = rest.plus(here)
+            if completes:
+                found.append(rest)
+                rest = Statistics()
+        return out_THD, found
 
     def nearest(
         self, kept_KSD: torch.Tensor, evicted_KED: torch.Tensor
@@ -139,6 +171,11 @@ class CpuAttention:
             q_BHD.contiguous(), pages.k_PKND, pages.v_PKND, table_BM, lengths_B, scale
         )
         return out_BHD
+
+
+def _num_sums(needs: Needs) -> int:
+    """Which of sums and squares the kernel is to give."""
+    return 2 if needs.squares else 1 if needs.sums or needs.window or needs.density else 0
 
 
 def _dense(row_HTD: torch.Tensor) -> torch.Tensor:

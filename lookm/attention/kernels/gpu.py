@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from lookm.attention.api import Statistics
+from lookm.attention.api import PartByPart, Statistics
 from lookm.attention.kernels import triton_decode, triton_flash, triton_merge, triton_sums
 from lookm.pages import Pages
 from lookm.types import Needs
@@ -20,7 +20,7 @@ _HALF = (torch.float16, torch.bfloat16)
 CUDNN_TOKENS = 1024  # shorter prompts gain less than padding costs
 
 
-class TritonAttention:
+class TritonAttention(PartByPart):
     """`Attention` and `MergeKernels`: float16, bfloat16 and float32, heads of up to 256."""
 
     def prefill(

@@ -417,3 +417,31 @@ def test_reading_a_page_that_is_not_there_is_an_error(kernel: Any) -> None:
     rows = torch.empty(1, 4, 8, dtype=torch.bfloat16)
     with pytest.raises(IndexError, match="no such page"):
         cpu_pages.read_rows(pages, torch.tensor([2]), rows, rows)
+
+
+@needs_compiler
+@pytest.mark.parametrize("kv_heads", [1, 2, 8])
+@pytest.mark.parametrize(("num_rows", "num_queries"), [(700, 90), (300, 300), (900, 300), (129, 1)])
+def test_statistics_of_parts_equal_those_of_each_alone(
+    kernel: Any, kv_heads: int, num_rows: int, num_queries: int
+) -> None:
+    """Few queries go by KV head, many by blocks; parts end anywhere, some want nothing."""
+    generator = torch.Generator().manual_seed(num_rows)
+    q = torch.randn(8, num_queries, 64, generator=generator).bfloat16()
+    k, v = (torch.randn(kv_heads, num_rows, 64, generator=generator).bfloat16() for _ in range(2))
+    cuts = sorted({max(1, num_queries // 3), max(1, num_queries - 5), num_queries})
+    wants = [Needs(sums=True), Needs(), Needs(sums=True, squares=True, window=40, density=True)]
+    wants = wants[-len(cuts) :]
+    out, found = kernel.prefill_parts(q, k, v, scale=0.125, ends=cuts, needs=wants)
+    wide = (rows.double() for rows in (q, k, v))
+    exact_out, exact = ReferenceAttention().prefill_parts(
+        *wide, scale=0.125, ends=cuts, needs=wants
+    )
+    assert torch.allclose(out.double(), exact_out, atol=2e-2)
+    for got, expected in zip(found, exact, strict=True):
+        for name in ("sums_KT", "squares_KT", "window_KT"):
+            ours, theirs = getattr(got, name), getattr(expected, name)
+            assert (ours is None) == (theirs is None), name
+            if ours is not None:
+                assert torch.allclose(ours.double(), theirs, atol=1e-3, rtol=1e-2), name
+    assert found[-1].dense_K is not None
