@@ -146,9 +146,10 @@ class Engine:
         ids_T = torch.tensor(request.prompt_ids, dtype=torch.int64)
         is_image_T = ids_T == self._adapter.image_token_id
         check_request(request, ids_T[~is_image_T], self._adapter)
-        causal = self._adapter.family.causal(has_images=bool(request.images))
+        images_end = int(is_image_T.nonzero().max()) + 1 if is_image_T.any() else 0
+        num_together = self._adapter.family.num_together(len(ids_T), images_end)
         windows_L = self._adapter.dimensions.windows_L
-        bound_L = kept_rows(recipe, is_image_T, windows_L, causal=causal).bound_L
+        bound_L = kept_rows(recipe, is_image_T, windows_L, causal=not num_together).bound_L
         check_fits(request, bound_L, self.plan, self.info)
         sequence = SequenceState(
             request=request,
@@ -158,9 +159,10 @@ class Engine:
             sampler=self._postprocessor.sampler(request.sampling, request.prompt_ids),
             detokenizer=self._postprocessor.detokenizer(request.sampling),
             tokens=list(request.prompt_ids),
-            causal=causal,
-            keys=self._keys(request) if causal and request.reuse != "none" else [],
+            num_together=num_together,
         )
+        if sequence.reuses and request.reuse != "none":
+            sequence.keys = self._keys(request)
         self._scheduler.add(sequence)
         self._sequences[request.id] = sequence
 

@@ -86,7 +86,7 @@ class Parking:
     def park(self, sequence: SequenceState) -> None:
         """Keep what an answered sequence holds, if another turn may go on from it."""
         request, report = sequence.request, sequence.report
-        if not (self._enabled and sequence.causal and request.reuse != "none" and report):
+        if not (self._enabled and sequence.reuses and request.reuse != "none" and report):
             return
         compressed = self._num_compressed(sequence) if sequence.compresses else 0
         if sequence.taken is not None:
@@ -109,7 +109,7 @@ class Parking:
 
     def offer(self, sequence: SequenceState) -> Offer | None:
         """What the sequence may go on from, if that fits the pool at all; the most of all."""
-        if not self._enabled or not sequence.causal or sequence.searched == self._num_changes:
+        if not self._enabled or not sequence.reuses or sequence.searched == self._num_changes:
             return None
         best: Offer | None = None
         ids_N = np.array(sequence.request.prompt_ids, dtype=np.int32)
@@ -117,6 +117,7 @@ class Parking:
             if not _allowed(parked, sequence):
                 continue
             least = max(parked.num_compressed, parked.num_prompt - RENDERED_AGAIN, 1)
+            least = max(least, sequence.num_together)
             most = min(_num_same(parked, ids_N, least, sequence.request, self._image_token_id),
                        sequence.num_prompt - 1)  # fmt: skip
             if most >= least and (best is None or most > best.num_tokens):

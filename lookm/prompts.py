@@ -45,7 +45,11 @@ class Prompts:
             window = max(1, needs.window)
             max_tokens = sequence.num_prompt - window if needs.additive else 0
             sums, squares = needs.sums or needs.squares, needs.squares
-        sequence.prefix = self.store.find(sequence.keys, max_tokens, sums=sums, squares=squares)
+        prefix = self.store.find(sequence.keys, max_tokens, sums=sums, squares=squares)
+        if prefix is not None and prefix.num_tokens < sequence.num_together:
+            prefix.release()
+            prefix = None
+        sequence.prefix = prefix
         start = sequence.prefix.num_tokens if sequence.prefix else 0
         self.hit_tokens += start
         num_layers = self._adapter.dimensions.num_layers
@@ -74,12 +78,7 @@ class Prompts:
         )
 
     def num_known_images(self, sequence: SequenceState) -> int:
-        """How many of its first images lie in the known beginning as a whole.
-
-        None for families whose later layers take features as well: their number is the encoder's.
-        """
-        if self._adapter.family.deepstack:
-            return 0
+        """How many of its first images lie in the known beginning as a whole."""
         ids = sequence.request.prompt_ids[: sequence.num_known]
         left, known = ids.count(self._adapter.image_token_id), 0
         for image in sequence.request.images:

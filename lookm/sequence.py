@@ -74,12 +74,12 @@ class TakenOver:
 class SequenceState:
     """A request on its way through the engine.
 
-    `bound_L` is the rows its prompt keeps in each layer at most; `causal` says that its tokens see
-    only those before them. `features` are those of its first images, as they are encoded;
-    `embedded` lives from then to the last prefill step, and so does the `look` of a prompt that is
-    compressed. `keys` name the prompt's blocks; `prefix` is what the store had of it, and `capture`
-    takes the rest there, while it is prefilled. `taken` is what it has from a parked conversation,
-    and `job` a long prefill that is under way.
+    `bound_L` is the rows its prompt keeps in each layer at most. Of its first `num_together` tokens
+    some see later ones: they are computed, or taken over, as one. `features` are those of its first
+    images, as they are encoded; `embedded` lives from then to the last prefill step, and so does
+    the `look` of a prompt that is compressed. `keys` name the prompt's blocks; `prefix` is what the
+    store had of it, and `capture` takes the rest there, while it is prefilled. `taken` is what it
+    has from a parked conversation, and `job` a long prefill that is under way.
     Generated token i has RoPE position `next_pos + i`.
     """
 
@@ -90,7 +90,7 @@ class SequenceState:
     sampler: Sampler
     detokenizer: Detokenizer
     tokens: list[int]
-    causal: bool = True
+    num_together: int = 0
     seen: int = 0
     features: list[torch.Tensor] = field(default_factory=list)
     embedded: EmbeddedPrompt | None = None
@@ -140,6 +140,16 @@ class SequenceState:
     def max_rows_L(self) -> Int64:  # noqa: N802 shapes live in names
         """The rows that its prompt has in each layer at most."""
         return self.taken.bound_L if self.taken else self.bound_L
+
+    @property
+    def causal(self) -> bool:
+        """Whether its tokens see only those before them."""
+        return self.num_together == 0
+
+    @property
+    def reuses(self) -> bool:
+        """Whether its prompt may begin with what is known. Sums need every row of a causal one."""
+        return self.num_together < self.num_prompt and (self.causal or not self.compresses)
 
     @property
     def indivisible(self) -> bool:

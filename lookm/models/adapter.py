@@ -48,6 +48,9 @@ class Adapter:
         self.vision = Vision(model, self._language_model, family)
         self._text_config = model.config.get_text_config()
         self.position_rows = family.position_rows
+        self.num_levels = 1  # of an image's features
+        if family.deepstack:
+            self.num_levels += len(model.config.vision_config.deepstack_visual_indexes)
         self.image_token_id = int(model.config.image_token_id)
         self.num_embeddings = len(model.get_input_embeddings().weight)
         self.dtype: torch.dtype = model.dtype
@@ -67,9 +70,9 @@ class Adapter:
         wrap_layers(self._language_model)
 
     def no_features(self, image: ImageInput) -> torch.Tensor:
-        """Stands for an image's features where nobody will read them, `[1, N, E]`."""
+        """Stands for an image's features where nobody will read them, `[F, N, E]`."""
         embeds_1E = self.embed_tokens([0])
-        return embeds_1E.new_zeros(1, image.num_tokens, embeds_1E.shape[1])
+        return embeds_1E.new_zeros(self.num_levels, image.num_tokens, embeds_1E.shape[1])
 
     @torch.inference_mode()
     def embed_prompt(

@@ -62,6 +62,15 @@ class Family:
         """Whether the tokens of such a prompt see only those before them."""
         return self.prefill == "causal" or (self.prefill == "image blocks" and not has_images)
 
+    def num_together(self, num_tokens: int, images_end: int) -> int:
+        """How many tokens of a prompt, from the first on, see each other in both directions.
+
+        `images_end` tokens end with the last image.
+        """
+        if self.causal(has_images=images_end > 0):
+            return 0
+        return images_end if self.prefill == "image blocks" else num_tokens
+
 
 # PaliGemma was trained on images, then <bos>, then one line of text; it knows no turns.
 _PREFIX_TEMPLATE = (

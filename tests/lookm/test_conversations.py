@@ -214,12 +214,36 @@ def test_two_turns_of_every_family(name: str, method: str) -> None:
     more = random.Random(1)
     second = replace(first, ids=(*first.ids[:-1], *(more.randrange(5, 40) for _ in range(30))))
     prefilled(engine, first.request("first", policy, max_tokens=2))
+    queries = engine.stats().image_cache_queries_total
     request = second.request("second", policy, max_tokens=2)
     token, rows, reused = prefilled(engine, request)
+    num_again = engine.stats().image_cache_queries_total - queries
+    assert num_again == (0 if reused else 3), "images of the known beginning are not looked up"
     expected_token, expected, _ = prefilled(engine, replace(request, id="fresh", reuse="none"))
     assert token == expected_token
     assert same(rows, expected)
-    assert bool(reused) == toy.row.causal(has_images=True)
+    text_follows = toy.row.prefill == "image blocks" and method == "full"
+    assert bool(reused) == (toy.row.prefill == "causal" or text_follows)
+
+
+def test_of_tokens_that_see_each_other_all_are_known_or_none() -> None:
+    """Gemma 3: a new image in a later turn begins afresh, text behind all images does not."""
+    toy = TOYS["gemma3"]
+    for parking in (False, True):
+        engine = tiny_engine(toy.model(), prompt_store_bytes=2**26, parking=parking)
+        first = prompt(toy, 3, seed=4, text_tokens=80)
+        more = prompt(toy, 1, seed=5, text_tokens=70)
+        added = replace(first, ids=(*first.ids, *more.ids), images=(*first.images, *more.images))
+        text = replace(added, ids=(*added.ids, *[7] * 70))
+        for number, (asked, known) in enumerate(((first, False), (added, False), (text, True))):
+            request = asked.request(f"{number}", max_tokens=2)
+            token, rows, reused = prefilled(engine, request)
+            fresh = replace(request, id=f"fresh {number}", reuse="none")
+            expected_token, expected, _ = prefilled(engine, fresh)
+            assert token == expected_token
+            assert same(rows, expected)
+            assert bool(reused) == known, (parking, number)
+            assert reused == 0 or reused > max(i for i, t in enumerate(asked.ids) if t == IMAGE)
 
 
 def test_what_a_recipe_needs_says_whether_it_can_reuse() -> None:
