@@ -70,10 +70,6 @@ inline float largest(Floats x) {
   return folded<float>(x, [](float a, float b) { return a > b ? a : b; });
 }
 
-inline int32_t smallest(Integers x) {
-  return folded<int32_t>(x, [](int32_t a, int32_t b) { return a < b ? a : b; });
-}
-
 template <typename A, typename B>
 inline float dot(const A* a, const B* b, int64_t dim) {
   Floats part = {};
@@ -153,12 +149,6 @@ inline Floats exp_or_zero(Floats x) {
   const Floats least = Floats{} + kSmallest;
   const Floats result = exp2_of<Floats, Integers>((x < least ? least : x) * kLog2e);
   return x < least ? Floats{} : result;
-}
-
-inline Integers lane_numbers() {
-  Integers numbers;
-  for (int lane = 0; lane < kLanes; ++lane) numbers[lane] = lane;
-  return numbers;
 }
 
 }  // namespace lanes
