@@ -37,6 +37,11 @@ class Prefill:
         return self.start < self.sequence.num_prompt and self.sequence.compresses
 
     @property
+    def work_tokens(self) -> int:
+        """New tokens, and what those before them cost: a sixteenth each, to be read and attended."""
+        return self.end - self.start + self.start // 16
+
+    @property
     def completes(self) -> bool:
         """Whether the sequence's next token follows from it."""
         return self.end == len(self.sequence.tokens)

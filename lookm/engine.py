@@ -194,7 +194,7 @@ class Engine:
             spent_s = time.monotonic() - started_s
             self._totals.account(batch, spent_s)
             if batch.prefills:
-                self._pace.learn(batch.num_tokens - len(batch.decodes), spent_s)
+                self._pace.learn(sum(each.work_tokens for each in batch.prefills), spent_s)
             else:
                 self._pace.learn_decode(spent_s)
             events += [
@@ -221,7 +221,7 @@ class Engine:
         clock = prefill.sequence.clock
         clock.prefill_s += time.monotonic() - started_s
         if choices is not None:
-            self._pace.learn(prefill.end - prefill.start, clock.prefill_s)
+            self._pace.learn(prefill.work_tokens, clock.prefill_s)
         return [self._accept(prefill.sequence, choice) for choice in choices or ()]
 
     def generate(self, requests: Iterable[Request]) -> Iterator[TokenEvent]:
