@@ -130,7 +130,7 @@ class Runner:
         if sequence.job is None:
             context = PromptContext(prefill, self.prompts, self._backend.attention)
             rows = self._embed(Batch(prefills=[prefill]))
-            sequence.job = TiledForward(rows, context, self._tile_tokens)
+            sequence.job = TiledForward(rows, context, self._tile_tokens, prefill.start)
         hidden_TE = self._adapter.advance(sequence.job, pause)
         if hidden_TE is None:
             return None

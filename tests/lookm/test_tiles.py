@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lookm import CachePolicy
+from lookm.models.tiles import tile_size
 from lookm.policy import PRESETS
 from tests.lookm.models.toys import TOYS, prompt
 from tests.lookm.test_conversations import Conversation, prefilled
@@ -68,6 +69,13 @@ def test_in_tiles_every_family_answers_the_same(name: str, method: str) -> None:
     expected_token, expected, _ = prefilled(whole, request)
     assert token == expected_token
     assert same(rows, expected)
+
+
+def test_tiles_are_smaller_behind_many_rows() -> None:
+    assert [tile_size(512, seen) for seen in (0, 4096, 4097, 8192, 8193, 10**6)] == [
+        *(512, 512, 256, 256, 128, 128)
+    ]
+    assert tile_size(1, 10**6) == 1
 
 
 def test_streams_go_on_while_a_long_prompt_is_prefilled() -> None:
