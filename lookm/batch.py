@@ -38,7 +38,7 @@ class Prefill:
 
     @property
     def work_tokens(self) -> int:
-        """New tokens, and what those before them cost: a sixteenth each, to be read and attended."""
+        """New tokens, and a sixteenth for each before them, which is read and attended to."""
         return self.end - self.start + self.start // 16
 
     @property

@@ -104,7 +104,7 @@ def tile_size(tile_rows: int, num_seen: int) -> int:
     4,096 rows, 256 up to 8,192, then 128.
     """
     size = tile_rows
-    while size > tile_rows // 4 and size * num_seen > TILE_CONTEXT * tile_rows**2:
+    while size > max(1, tile_rows // 4) and size * num_seen > TILE_CONTEXT * tile_rows**2:
         size //= 2
     return size
 
