@@ -46,7 +46,7 @@ CODES: Mapping[str, ErrorKind] = {
     "unsupported_media_type": ErrorKind(415),
     "queue_full": ErrorKind(429, "rate_limit_error"),
     "internal_error": ErrorKind(500, "server_error"),
-    "engine_failed": ErrorKind(500, "server_error"),
+    "engine_failed": ErrorKind(503, "server_error"),
     "engine_unavailable": ErrorKind(503, "server_error"),
     "deadline_exceeded": ErrorKind(504, "server_error"),
 }

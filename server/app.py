@@ -23,6 +23,7 @@ from server.openai import openapi, routes, tokenize
 from server.openai.protocols import ChatProcessor, ImageLoader
 from server.services import ManagedEngine, Services
 from server.settings import Settings
+from server.stopping import Answering
 from server.version import version
 from server.worker.client import EngineClient
 from server.worker.worker_errors import WorkerError
@@ -112,6 +113,7 @@ def _middleware(settings: Settings, live: Callable[[], Services]) -> list[Middle
     return [
         Middleware(Journal, on_rejected=on_rejected),
         *([cors] if settings.cors_origins else []),
+        Middleware(Answering, live=lambda: live().unanswered),
         Middleware(Keys, keys=settings.keys()),
         Middleware(BodyClock, timeout_s=settings.receive_timeout_s),
         Middleware(BodyLimit, max_bytes=settings.max_body, max_total_bytes=settings.max_body_total),

@@ -24,6 +24,7 @@ from server.openai.request.pools import Pools
 from server.openai.request.translate import Translator
 from server.openai.tools.template_support import tool_support
 from server.settings import Settings
+from server.stopping import Unanswered
 from server.version import version
 
 log = logging.getLogger("lookm.server")
@@ -73,6 +74,7 @@ class Services:
         self.engine = engine
         self.media = media
         self.metrics = Metrics(engine)
+        self.unanswered = Unanswered()
         self.gate = Gate(settings.max_running + settings.max_waiting)
         self.default_policy = policies.read(settings.kv_cache)
         self.started_at = int(time.time())
@@ -109,6 +111,7 @@ class Services:
 
     def end_running(self) -> None:
         """End what runs, each request with its error; nothing new is accepted."""
+        self.unanswered.end()
         self._ending = asyncio.create_task(self.engine.drain(0), name="end-running")
 
     async def stop(self) -> None:

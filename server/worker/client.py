@@ -28,9 +28,10 @@ log = logging.getLogger("lookm.worker.client")
 State = Literal["stopped", "starting", "ready", "restarting", "failed"]
 Observer = Callable[[Sequence[TokenEvent], EngineStats], None]
 
-STOP_S = 5.0  # for a worker to leave by itself, before it is killed
-ABORT_S = 5.0  # for aborted requests to say so, at the end of a drain
+STOP_S = 0.5  # for a worker to leave by itself, before it is killed
+ABORT_S = 0.3  # for the worker to end aborted requests itself, at the end of a drain
 STEP_TIMEOUT_S = 600.0  # for one engine step: the longest prefill, and a kernel's first compilation
+STOPPING = "The server is stopping. Send the request again."
 DEAD_WORKER_READ_S = 0.1  # for what a dead worker had sent to arrive
 
 
@@ -140,11 +141,13 @@ class EngineClient:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(ABORT_S):
                 await self._streams.wait_none_open()
+        self._streams.fail_all(WorkerUnavailableError, STOPPING)
         return len(late)
 
     async def stop(self) -> None:
-        """End the worker. What is still open ends with `WorkerDiedError`. Idempotent."""
+        """End the worker, and what is still open with `WorkerUnavailableError`. Idempotent."""
         self._stopping = True
+        self._streams.fail_all(WorkerUnavailableError, STOPPING)
         if self._supervisor is None:
             return
         if self.state == "ready":
@@ -152,7 +155,6 @@ class EngineClient:
             await asyncio.wait({self._supervisor}, timeout=STOP_S)
         self._supervisor.cancel()
         await asyncio.wait({self._supervisor})
-        self._streams.fail_all(WorkerDiedError, "The server is stopping. Send the request again.")
         self.state = "stopped"
 
     async def submit(self, request: Request) -> AsyncGenerator[TokenEvent]:

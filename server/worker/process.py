@@ -5,10 +5,13 @@ second run of the parent's `__main__`, no fork of an event loop, and the API pro
 without importing it (the engine stays out of the API process by contract).
 
 Its standard input is a pipe that only the parent holds: when it ends, the parent is gone, and so is
-this process, even in the middle of a step. SIGINT and SIGTERM are left to the parent, which drains
-first. Knows nothing about HTTP, and does not import torch before the thread settings are made.
+this process, even in the middle of a step (on Linux the kernel ends it, even where it hangs).
+SIGINT and SIGTERM are left to the parent, which drains first. Knows nothing about HTTP, and does
+not import torch before the thread settings are made.
 """
 
+import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -25,6 +28,7 @@ from server.worker.channel import WorkerChannel
 
 log = logging.getLogger("lookm.worker")
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Exceptions whose message names sizes and devices. Others may quote what they were given.
 SAFE_MESSAGES = (RuntimeError, MemoryError, OSError, ImportError, LookmError, AssertionError)
 
@@ -46,6 +50,7 @@ def main(address: str) -> int:
     """Run one worker against the API at `address`; the exit status is 0 after `Shutdown`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _let_kernel_end_us_with_parent()
     threading.Thread(target=_die_with_parent, name="parent-watch", daemon=True).start()
     channel = WorkerChannel(address)
     try:
@@ -142,6 +147,12 @@ def _failure(error: Exception) -> wire.Failed:
     frames = "".join(traceback.format_tb(error.__traceback__))
     log.error("the engine failed: %s: %s\n%s", name, message, frames)
     return wire.Failed(name, message)
+
+
+def _let_kernel_end_us_with_parent() -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _die_with_parent() -> None:

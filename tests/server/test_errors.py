@@ -277,7 +277,7 @@ async def test_a_failure_after_the_first_byte_is_an_error_event_and_a_clean_end(
 
 async def test_a_dead_worker_fails_its_requests_and_is_replaced(client: httpx.AsyncClient) -> None:
     response = await client.post(CHAT, json=chat("fake:exit"))
-    check_error(response, 500, "engine_failed", None)
+    check_error(response, 503, "engine_failed", None)
     again = await client.post(CHAT, json=chat())
     check_error(again, 503, "engine_unavailable", None)
     assert (await client.get("/healthz")).status_code == 200

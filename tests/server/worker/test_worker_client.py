@@ -265,7 +265,7 @@ async def test_stop_ends_what_is_open(running: Running, make_request: Make) -> N
         task = asyncio.create_task(collect(client, make_request(max_tokens=5000)))
         await until(client, lambda stats: stats.running == 1)
         await client.stop()
-        with pytest.raises(WorkerDiedError):
+        with pytest.raises(WorkerUnavailableError, match="stopping"):
             await task
         await client.stop()
         with pytest.raises(WorkerUnavailableError, match="shutting down"):
