@@ -26,6 +26,8 @@ from server.settings import Settings
 from server.stopping import Answering
 from server.version import version
 from server.worker.client import EngineClient
+from server.worker.hung import Patience
+from server.worker.restart import RestartPolicy
 from server.worker.worker_errors import WorkerError
 
 HANDLED = (ApiError, LookmError, MediaError, WorkerError, HTTPException)
@@ -43,7 +45,11 @@ class Parts:
 def real_parts(settings: Settings) -> Parts:
     """A worker process, a media loader, and the model's own processor."""
     return Parts(
-        engine=EngineClient(settings.engine_config(), step_timeout_s=settings.step_timeout_s),
+        engine=EngineClient(
+            settings.engine_config(),
+            restart_policy=RestartPolicy(never=settings.exit_on_worker_failure),
+            patience=Patience(settings.step_timeout_s, settings.start_timeout_s),
+        ),
         media=MediaLoader(settings.media_config()),
         load_processor=lambda: load_processor(settings.model),
     )

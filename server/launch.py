@@ -134,7 +134,10 @@ async def _serve_until(stop: Stop, settings: Settings, listener: socket.socket) 
         await asyncio.sleep(0.01)
     status = FAILED
     if server.started:
-        status = await _greet(settings, app.state.services, listener, serving)
+        live: Services = app.state.services
+        status = await _greet(settings, live, listener, serving)
+        if status == 0 and not stop.begun.is_set():
+            status = await _wait_failed(live, serving)
         if status != 0:
             stop.end_now(status)
     await serving
@@ -160,6 +163,17 @@ async def _greet(
         log.error("the model did not load", exc_info=error)
     message = str(error) or "the model did not load in time: raise --start-timeout-s"
     print(f"error: {message}", file=sys.stderr, flush=True)
+    return FAILED
+
+
+async def _wait_failed(live: Services, serving: asyncio.Task[None]) -> int:
+    """Until serving ends, or the engine for good (`--exit-on-worker-failure`)."""
+    failed = asyncio.create_task(live.engine.wait_failed())
+    await asyncio.wait((failed, serving), return_when=asyncio.FIRST_COMPLETED)
+    failed.cancel()
+    if serving.done() or not failed.done():
+        return 0
+    print(f"error: {failed.result()}", file=sys.stderr, flush=True)
     return FAILED
 
 

@@ -26,6 +26,7 @@ from server.openai.tools.template_support import tool_support
 from server.settings import Settings
 from server.stopping import Unanswered
 from server.version import version
+from server.worker.worker_errors import Cause
 
 log = logging.getLogger("lookm.server")
 
@@ -34,9 +35,11 @@ class ManagedEngine(ServedEngine, EngineView, Protocol):
     """An engine with a life: `server.worker.client.EngineClient`."""
 
     observers: list[Observer]
+    failure_observers: list[Callable[[Cause], None]]
 
     async def start(self) -> None: ...
     async def wait_ready(self, timeout_s: float | None = None) -> ModelInfo: ...
+    async def wait_failed(self) -> Exception: ...
     async def drain(self, timeout_s: float) -> int: ...
     async def stop(self) -> None: ...
 
@@ -86,6 +89,7 @@ class Services:
         self._translator: Translator | None = None
         self._ending: asyncio.Task[int] | None = None  # the loop holds no task by itself
         engine.observers.append(self.metrics.on_step)
+        engine.failure_observers.append(self.metrics.on_worker_failure)
 
     @property
     def ready(self) -> bool:

@@ -153,7 +153,12 @@ class Settings(BaseSettings):
 
     start_timeout_s: Seconds = Field(1800, description="How long loading the model may take.")
     step_timeout_s: Seconds = Field(
-        600, description="How long one engine step may take before the worker is replaced."
+        600,
+        description="How long one engine step may take before the worker is replaced; "
+        "one that does nothing, or is on a GPU, much less.",
+    )
+    exit_on_worker_failure: bool = Field(
+        False, description="Exit with status 1 when the worker fails, for Kubernetes to start anew."
     )
     drain_timeout_s: Seconds = Field(
         30, description="How long running requests may finish at stop."

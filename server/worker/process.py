@@ -25,6 +25,7 @@ from lookm.errors import LookmError
 from lookm.types import EngineStats, ModelInfo, Request, TokenEvent
 from server.worker import wire
 from server.worker.channel import WorkerChannel
+from server.worker.heartbeat import Pulse
 
 log = logging.getLogger("lookm.worker")
 
@@ -46,12 +47,17 @@ class EngineLike(Protocol):
     def stats(self) -> EngineStats: ...
 
 
-def main(address: str) -> int:
-    """Run one worker against the API at `address`; the exit status is 0 after `Shutdown`."""
+def main(address: str, pipe: int | None = None) -> int:
+    """Run one worker against the API at `address`; the exit status is 0 after `Shutdown`.
+
+    Its heartbeat goes into `pipe`.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _let_kernel_end_us_with_parent()
     threading.Thread(target=_die_with_parent, name="parent-watch", daemon=True).start()
+    pulse = Pulse(pipe)
+    pulse.start()
     channel = WorkerChannel(address)
     try:
         start = channel.receive()
@@ -65,7 +71,7 @@ def main(address: str) -> int:
         except LookmError as error:  # the operator's to mend: the message is the whole story
             channel.send(wire.Failed(wire.error_name(error), str(error)))
             return 1
-        serve(channel, engine)
+        serve(channel, engine, pulse)
     except Exception as error:  # noqa: BLE001 - the worker's edge: report, then leave
         channel.send(_failure(error))
         return 1
@@ -74,7 +80,7 @@ def main(address: str) -> int:
     return 0
 
 
-def serve(channel: WorkerChannel, engine: EngineLike) -> None:
+def serve(channel: WorkerChannel, engine: EngineLike, pulse: Pulse) -> None:
     """Say `Ready`, then step while there is work and sleep while there is none, to `Shutdown`."""
     channel.send(wire.Ready(engine.info, engine.stats()))
     while True:
@@ -82,8 +88,10 @@ def serve(channel: WorkerChannel, engine: EngineLike) -> None:
             message = channel.receive()
             if isinstance(message, wire.Shutdown):
                 return
-            _handle(message, engine, channel)
-        events = engine.step()
+            with pulse.step():
+                _handle(message, engine, channel)
+        with pulse.step():
+            events = engine.step()
         channel.send(wire.Step(tuple(events), engine.stats()))
 
 
@@ -164,4 +172,4 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

@@ -84,6 +84,7 @@ class ScriptedEngine:
     requests: list[Request] = field(default_factory=list)
     open: int = 0
     observers: list[Any] = field(default_factory=list)
+    failure_observers: list[Any] = field(default_factory=list)
     loading: Callable[[], Awaitable[None]] | None = None
     totals: EngineStats = field(default_factory=lambda: EngineStats(2**26, 0, 0, 0, 0))
 
@@ -104,6 +105,10 @@ class ScriptedEngine:
             await self.loading()
         self.info, self.ready = INFO, True
         return INFO
+
+    async def wait_failed(self) -> Exception:
+        await asyncio.Event().wait()
+        raise AssertionError
 
     async def drain(self, timeout_s: float) -> int:
         self.ready = False

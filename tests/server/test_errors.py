@@ -284,6 +284,18 @@ async def test_a_dead_worker_fails_its_requests_and_is_replaced(client: httpx.As
     assert (await client.get("/readyz")).status_code == 503
 
 
+async def test_a_prompt_that_kills_workers_is_refused(
+    client: httpx.AsyncClient, app: FastAPI
+) -> None:
+    for _ in range(2):
+        response = await client.post(CHAT, json=chat("fake:exit", "poison"))
+        check_error(response, 503, "engine_failed", None)
+        await app.state.services.engine.wait_ready(30)
+    response = await client.post(CHAT, json=chat("fake:exit", "poison"))
+    check_error(response, 422, "prompt_refused", None)
+    assert (await client.post(CHAT, json=chat("fake:slow", "poison"))).status_code == 200
+
+
 async def test_a_worker_that_dies_in_mid_stream_ends_it_with_an_error_event(app: FastAPI) -> None:
     engine = app.state.services.engine
     await engine.wait_ready(30)

@@ -130,6 +130,21 @@ def test_a_worker_that_hangs_does_not_outlive_a_server_that_is_killed() -> None:
     wait_until(lambda: not Path(f"/proc/{worker}").exists())
 
 
+def test_a_server_that_is_not_to_restart_its_worker_ends_its_streams_and_exits_with_1() -> None:
+    server = ServerProcess(*FLAGS, "--exit-on-worker-failure")
+    try:
+        server.wait_ready()
+        streams = streaming(server, 3)
+        with timed(PROMISED_S):
+            os.kill(server.worker_pid, signal.SIGKILL)
+            read_all(streams)
+            assert server.process.wait(30) == 1
+        assert all(stream.ended_well and stream.failed for stream in streams)
+    finally:
+        server.process.kill()
+        server.process.communicate()
+
+
 @pytest.mark.parametrize(("after_s", "number"), [(0, TERM), (0.2, INT), (0.6, TERM), (1.5, INT)])
 def test_a_signal_at_any_moment_of_the_start_ends_it_with_status_0(
     after_s: float, number: int

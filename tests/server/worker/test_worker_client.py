@@ -170,7 +170,7 @@ async def test_worker_that_keeps_dying_is_replaced_for_as_long_as_it_takes(
     async with running(max_start_failures=1) as client:
         for n in range(3):
             with pytest.raises(WorkerDiedError):
-                await collect(client, make_request(f"r{n}", ids=(fake.RAISE_ID,)))
+                await collect(client, make_request(f"r{n}", ids=(fake.RAISE_ID, n)))
             await client.wait_ready(30)
         assert (client.state, client.restarts) == ("ready", 3)
         assert len(await collect(client, make_request())) == 4
@@ -180,7 +180,7 @@ async def test_what_is_wrong_and_when_the_next_worker_comes_is_said(
     running: Running, make_request: Make
 ) -> None:
     async with running(first_delay_s=30.0, max_delay_s=60.0) as client:
-        client._fast_failures = 1
+        client._restarts.fast_failures = 1
         with pytest.raises(WorkerDiedError):
             await collect(client, make_request(ids=(fake.RAISE_ID,)))
         async with asyncio.timeout(30):
