@@ -49,6 +49,11 @@ class FeatureCache:
         """Whether the image would not be encoded now."""
         return image.digest in self._features
 
+    def clear(self) -> None:
+        """Hold nothing: memory is short."""
+        self._features.clear()
+        self.used_bytes = 0
+
     def _hold(self, digest: str, features_FNE: torch.Tensor) -> None:
         size = features_FNE.nbytes
         if size > self._max_bytes:
