@@ -141,6 +141,9 @@ class Settings(BaseSettings):
     receive_timeout_s: Seconds = Field(
         30, description="How long a request may take to arrive; longer at 64 KiB/s or more."
     )
+    stream_keep_alive_s: float = Field(
+        5, ge=0, description="A comment in streams that send nothing for so long; 0 turns it off."
+    )
     request_timeout_s: Seconds | None = Field(None, description="Deadline of one request.")
 
     max_images: Count = Field(64, description="Images in one request.")

@@ -61,6 +61,7 @@ class EngineClient:
         self._suspects = Suspects()
         self._finished = totals.ZERO
         self._streams = Streams()
+        self._accepted: dict[str, Callable[[], None]] = {}
         self._settled = asyncio.Event()
         self._given_up = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
@@ -158,9 +159,12 @@ class EngineClient:
         await asyncio.wait({self._supervisor})
         self.state = "stopped"
 
-    async def submit(self, request: Request) -> AsyncGenerator[TokenEvent]:
+    async def submit(
+        self, request: Request, accepted: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[TokenEvent]:
         """Stream the events of a request; the last one has a `finish`.
 
+        `accepted` is called when the engine can refuse it no more; the first event may be far.
         Raises the engine's `LookmError` if it refuses the request (before any event),
         `WorkerUnavailableError` if there is no worker, `WorkerDiedError` if it dies meanwhile,
         `PromptRefusedError` for a prompt that was alone on workers when they died.
@@ -171,6 +175,7 @@ class EngineClient:
         digest = self._suspects.digest(request)
         self._suspects.check(digest)
         queue = self._streams.open(request.id, digest)
+        self._accepted[request.id] = accepted
         self._post(wire.Add(request))
         try:
             finished = False
@@ -181,6 +186,7 @@ class EngineClient:
                 finished = item.finish is not None
                 yield item
         finally:
+            self._accepted.pop(request.id, None)
             self._abort_if_open(request.id)
 
     def _abort_if_open(self, request_id: str) -> None:
@@ -258,6 +264,11 @@ class EngineClient:
             if event.finish in ("stop", "length"):
                 self._suspects.acquit(self._streams.digest_of(event.request_id))
         self._streams.deliver(events)
+
+    def worker_accepted(self, request_id: str) -> None:
+        """It has queued a request."""
+        if (accepted := self._accepted.get(request_id)) is not None:
+            accepted()
 
     def worker_rejected(self, request_id: str, refusal: LookmError) -> None:
         """It refuses a request."""

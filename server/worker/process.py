@@ -113,6 +113,8 @@ def _add(request: Request, engine: EngineLike, channel: WorkerChannel) -> None:
         engine.add(request)
     except LookmError as error:
         channel.send(wire.rejection(request.id, error))
+    else:
+        channel.send(wire.Accepted(request.id))
 
 
 def load_engine(config: EngineConfig) -> EngineLike:

@@ -86,6 +86,12 @@ class Ready(Message, frozen=True):
     stats: EngineStats
 
 
+class Accepted(Message, frozen=True):
+    """Worker to API: `Add` is queued; what follows of that request are events."""
+
+    request_id: str
+
+
 class Step(Message, frozen=True):
     """Worker to API, one per engine step."""
 
@@ -110,7 +116,7 @@ class Failed(Message, frozen=True):
 
 
 Up = Start | Add | Together | Abort | Shutdown
-Down = Ready | Step | Rejected | Failed
+Down = Ready | Accepted | Step | Rejected | Failed
 
 
 class ArrayHeader(NamedTuple):

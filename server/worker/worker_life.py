@@ -28,6 +28,7 @@ class Owner(Protocol):
 
     def worker_ready(self, info: ModelInfo, stats: EngineStats) -> None: ...
     def worker_stepped(self, events: Sequence[TokenEvent], stats: EngineStats) -> None: ...
+    def worker_accepted(self, request_id: str) -> None: ...
     def worker_rejected(self, request_id: str, refusal: LookmError) -> None: ...
     def worker_down(self, failed: Exception | None) -> None: ...
 
@@ -110,6 +111,8 @@ class WorkerLife:
             match await channel.receive():
                 case wire.Step(events, stats):
                     self._owner.worker_stepped(events, stats)
+                case wire.Accepted(request_id):
+                    self._owner.worker_accepted(request_id)
                 case wire.Rejected(request_id, error, text, param):
                     refusal = wire.error_from(error, text, param)
                     assert refusal is not None

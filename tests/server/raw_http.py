@@ -41,6 +41,11 @@ class RawClient:
             assert data, f"closed before {mark!r}: {self.received[-300:]!r}"
             self.received += data
 
+    def read_to_end_of_stream(self) -> None:
+        """A stream to its end; then we leave."""
+        with self.socket:
+            self.read_until(b"data: [DONE]\n\n")
+
     def read_to_end(self) -> bytes:
         """All there is until the server closes the connection, or cuts it; then we do."""
         with self.socket, contextlib.suppress(ConnectionResetError):

@@ -83,14 +83,19 @@ class ScriptedEngine:
     restarts: int = 0
     requests: list[Request] = field(default_factory=list)
     open: int = 0
+    accepts: bool = False
     observers: list[Any] = field(default_factory=list)
     failure_observers: list[Any] = field(default_factory=list)
     loading: Callable[[], Awaitable[None]] | None = None
     totals: EngineStats = field(default_factory=lambda: EngineStats(2**26, 0, 0, 0, 0))
 
-    async def submit(self, request: Request) -> AsyncGenerator[TokenEvent]:
+    async def submit(
+        self, request: Request, accepted: Callable[[], None]
+    ) -> AsyncGenerator[TokenEvent]:
         self.requests.append(request)
         self.open += 1
+        if self.accepts:
+            accepted()
         try:
             async for event in self.script(request):
                 yield event
@@ -123,7 +128,9 @@ async def serving(
     settings: Settings, script: Callable[[Request], AsyncIterator[TokenEvent]], **parts: Any
 ) -> AsyncIterator[tuple[httpx.AsyncClient, ScriptedEngine, FastAPI]]:
     """A client of an app with a scripted engine. `wait=False` does not wait for it to be ready."""
-    engine = ScriptedEngine(script, loading=parts.get("loading"))
+    engine = ScriptedEngine(
+        script, loading=parts.get("loading"), accepts=parts.get("accepts", False)
+    )
 
     def make(settings: Settings) -> Parts:
         media = parts.get("media") or MediaLoader(settings.media_config())

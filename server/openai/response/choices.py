@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lookm.types import Request, TokenEvent
 from server.api_errors import ApiError
@@ -84,6 +85,29 @@ async def first_events(events: ChoiceEvents, num_choices: int) -> list[ChoiceEve
         if second_step or len(begun) == num_choices:
             break
     return first
+
+
+class Acceptance:
+    """Tells when the engine has accepted all choices of a request; each calls it once."""
+
+    def __init__(self, num_choices: int) -> None:
+        self._num_left = num_choices
+        self._complete = asyncio.Event()
+
+    def __call__(self) -> None:
+        self._num_left -= 1
+        if self._num_left == 0:
+            self._complete.set()
+
+    async def or_ended(self, work: asyncio.Task[Any], grace_s: float) -> None:
+        """Return when that is so and `grace_s` have passed, or `work` has ended."""
+        complete = asyncio.create_task(self._complete.wait())
+        try:
+            await asyncio.wait({complete, work}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                await asyncio.wait({work}, timeout=grace_s)
+        finally:
+            complete.cancel()
 
 
 async def _merged(choices: Sequence[ChoiceEvents]) -> ChoiceEvents:
