@@ -78,6 +78,7 @@ class ScriptedEngine:
 
     script: Callable[[Request], AsyncIterator[TokenEvent]]
     info: ModelInfo | None = None
+    loads: ModelInfo = INFO
     ready: bool = False
     condition: str = "The engine is starting."
     restarts: int = 0
@@ -108,8 +109,8 @@ class ScriptedEngine:
     async def wait_ready(self, timeout_s: float | None = None) -> ModelInfo:
         if self.loading is not None:
             await self.loading()
-        self.info, self.ready = INFO, True
-        return INFO
+        self.info, self.ready = self.loads, True
+        return self.loads
 
     async def wait_failed(self) -> Exception:
         await asyncio.Event().wait()
@@ -129,7 +130,10 @@ async def serving(
 ) -> AsyncIterator[tuple[httpx.AsyncClient, ScriptedEngine, FastAPI]]:
     """A client of an app with a scripted engine. `wait=False` does not wait for it to be ready."""
     engine = ScriptedEngine(
-        script, loading=parts.get("loading"), accepts=parts.get("accepts", False)
+        script,
+        loading=parts.get("loading"),
+        accepts=parts.get("accepts", False),
+        loads=parts.get("info", INFO),
     )
 
     def make(settings: Settings) -> Parts:
