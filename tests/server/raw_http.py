@@ -28,9 +28,10 @@ class RawClient:
         self.socket.sendall(data)
 
     def ask(self, body: dict[str, Any], *, upto: float = 1.0) -> None:
-        """Send a chat, or its first part: 0.5 of its body, or all but the body (0)."""
+        """Send a chat, the connection's last request, or its first part: `upto` of its body."""
         data = json.dumps(body).encode()
         head = f"POST {CHAT} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+        head += "Connection: close\r\n"
         self.send(f"{head}Content-Length: {len(data)}\r\n\r\n".encode())
         self.send(data[: round(len(data) * upto)])
 
