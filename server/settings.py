@@ -155,10 +155,10 @@ class Settings(BaseSettings):
     media_fetch_timeout_s: Seconds = Field(10, description="How long one download may take.")
 
     start_timeout_s: Seconds = Field(1800, description="How long loading the model may take.")
-    step_timeout_s: Seconds = Field(
-        600,
-        description="How long one engine step may take before the worker is replaced; "
-        "one that does nothing, or is on a GPU, much less.",
+    step_timeout_s: Seconds | None = Field(
+        None,
+        description="How long one engine step may take before the worker is replaced. Else ten "
+        "times the longest so far, at least 5 minutes, on a GPU one; 15 s if it does nothing.",
     )
     exit_on_worker_failure: bool = Field(
         False, description="Exit with status 1 when the worker fails, for Kubernetes to start anew."

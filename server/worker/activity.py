@@ -13,7 +13,7 @@ MIN_TICKS = 2  # more than a heartbeat takes, in half a second
 
 
 class Activity:
-    """Asked again and again: whether the process has done anything since the last time."""
+    """Asked again and again: whether the process, or a child, has done anything meanwhile."""
 
     def __init__(self, pid: int) -> None:
         self._folder = Path(f"/proc/{pid}")
@@ -29,13 +29,15 @@ class Activity:
         with contextlib.suppress(OSError):
             for thread in (self._folder / "task").iterdir():
                 with contextlib.suppress(OSError):  # a thread that has just ended
-                    state, ticks = _state_and_ticks((thread / "stat").read_text())
+                    state, ticks = _state_and_ticks(thread)
                     states.add(state)
                     self._ticks += ticks
+                    for child in (thread / "children").read_text().split():  # a compiler's
+                        states.add(_state_and_ticks(Path("/proc", child))[0])
         return bool(states & WORKING) or self._ticks - before >= MIN_TICKS
 
 
-def _state_and_ticks(stat: str) -> tuple[str, int]:
+def _state_and_ticks(process: Path) -> tuple[str, int]:
     """Fields 3, 14 and 15 of proc(5)'s `stat`; the name before them may hold anything."""
-    fields = stat.rpartition(")")[2].split()
+    fields = (process / "stat").read_text().rpartition(")")[2].split()
     return fields[0], int(fields[11]) + int(fields[12])

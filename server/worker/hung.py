@@ -21,22 +21,25 @@ LATE_S = 2.0  # our own clock skipped: the machine slept, or the event loop; nob
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How long a worker may take. `step_s` is the operator's last word, `load_s` for loading."""
+    """How long a worker may take. `step_s` is the operator's word, `load_s` is for loading."""
 
-    step_s: float = 600.0
+    step_s: float | None = None
     load_s: float = 1800.0
     silent_s: float = 5.0  # without a heartbeat and without doing anything
     silent_loading_s: float = 30.0
     idle_step_s: float = 15.0  # for a step in which the process does nothing
     gpu_step_s: float = 60.0
-    times_longest: float = 20.0  # steps may take that many times the longest step so far
+    cpu_step_s: float = 300.0
+    times_longest: float = 10.0  # steps may take that many times the longest step so far,
+    most_s: float = 600.0  # up to here
 
     def step_limit_s(self, longest_s: float, *, idle: bool, on_gpu: bool) -> float:
         """For a step in a process that does nothing, or works."""
-        if not idle and not on_gpu:
+        if self.step_s is not None and not idle:
             return self.step_s
-        least_s = self.idle_step_s if idle else self.gpu_step_s
-        return min(self.step_s, max(least_s, self.times_longest * longest_s))
+        least_s = self.idle_step_s if idle else self.gpu_step_s if on_gpu else self.cpu_step_s
+        limit_s = max(least_s, min(self.most_s, self.times_longest * longest_s))
+        return limit_s if self.step_s is None else min(limit_s, self.step_s)
 
 
 @dataclass(slots=True)
@@ -78,7 +81,7 @@ async def found_hung(
     heart: Heart, activity: Activity, vigil: Vigil, info: Callable[[], ModelInfo | None]
 ) -> WorkerDiedError:
     """Return, with why, when the worker hangs. `info` is there from when it is ready."""
-    tick_s = min(BEAT_S, vigil.patience.step_s / 4)
+    tick_s = min(BEAT_S, (vigil.patience.step_s or 600) / 4)
     vigil.begun_s = vigil.active_s = looked_s = time.monotonic()
     while True:
         await asyncio.sleep(tick_s)

@@ -85,23 +85,41 @@ async def test_steps_as_long_as_the_others_and_long_silence_are_no_alarm(
         assert (client.pid, client.restarts) == (pid, 0)
 
 
-def judged(took_s: float, longest_s: float, *, active: bool = True, gpu: bool = False) -> bool:
+def judged(
+    took_s: float,
+    longest_s: float,
+    *,
+    active: bool = True,
+    gpu: bool = False,
+    step_s: float | None = None,
+) -> bool:
     now_s = 10_000.0
     began_s = now_s - took_s
-    vigil = Vigil(Patience(), on_gpu=gpu, ready=True, begun_s=1.0, heard_s=now_s)
+    patience = Patience(step_s=step_s)
+    vigil = Vigil(patience, on_gpu=gpu, ready=True, begun_s=1.0, heard_s=now_s)
     vigil.active_s = now_s if active else began_s
     return vigil.verdict(Beat(7, began_s, longest_s), now_s) is not None
 
 
 def test_a_step_may_take_what_steps_take_and_what_the_process_does_meanwhile() -> None:
-    assert not judged(500, 0.1)  # a CPU that computes: a large image, a small machine
-    assert judged(601, 300)  # the operator's last word
+    assert not judged(290, 0.1)  # a CPU that computes: a large image, a small machine
+    assert judged(301, 0.1)
+    assert not judged(590, 100)  # steps do take long here
+    assert judged(601, 100)
     assert judged(16, 0.1, active=False)
     assert not judged(14, 0.1, active=False)
-    assert not judged(100, 10, active=False)  # steps do take long here
+    assert not judged(90, 10, active=False)
     assert judged(61, 0.1, gpu=True)  # the host waits actively for a kernel
     assert not judged(50, 0.1, gpu=True)  # compiles one
-    assert not judged(300, 30, gpu=True)
+    assert not judged(250, 30, gpu=True)
+
+
+def test_the_operator_knows_best_how_long_a_step_computes() -> None:
+    assert not judged(800, 0.1, step_s=900)
+    assert judged(901, 0.1, step_s=900, gpu=True)
+    assert judged(16, 0.1, step_s=900, active=False)
+    assert judged(6, 1, step_s=5)
+    assert judged(6, 1, step_s=5, active=False)
 
 
 def test_silence_counts_from_the_last_sign_of_any_kind() -> None:
@@ -115,6 +133,14 @@ def test_silence_counts_from_the_last_sign_of_any_kind() -> None:
     assert not silent(99, 90)
     assert not silent(80, 75, ready=False)
     assert silent(60, 60, ready=False)
+
+
+def test_a_worker_that_never_gets_ready_is_given_up() -> None:
+    vigil = Vigil(Patience(load_s=60), begun_s=100.0, heard_s=170.0, active_s=170.0)
+    assert vigil.verdict(Beat(), 150.0) is None
+    error = vigil.verdict(Beat(), 170.0)
+    assert error is not None
+    assert error.cause == "load"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
