@@ -41,6 +41,7 @@ class ManagedEngine(ServedEngine, EngineView, Protocol):
     async def wait_ready(self, timeout_s: float | None = None) -> ModelInfo: ...
     async def wait_failed(self) -> Exception: ...
     async def drain(self, timeout_s: float) -> int: ...
+    def end_running(self) -> int: ...
     async def stop(self) -> None: ...
 
 
@@ -87,7 +88,6 @@ class Services:
         self._load_processor = load_processor
         self._pools = Pools(settings.media_threads)
         self._translator: Translator | None = None
-        self._ending: asyncio.Task[int] | None = None  # the loop holds no task by itself
         engine.observers.append(self.metrics.on_step)
         engine.failure_observers.append(self.metrics.on_worker_failure)
 
@@ -116,7 +116,7 @@ class Services:
     def end_running(self) -> None:
         """End what runs, each request with its error; nothing new is accepted."""
         self.unanswered.end()
-        self._ending = asyncio.create_task(self.engine.drain(0), name="end-running")
+        self.engine.end_running()
 
     async def stop(self) -> None:
         """Let running requests finish, within the bound, then end everything."""

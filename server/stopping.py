@@ -20,14 +20,14 @@ import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from server.api_errors import ApiError
+from server.api_errors import ApiError, to_api_error
 from server.middleware import error_response
+from server.worker.worker_errors import StoppingError
 
-WRITE_S = 1.0  # for errors to be written, and read where the client had stopped reading
-CUT_S = 0.2  # for requests to notice that their connection was cut
-LEAVE_S = 1.8  # after the drain: promised are 2
+WRITE_S = 0.7  # for errors to be written, and read where the client had stopped reading
+CUT_S = 0.1  # for requests to notice that their connection was cut
+LEAVE_S = 1.6  # after the drain: promised are 2
 TICK_S = 0.05
-MESSAGE = "The server is stopping. Send the request again."
 
 
 class Stop:
@@ -96,6 +96,7 @@ class StoppingServer(uvicorn.Server):
         await asyncio.wait({idle, ending}, return_when=asyncio.FIRST_COMPLETED)
         if not idle.done():
             self._end_running()
+            await asyncio.sleep(TICK_S)  # errors first overtake what waits for slow readers
             for connection in self.server_state.connections:
                 assert isinstance(connection, H11Protocol), "server.launch chooses it"
                 connection.flow.resume_writing()  # what waits for a slow reader is queued instead
@@ -172,6 +173,6 @@ class Answering:
 
 
 def _stopping() -> ApiError:
-    error = ApiError("engine_unavailable", MESSAGE)
+    error = to_api_error(StoppingError())
     error.headers["connection"] = "close"
     return error

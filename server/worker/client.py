@@ -29,9 +29,8 @@ log = logging.getLogger("lookm.worker.client")
 State = Literal["stopped", "starting", "ready", "restarting", "failed"]
 Observer = Callable[[Sequence[TokenEvent], EngineStats], None]
 
-STOP_S = 0.5  # for a worker to leave by itself, before it is killed
-ABORT_S = 0.3  # for the worker to end aborted requests itself, at the end of a drain
-STOPPING = "The server is stopping. Send the request again."
+STOP_S = 0.3  # for a worker to leave by itself, before it is killed
+DIED = "The engine stopped while answering. Send the request again."
 
 
 class EngineClient:
@@ -132,24 +131,26 @@ class EngineClient:
         return self.failure
 
     async def drain(self, timeout_s: float) -> int:
-        """Accept nothing more and let what is open finish. Returns how many had to be aborted."""
+        """Accept nothing more and let what is open finish. Returns how many had to be ended."""
         self._draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._streams.wait_none_open()
+        return self.end_running()
+
+    def end_running(self) -> int:
+        """Accept nothing more and end what is open, with `StoppingError`. Returns how many."""
+        self._draining = True
         late = self._streams.ids
         for request_id in late:
             self._post(wire.Abort(request_id))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ABORT_S):
-                await self._streams.wait_none_open()
-        self._streams.fail_all(WorkerUnavailableError, STOPPING)
+        self._streams.stop_all()
         return len(late)
 
     async def stop(self) -> None:
-        """End the worker, and what is still open with `WorkerUnavailableError`. Idempotent."""
+        """End the worker, and what is still open with `StoppingError`. Idempotent."""
         self._stopping = True
-        self._streams.fail_all(WorkerUnavailableError, STOPPING)
+        self._streams.stop_all()
         if self._supervisor is None:
             return
         if self.state == "ready":
@@ -282,6 +283,4 @@ class EngineClient:
         self.stats = None
         self.state = "restarting"
         self._settled.clear()
-        self._streams.fail_all(
-            WorkerDiedError, "The engine stopped while answering. Send the request again."
-        )
+        self._streams.fail_all(lambda: WorkerDiedError(DIED))

@@ -25,7 +25,7 @@ class Patience:
 
     step_s: float | None = None
     load_s: float = 1800.0
-    silent_s: float = 5.0  # without a heartbeat and without doing anything
+    silent_s: float = 3.0  # without a heartbeat and without doing anything
     silent_loading_s: float = 30.0
     idle_step_s: float = 15.0  # for a step in which the process does nothing
     gpu_step_s: float = 60.0

@@ -4,9 +4,11 @@ Knows nothing about sockets or processes; all of it happens on one event loop, w
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from lookm.types import TokenEvent
+from server.worker.worker_errors import StoppingError
 
 Item = TokenEvent | Exception
 
@@ -70,11 +72,17 @@ class Streams:
             queue.put_nowait(error)
         self._close(request_id)
 
-    def fail_all(self, kind: type[Exception], message: str) -> None:
+    def fail_all(self, error: Callable[[], Exception]) -> None:
         """End every request with an error of its own (an exception holds one traceback)."""
         for request_id in self.ids:
-            self.fail(request_id, kind(message))
+            self.fail(request_id, error())
         self._held.clear()
+
+    def stop_all(self) -> None:
+        """End every request with `StoppingError`; what nobody has taken yet is dropped."""
+        for queue in self._open.values():
+            clear(queue)
+        self.fail_all(StoppingError)
 
     async def wait_none_open(self) -> None:
         """Return when no request is open."""
@@ -89,3 +97,9 @@ class Streams:
         self._open.pop(request_id, None)
         if not self._open:
             self._none_open.set()
+
+
+def clear(queue: "asyncio.Queue[Any]") -> None:
+    """Drop what waits."""
+    while not queue.empty():
+        queue.get_nowait()

@@ -2,6 +2,7 @@
 
 WorkerError
 ├── WorkerUnavailableError    no worker can take the request now (starting, draining, given up)
+│   └── StoppingError         and it was under way: the error comes before what waits to be sent
 ├── WorkerDiedError           the worker died while it held the request
 └── PromptRefusedError        this prompt was alone on the worker when it died, more than once
 WireError                     bytes that are not one of our messages: a bug of ours
@@ -26,6 +27,14 @@ class WorkerUnavailableError(WorkerError):
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class StoppingError(WorkerUnavailableError):
+    """The server ends with the request unanswered. Of what waits to be sent nothing is sent any
+    more: that may be minutes of work, for a client that does not read."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is stopping. Send the request again.", retry_after_s=10.0)
 
 
 class WorkerDiedError(WorkerError):

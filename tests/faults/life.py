@@ -108,6 +108,29 @@ def stop_under_fire(server: ServerProcess, model: str, signals: Sequence[int]) -
     return figures
 
 
+def stop_under_floods(server: ServerProcess, count: int) -> Figures:
+    """SIGTERM beside 80 choices of 8,000 tokens that nobody reads, and one stream that is read."""
+    figures = Figures()
+    unread = [RawClient(server.url, receive_buffer=4096) for _ in range(5)]
+    for client in unread:
+        client.ask(chat(stream=True, n=16, max_tokens=8000))
+    reader = RawClient(server.url)
+    reader.ask(chat(stream=True, max_tokens=8000))
+    reader.read_until(b"word0")
+    time.sleep(5)
+    begun_s = time.monotonic()
+    for _ in range(count):
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+    reader.read_to_end()
+    figures.status = server.process.wait(120)
+    figures.took_s = time.monotonic() - begun_s
+    figures.check(reader, stream=True)
+    for client in unread:
+        client.socket.close()
+    return figures
+
+
 def hurt_worker(server: ServerProcess, model: str, number: int) -> Figures:
     """A signal to the worker under twenty requests: how they end, and when it is ready again."""
     worker = server.worker_pid

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.faults.life import STOPS, hurt_worker, poison, stop_under_fire
+from tests.faults.life import STOPS, hurt_worker, poison, stop_under_fire, stop_under_floods
 from tests.server.process import ServerProcess, serving_process
 from tests.server.test_stopping import handles
 
@@ -30,6 +30,21 @@ def test_a_stop_under_fire(signals: tuple[int, ...]) -> None:
     assert figures.wrong == []
     assert figures.status == 0
     assert figures.took_s < 2.2 + (DRAIN_S if len(signals) == 1 else 0)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_stop_under_floods_that_nobody_reads(count: int) -> None:
+    flags = ("--model", "fake:step_s=0.001", "--threads", "1", "--drain-timeout-s", str(DRAIN_S))
+    server = ServerProcess(*flags)
+    try:
+        server.wait_ready()
+        figures = stop_under_floods(server, count)
+    finally:
+        server.process.kill()
+        server.process.communicate()
+    assert figures.wrong == []
+    assert figures.status == 0
+    assert figures.took_s < 2.2 + (DRAIN_S if count == 1 else 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGSEGV])

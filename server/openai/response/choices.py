@@ -15,6 +15,8 @@ from lookm.types import Request, TokenEvent
 from server.api_errors import ApiError
 from server.openai.abort import abort_at
 from server.request_metrics import RequestMetrics
+from server.worker.streams import clear
+from server.worker.worker_errors import StoppingError
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,8 @@ async def _pump(
             async for item in events:
                 queue.put_nowait(item)
     except Exception as error:  # noqa: BLE001 - carried to the other side, and raised there
+        if isinstance(error, StoppingError):
+            clear(queue)
         queue.put_nowait(error)
     else:
         queue.put_nowait(None)

@@ -19,7 +19,7 @@ from server.fake import engine as fake
 from server.worker import totals
 from server.worker.client import EngineClient
 from server.worker.restart import RestartPolicy
-from server.worker.worker_errors import WorkerDiedError, WorkerUnavailableError
+from server.worker.worker_errors import StoppingError, WorkerDiedError, WorkerUnavailableError
 from tests.server.worker.conftest import Running
 
 Make = Callable[..., Request]
@@ -252,12 +252,18 @@ async def test_drain_lets_requests_finish_and_refuses_new_ones(
         assert (await task)[-1].finish == "length"
 
 
-async def test_drain_aborts_what_is_left_at_its_limit(running: Running, make_request: Make) -> None:
-    async with running("fake:step_s=0.002") as client:
-        task = asyncio.create_task(collect(client, make_request(max_tokens=5000)))
-        await until(client, lambda stats: stats.running == 1)
+async def test_drain_ends_what_is_left_before_what_waits_to_be_read(
+    running: Running, make_request: Make
+) -> None:
+    async with (
+        running("fake:step_s=0.002") as client,
+        aclosing(client.submit(make_request(max_tokens=5000))) as events,
+    ):
+        await anext(events)
+        await until(client, lambda stats: stats.generated_tokens_total > 20)
         assert await client.drain(0.01) == 1
-        assert (await task)[-1].finish == "abort"
+        with pytest.raises(StoppingError):
+            await anext(events)
 
 
 async def test_stop_ends_what_is_open(running: Running, make_request: Make) -> None:

@@ -128,7 +128,8 @@ def test_silence_counts_from_the_last_sign_of_any_kind() -> None:
         error = vigil.verdict(Beat(), 100.0)
         return error is not None and error.cause == "stopped"
 
-    assert silent(94, 94)
+    assert silent(96, 96)
+    assert not silent(98, 96)
     assert not silent(90, 99)  # swapped out, or starved: slow, not hung
     assert not silent(99, 90)
     assert not silent(80, 75, ready=False)
