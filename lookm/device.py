@@ -11,6 +11,15 @@ import torch
 from lookm.config import DType
 from lookm.errors import ConfigError
 
+#: Of the CPU's allocator, of CUDA outside of torch's, of cuBLAS: plain `RuntimeError`s.
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+    "CUDA error: out of memory",
+    "CUDA driver error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -49,6 +58,16 @@ def choose_dtype(requested: DType, own: Any, device: torch.device) -> torch.dtyp
     own = own or torch.float32
     own = getattr(torch, own) if isinstance(own, str) else own
     return torch.bfloat16 if own == torch.float16 and device.type == "cpu" else own
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether something did not fit, and the device works on.
+
+    Other errors of CUDA stay with its context: all that is left is to end the process.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
 
 
 def _missing_cuda() -> str:

@@ -34,11 +34,13 @@ from lookm.parking import Parking
 from lookm.policy import PRESETS, resolve
 from lookm.postprocess import Postprocessor
 from lookm.prompts import Prompts
+from lookm.recovery import TOO_LARGE, Outcome, Recovery
 from lookm.runner import Runner
 from lookm.sampling import SampledToken
 from lookm.scheduler import Scheduler
 from lookm.sequence import SequenceState
 from lookm.sizing import kept_rows
+from lookm.snapshot import snapshot
 from lookm.store import PromptStore, block_keys
 from lookm.totals import Totals
 from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
@@ -92,6 +94,7 @@ class Engine:
             make_graphs(config, plan, adapter, self._pool, backend),
             tile_tokens=self._pace.tile_tokens,
         )
+        self._recovery = Recovery(self._runner, self._scheduler)
         # Asked of the model: checkpoints pad their vocabulary, and tokenizers do not say by how
         # much.
         num_logits = adapter.logits(adapter.embed_tokens([0])).shape[-1]
@@ -190,17 +193,14 @@ class Engine:
         events += refused
         if batch.num_tokens:
             started_s = time.monotonic()
-            choices = self._runner.run(batch)
+            outcome = self._recovery.run(batch)
             spent_s = time.monotonic() - started_s
             self._totals.account(batch, spent_s)
             if batch.prefills:
                 self._pace.learn(sum(each.work_tokens for each in batch.prefills), spent_s)
             else:
                 self._pace.learn_decode(spent_s)
-            events += [
-                self._accept(sequence, choice)
-                for sequence, choice in zip(batch.sampled, choices, strict=True)
-            ]
+            events += self._events(outcome)
         for prefill in batch.long:
             events += self._advance(prefill, began_s + self._pace.step_s)
         return events
@@ -217,12 +217,12 @@ class Engine:
                 return next(num_tiles) >= most
             return time.monotonic() > until_s
 
-        choices = self._runner.advance(prefill, is_late)
+        done, outcome = self._recovery.advance(prefill, is_late)
         clock = prefill.sequence.clock
         clock.prefill_s += time.monotonic() - started_s
-        if choices is not None:
+        if done:
             self._pace.learn(prefill.work_tokens, clock.prefill_s)
-        return [self._accept(prefill.sequence, choice) for choice in choices or ()]
+        return self._events(outcome)
 
     def generate(self, requests: Iterable[Request]) -> Iterator[TokenEvent]:
         """Answer requests together and yield events as they come, for offline use.
@@ -251,33 +251,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """A snapshot of the pool, the queues and the counters."""
-        running = self._scheduler.running
-        features = self._runner.features
-        return EngineStats(
-            capacity_bytes=self.plan.capacity_bytes,
-            used_bytes=(self._pool.num_used - self._parking.num_pages) * self._pool.page_bytes,
-            parked_bytes=self._parking.num_pages * self._pool.page_bytes,
-            parked_conversations=len(self._parking),
-            parked_hit_tokens_total=self._parking.hit_tokens,
-            full_bytes=sum(seq.cache.full_bytes(len(seq.tokens)) for seq in running),
-            running=len(running),
-            waiting=len(self._scheduler.waiting),
-            prompt_tokens_total=self._totals.prompt_tokens,
-            image_tokens_total=self._totals.image_tokens,
-            generated_tokens_total=self._totals.generated_tokens,
-            decode_tokens_total=self._totals.decode_tokens,
-            decode_s=self._totals.decode_s,
-            preemptions_total=self._scheduler.num_preemptions,
-            image_cache_queries_total=features.queries,
-            image_cache_hits_total=features.hits,
-            vision_encode_s=self._runner.encode_s,
-            prompt_store_bytes=self._prompts.store.held_bytes,
-            prompt_store_query_tokens_total=self._prompts.query_tokens,
-            prompt_store_hit_tokens_total=self._prompts.hit_tokens,
-            prompt_store_evictions_total=self._prompts.store.evictions,
-            prompt_store_load_s=self._prompts.load_s,
-            prompt_store_save_s=self._prompts.save_s,
-        )
+        return snapshot(self._pool, self._parking, self._scheduler, self._runner, self._totals)
 
     def check(self) -> None:
         """Assert the invariants of pool and scheduler; for tests, after each step."""
@@ -298,15 +272,18 @@ class Engine:
         units: list[Encode | Prefill] = [*batch.encodes, *batch.prefills, *batch.long]
         for unit in units:
             sequence = unit.sequence
-            if sequence in failed or (unit in batch.encodes[1:] and is_late()):
+            if sequence in failed or sequence not in self._scheduler.running:
+                continue
+            if unit in batch.encodes[1:] and is_late():
                 continue
             try:
-                prefill = self._runner.prepare(unit, is_late)
+                prefill, outcome = self._recovery.prepare(unit, is_late)
             except LookmError as error:
                 failed.add(sequence)
-                self._forget(sequence)
-                events.append(self._postprocessor.end(sequence, "error", error=str(error)))
+                events.append(self._fail(sequence, str(error)))
             else:
+                failed.update(outcome.too_large)
+                events += self._events(outcome)
                 if prefill is not None:
                     (long if unit in batch.long else ready).append(prefill)
         return Batch(batch.decodes, prefills=ready, long=long), events
@@ -314,6 +291,16 @@ class Engine:
     def _forget(self, sequence: SequenceState, *, park: bool = False) -> None:
         self._scheduler.remove(sequence, park=park)
         del self._sequences[sequence.request.id]
+
+    def _fail(self, sequence: SequenceState, error: str) -> TokenEvent:
+        """End a sequence alone."""
+        self._forget(sequence)
+        return self._postprocessor.end(sequence, "error", error=error)
+
+    def _events(self, outcome: Outcome) -> list[TokenEvent]:
+        """What was computed, and who did not fit."""
+        events = [self._accept(sequence, choice) for sequence, choice in outcome.chosen]
+        return events + [self._fail(sequence, TOO_LARGE) for sequence in outcome.too_large]
 
     def _accept(self, sequence: SequenceState, choice: SampledToken) -> TokenEvent:
         """Add a chosen token to its sequence, and forget the sequence where it ends."""

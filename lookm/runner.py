@@ -15,6 +15,7 @@ import torch
 from lookm.attention import Backend, masked
 from lookm.batch import Batch, Encode, Prefill
 from lookm.cache import DecodeTables, PagePool
+from lookm.device import is_out_of_memory
 from lookm.graphs import DecodeGraphs
 from lookm.models.adapter import Adapter
 from lookm.models.attention_interface import LayerRows
@@ -25,7 +26,7 @@ from lookm.models.vision import Pause, never
 from lookm.prefill import PromptContext
 from lookm.prompts import Prompts
 from lookm.sampling import SampledToken, sample
-from lookm.sequence import SequenceState
+from lookm.sequence import PARTS, SequenceState
 from lookm.types import CacheReport, ImageInput
 
 
@@ -84,7 +85,8 @@ class Runner:
         for image in sequence.request.images[unit.start : min(unit.end, num_known)]:
             sequence.features.append(adapter.no_features(image))
         images = sequence.request.images[max(unit.start, num_known) : unit.end]
-        one_by_one = [images] if adapter.device.type == "cuda" else [(image,) for image in images]
+        together = adapter.device.type == "cuda" and not sequence.alone
+        one_by_one = [images] if together else [(image,) for image in images]
         with contextlib.suppress(Paused):
             for count, some in enumerate(filter(None, one_by_one)):
                 if count and self._pause():
@@ -111,14 +113,17 @@ class Runner:
         sequence.next_pos = embedded.next_pos
         sequence.features.clear()
 
+    # A step that fails may be run again: its sequences and samplers change after all that may fail.
+
     @torch.inference_mode()
     def run(self, batch: Batch) -> list[SampledToken]:
         """Compute one step; returns a new token for each of `batch.sampled`."""
         if self._graphs is None or batch.prefills:
             return self._run(batch)
         logits_BV = self._graphs.run(batch.decodes)
+        chosen = sample(logits_BV, [sequence.sampler for sequence in batch.decodes])
         _advance_decodes(batch)
-        return sample(logits_BV, [sequence.sampler for sequence in batch.decodes])
+        return chosen
 
     @torch.inference_mode()
     def advance(self, prefill: Prefill, pause: Callable[[], bool]) -> list[SampledToken] | None:
@@ -130,27 +135,29 @@ class Runner:
         if sequence.job is None:
             context = PromptContext(prefill, self.prompts, self._backend.attention)
             rows = self._embed(Batch(prefills=[prefill]))
-            sequence.job = TiledForward(rows, context, self._tile_tokens, prefill.start)
+            tile_tokens = max(1, self._tile_tokens // (PARTS if sequence.alone else 1))
+            sequence.job = TiledForward(rows, context, tile_tokens, prefill.start)
         hidden_TE = self._adapter.advance(sequence.job, pause)
         if hidden_TE is None:
             return None
         sequence.job = None
-        completes = prefill.completes
+        chosen: list[SampledToken] = []
+        if prefill.completes:
+            chosen = sample(self._adapter.logits(hidden_TE[-1:]), [sequence.sampler])
         self._end(prefill)
-        if not completes:
-            return []
-        return sample(self._adapter.logits(hidden_TE[-1:]), [sequence.sampler])
+        return chosen
 
     def _run(self, batch: Batch) -> list[SampledToken]:
         """A step with prompts in it, or any step where decode steps are not recorded."""
         step = _Step(batch, self._pool, self._backend, self.prompts)
         hidden_TE = self._adapter.forward(self._embed(batch), step)
+        chosen: list[SampledToken] = []
+        if batch.sampled:
+            rows = batch.sampled_rows().to(hidden_TE.device)
+            logits_BV = self._adapter.logits(hidden_TE[rows])
+            chosen = sample(logits_BV, [sequence.sampler for sequence in batch.sampled])
         self._advance(batch)
-        if not batch.sampled:
-            return []
-        rows = batch.sampled_rows().to(hidden_TE.device)
-        logits_BV = self._adapter.logits(hidden_TE[rows])
-        return sample(logits_BV, [sequence.sampler for sequence in batch.sampled])
+        return chosen
 
     def _embed(self, batch: Batch) -> PackedRows:
         """The rows of the step: one per decoding sequence, then each prefill's."""
@@ -186,7 +193,13 @@ class Runner:
         """All layers of a prefill are done."""
         sequence = prefill.sequence
         sequence.seen = prefill.end
-        self.prompts.keep(prefill)
+        try:
+            self.prompts.keep(prefill)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or sequence.capture is None:
+                raise
+            sequence.capture.close()  # the answer goes on; the store does not get this prompt
+            sequence.capture = None
         if prefill.compresses:
             # Reserved was the bound; what the layers did not take goes back, but for tokens still
             # to come.

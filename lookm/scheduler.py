@@ -19,7 +19,7 @@ from lookm.config import EngineConfig
 from lookm.errors import QueueFullError
 from lookm.pace import Pace
 from lookm.parking import Offer, Parking
-from lookm.sequence import SequenceState
+from lookm.sequence import PARTS, SequenceState
 from lookm.store import PromptStore
 
 
@@ -148,11 +148,15 @@ class Scheduler:
         self._parking.make_room(sequence.cache.missing_pages(rows_L))
         sequence.cache.reserve(rows_L)
 
-    def _preempt(self, sequence: SequenceState) -> None:
+    def begin_again(self, sequence: SequenceState) -> None:
+        """Put a running sequence back to waiting; all that was computed for it is forgotten."""
         self.running.remove(sequence)
         self._parking.give_back(sequence)
         sequence.rewind()
         insort_left(self.waiting, sequence, key=_priority)
+
+    def _preempt(self, sequence: SequenceState) -> None:
+        self.begin_again(sequence)
         self.num_preemptions += 1
 
     def _is_computed_for(self, sequence: SequenceState) -> bool:
@@ -212,7 +216,8 @@ class Scheduler:
         if sequence.job is not None:  # what the store knew may have left little of it
             return True
         num_tokens = len(sequence.tokens) - sequence.seen
-        return sequence.causal and bool(self._pace.tile_tokens) and num_tokens > self._longest
+        longest = self._longest // PARTS if sequence.alone else self._longest
+        return sequence.causal and bool(self._pace.tile_tokens) and num_tokens > longest
 
     @property
     def _longest(self) -> int:

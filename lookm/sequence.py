@@ -25,6 +25,8 @@ from lookm.sampling import Sampler
 from lookm.store import Capture, Prefix
 from lookm.types import CacheReport, Request, Timing
 
+PARTS = 4  # of a tile, for a prompt that ran out of memory
+
 
 @dataclass(slots=True)
 class Clock:
@@ -79,7 +81,8 @@ class SequenceState:
     images, as they are encoded; `embedded` lives from then to the last prefill step, and so does
     the `look` of a prompt that is compressed. `keys` name the prompt's blocks; `prefix` is what the
     store had of it, and `capture` takes the rest there, while it is prefilled. `taken` is what it
-    has from a parked conversation, and `job` a long prefill that is under way.
+    has from a parked conversation, and `job` a long prefill that is under way. `alone`: its prompt
+    ran out of memory beside others.
     Generated token i has RoPE position `next_pos + i`.
     """
 
@@ -102,6 +105,7 @@ class SequenceState:
     prefix: Prefix | None = None
     capture: Capture | None = None
     next_pos: int = 0
+    alone: bool = False
     report: CacheReport | None = None
     clock: Clock = field(default_factory=Clock)
 

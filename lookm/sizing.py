@@ -5,6 +5,7 @@ The one answer for all who ask: admission, the plan of memory, usage, `/tokenize
 Knows nothing about what a machine has (`memory`) or who runs now (`scheduler`).
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -112,6 +113,12 @@ class CacheShape:
     def bytes(self, rows_L: Int64) -> int:
         """Bytes of those pages."""
         return self.pages(rows_L) * self.page_bytes
+
+    def room(self, rows_L: Int64, capacity_bytes: int, most: int) -> int:
+        """How many more rows, up to `most`, each layer of a conversation could have in the pool."""
+        return bisect_right(
+            range(1, most + 1), capacity_bytes, key=lambda more: self.bytes(rows_L + more)
+        )
 
     def conversations(self, num_pages: int, rows_L: Int64) -> int:
         """How many such conversations `num_pages` hold at once."""

@@ -44,9 +44,10 @@ CODES: Mapping[str, ErrorKind] = {
     "request_timeout": ErrorKind(408),
     "body_too_large": ErrorKind(413),
     "unsupported_media_type": ErrorKind(415),
+    "prompt_refused": ErrorKind(422),
     "queue_full": ErrorKind(429, "rate_limit_error"),
     "internal_error": ErrorKind(500, "server_error"),
-    "engine_failed": ErrorKind(500, "server_error"),
+    "engine_failed": ErrorKind(503, "server_error"),
     "engine_unavailable": ErrorKind(503, "server_error"),
     "deadline_exceeded": ErrorKind(504, "server_error"),
 }
@@ -58,6 +59,7 @@ EXCEPTIONS: Mapping[type[Exception], str] = {
     lookm.LookmError: "invalid_value",
     worker.WorkerUnavailableError: "engine_unavailable",
     worker.WorkerDiedError: "engine_failed",
+    worker.PromptRefusedError: "prompt_refused",
 }
 
 MAX_SHOWN_CHARACTERS = 1000  # of a message, and of a param: both may quote what a client sent

@@ -23,8 +23,11 @@ from server.openai import openapi, routes, tokenize
 from server.openai.protocols import ChatProcessor, ImageLoader
 from server.services import ManagedEngine, Services
 from server.settings import Settings
+from server.stopping import Answering
 from server.version import version
 from server.worker.client import EngineClient
+from server.worker.hung import Patience
+from server.worker.restart import RestartPolicy
 from server.worker.worker_errors import WorkerError
 
 HANDLED = (ApiError, LookmError, MediaError, WorkerError, HTTPException)
@@ -44,7 +47,8 @@ def real_parts(settings: Settings) -> Parts:
     return Parts(
         engine=EngineClient(
             settings.engine_config(),
-            step_timeout_s=settings.step_timeout_s,
+            restart_policy=RestartPolicy(never=settings.exit_on_worker_failure),
+            patience=Patience(settings.step_timeout_s, settings.start_timeout_s),
             known_image_bytes=settings.image_input_memory,
         ),
         media=MediaLoader(settings.media_config()),
@@ -116,6 +120,7 @@ def _middleware(settings: Settings, live: Callable[[], Services]) -> list[Middle
     return [
         Middleware(Journal, on_rejected=on_rejected),
         *([cors] if settings.cors_origins else []),
+        Middleware(Answering, live=lambda: live().unanswered),
         Middleware(Keys, keys=settings.keys()),
         Middleware(BodyClock, timeout_s=settings.receive_timeout_s),
         Middleware(BodyLimit, max_bytes=settings.max_body, max_total_bytes=settings.max_body_total),

@@ -1,26 +1,23 @@
 """From settings to a running process: socket, uvicorn, signals, the banner, the exit status.
 
 Exit status: 0 after a signal, 1 where the engine or the port fails, 2 where a setting is wrong. All
-of these say why in one line. Knows uvicorn; nothing about routes.
+of these say why in one line. Knows uvicorn; nothing about routes. How serving ends is `stopping`'s.
 """
 
 import asyncio
 import contextlib
 import gc
 import logging
-import math
 import os
-import signal
 import socket
 import sys
-from collections.abc import Iterator
 
 import uvicorn
-from fastapi import FastAPI
 
 from lookm.errors import LookmError
 from lookm.sizing import CacheShape, conversations_line
 from lookm.types import ModelInfo
+from server import signals
 from server.app import create_app, is_fake
 from server.example_request import POLICY, example_curl
 from server.header_timeout import timed_protocol
@@ -28,13 +25,13 @@ from server.media import silence_decoders
 from server.openai.request import policies
 from server.services import Services
 from server.settings import Settings, format_size, unknown_variables
+from server.stopping import Stop, StoppingServer
 from server.version import version
 from server.worker.worker_errors import WorkerError
 
 log = logging.getLogger("lookm.server")
 
 CONVERSATION_TOKENS = 2048
-LATE_S = 7  # for requests that are ended when the drain is over to say so
 KEEP_ALIVE_S = 65  # longer than the pools of common clients and proxies
 FAILED, MISUSED = 1, 2
 
@@ -107,38 +104,42 @@ def configure_logging(level: str) -> None:
     silence_decoders()
 
 
-class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers, which would end the process with the signal's status."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 async def _serve(settings: Settings, listener: socket.socket) -> int:
+    loop, stop = asyncio.get_running_loop(), Stop(settings.drain_timeout_s)
+    with signals.handled(lambda: loop.call_soon_threadsafe(stop.ask)):
+        status = await _serve_until(stop, settings, listener)
+    stop.over()
+    return status
+
+
+async def _serve_until(stop: Stop, settings: Settings, listener: socket.socket) -> int:
     app = create_app(settings)
-    server = _Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            lifespan="on",
-            ws="none",
-            http=timed_protocol(settings.receive_timeout_s),
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s) + LATE_S,
-        )
+
+    def end_running() -> None:
+        app.state.services.end_running()
+
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        ws="none",
+        http=timed_protocol(settings.receive_timeout_s),
+        timeout_keep_alive=KEEP_ALIVE_S,
     )
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, _stop, server, app, settings)
+    server = StoppingServer(config, stop, end_running)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started and not serving.done():
         await asyncio.sleep(0.01)
     status = FAILED
     if server.started:
-        status = await _greet(settings, app.state.services, listener, serving)
-        server.should_exit = server.should_exit or status != 0
+        live: Services = app.state.services
+        status = await _greet(settings, live, listener, serving)
+        if status == 0 and not stop.begun.is_set():
+            status = await _wait_failed(live, serving)
+        if status != 0:
+            stop.end_now(status)
     await serving
     return status
 
@@ -165,6 +166,17 @@ async def _greet(
     return FAILED
 
 
+async def _wait_failed(live: Services, serving: asyncio.Task[None]) -> int:
+    """Until serving ends, or the engine for good (`--exit-on-worker-failure`)."""
+    failed = asyncio.create_task(live.engine.wait_failed())
+    await asyncio.wait((failed, serving), return_when=asyncio.FIRST_COMPLETED)
+    failed.cancel()
+    if serving.done() or not failed.done():
+        return 0
+    print(f"error: {failed.result()}", file=sys.stderr, flush=True)
+    return FAILED
+
+
 def _leave_start_up_alone() -> None:
     """Keep what was loaded at start, which stays, out of every later garbage collection.
 
@@ -172,18 +184,6 @@ def _leave_start_up_alone() -> None:
     """
     gc.collect()
     gc.freeze()
-
-
-def _stop(server: uvicorn.Server, app: FastAPI, settings: Settings) -> None:
-    """The first signal drains, the second does not wait.
-
-    What still runs at the drain's end gets an error; uvicorn, after that, would cut it off.
-    """
-    server.force_exit = server.should_exit
-    if not server.should_exit and hasattr(app.state, "services"):
-        live: Services = app.state.services
-        asyncio.get_running_loop().call_later(settings.drain_timeout_s, live.end_running)
-    server.should_exit = True
 
 
 def base_url(listener: socket.socket) -> str:

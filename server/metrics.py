@@ -8,9 +8,7 @@ has its own registry. Labels are bounded: presets, finish reasons and error code
 
 import contextlib
 import dataclasses
-import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -22,7 +20,9 @@ from prometheus_client.registry import Collector
 from lookm.policy import PRESETS
 from lookm.types import EngineStats, ModelInfo, TokenEvent
 from server.api_errors import CODES
+from server.decode_rate import RATE_SAMPLE_S, DecodeClock, DecodeRate
 from server.vllm_names import with_vllm_names
+from server.worker.worker_errors import CAUSES, Cause
 
 # vLLM's buckets, so that its dashboards read ours.
 LATENCY_S = (
@@ -37,8 +37,6 @@ TOKEN_GAP_S = (
 )  # fmt: skip
 KEPT_RATIO = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
-RATE_WINDOW_S = 10.0
-RATE_SAMPLE_S = 0.25
 FINISH_REASONS = ("stop", "length", "abort", "error")
 OTHER = "other"
 
@@ -133,6 +131,10 @@ SERIES: tuple[Series, ...] = (
            stat=lambda e: e.totals.image_cache_hits_total),
     Series("lookm_worker_restarts_total", "counter", "Engine processes replaced after they died.",
            stat=lambda e: e.restarts),
+    Series("lookm_worker_failures_total", "counter", "Engine processes that died, by what of.",
+           ("cause",)),
+    Series("lookm_worker_ready", "gauge", "1 while the engine can take requests, else 0.",
+           stat=lambda e: float(e.ready)),
     Series("lookm_build_info", "gauge", "Always 1; the labels tell what runs.",
            ("version", "model", "dtype", "device")),
     Series("lookm_engine_config_info", "gauge", "Always 1; the labels tell the cache's shape.",
@@ -143,6 +145,7 @@ LABEL_VALUES = {
     "method": (*PRESETS, OTHER),
     "finish_reason": FINISH_REASONS,
     "reason": (*CODES, OTHER),
+    "cause": CAUSES,
 }
 
 
@@ -155,6 +158,8 @@ class EngineView(Protocol):
     info: ModelInfo | None
     restarts: int
 
+    @property
+    def ready(self) -> bool: ...
     @property
     def totals(self) -> EngineStats: ...
 
@@ -208,6 +213,10 @@ class Metrics:
         if now_s - self._rate.sampled_s >= RATE_SAMPLE_S:
             self._sample_rate(now_s)
 
+    def on_worker_failure(self, cause: Cause) -> None:
+        """Observer of the engine's deaths (`EngineClient.failure_observers`)."""
+        self.increase("lookm_worker_failures_total", cause=cause)
+
     def expose(self) -> bytes:
         """All series in Prometheus' text format, without the creation times nobody plots."""
         self._sample_rate(time.monotonic())
@@ -247,53 +256,6 @@ class Metrics:
         for label in series.labels:  # one at most. All begin at zero: a rate sees the first event
             for value in LABEL_VALUES[label]:
                 counted.labels(value)
-
-
-class DecodeClock:
-    """Time in which tokens were decoded, as a client feels it.
-
-    From the arrival of one step to that of the next, where the next decoded: what lies between two
-    steps (messages, scheduling) counts. `EngineStats.decode_s` is only the steps' own time, so
-    tokens over it are more a second than any client sees: by 7 to 16 % with the demo model.
-    """
-
-    def __init__(self) -> None:
-        self.decoding_s = 0.0
-        self._stepped_s = math.inf
-        self._decoded_tokens = 0
-
-    def step(self, now_s: float, stats: EngineStats) -> None:
-        """A step has arrived."""
-        if stats.decode_tokens_total > self._decoded_tokens:
-            self.decoding_s += max(0.0, now_s - self._stepped_s)
-        self._stepped_s, self._decoded_tokens = now_s, stats.decode_tokens_total
-
-
-class DecodeRate:
-    """Decode throughput over the last `RATE_WINDOW_S`, from samples of two growing totals.
-
-    Tokens per second *of decoding*: time in which nothing was decoded does not count, except that
-    after a whole window of it the rate is zero.
-    """
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int, float]] = deque()
-
-    @property
-    def sampled_s(self) -> float:
-        """When the last sample was taken."""
-        return self._samples[-1][0] if self._samples else -math.inf
-
-    def sample(self, now_s: float, totals: EngineStats) -> None:
-        """Remember the totals of this moment, forget those before the window."""
-        self._samples.append((now_s, totals.decode_tokens_total, totals.decode_s))
-        while self._samples[0][0] < now_s - RATE_WINDOW_S:
-            self._samples.popleft()
-
-    def tokens_per_s(self) -> float:
-        """Between the oldest and the newest sample."""
-        (_, tokens_before, s_before), (_, tokens, s) = self._samples[0], self._samples[-1]
-        return (tokens - tokens_before) / (s - s_before) if s > s_before else 0.0
 
 
 class _EngineCollector(Collector):

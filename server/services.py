@@ -24,7 +24,9 @@ from server.openai.request.pools import Pools
 from server.openai.request.translate import Translator
 from server.openai.tools.template_support import tool_support
 from server.settings import Settings
+from server.stopping import Unanswered
 from server.version import version
+from server.worker.worker_errors import Cause
 
 log = logging.getLogger("lookm.server")
 
@@ -33,10 +35,13 @@ class ManagedEngine(ServedEngine, EngineView, Protocol):
     """An engine with a life: `server.worker.client.EngineClient`."""
 
     observers: list[Observer]
+    failure_observers: list[Callable[[Cause], None]]
 
     async def start(self) -> None: ...
     async def wait_ready(self, timeout_s: float | None = None) -> ModelInfo: ...
+    async def wait_failed(self) -> Exception: ...
     async def drain(self, timeout_s: float) -> int: ...
+    def end_running(self) -> int: ...
     async def stop(self) -> None: ...
 
 
@@ -73,6 +78,7 @@ class Services:
         self.engine = engine
         self.media = media
         self.metrics = Metrics(engine)
+        self.unanswered = Unanswered()
         self.gate = Gate(settings.max_running + settings.max_waiting)
         self.default_policy = policies.read(settings.kv_cache)
         self.started_at = int(time.time())
@@ -82,8 +88,8 @@ class Services:
         self._load_processor = load_processor
         self._pools = Pools(settings.media_threads)
         self._translator: Translator | None = None
-        self._ending: asyncio.Task[int] | None = None  # the loop holds no task by itself
         engine.observers.append(self.metrics.on_step)
+        engine.failure_observers.append(self.metrics.on_worker_failure)
 
     @property
     def ready(self) -> bool:
@@ -109,7 +115,8 @@ class Services:
 
     def end_running(self) -> None:
         """End what runs, each request with its error; nothing new is accepted."""
-        self._ending = asyncio.create_task(self.engine.drain(0), name="end-running")
+        self.unanswered.end()
+        self.engine.end_running()
 
     async def stop(self) -> None:
         """Let running requests finish, within the bound, then end everything."""

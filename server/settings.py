@@ -143,6 +143,9 @@ class Settings(BaseSettings):
     receive_timeout_s: Seconds = Field(
         30, description="How long a request may take to arrive; longer at 64 KiB/s or more."
     )
+    stream_keep_alive_s: float = Field(
+        5, ge=0, description="A comment in streams that send nothing for so long; 0 turns it off."
+    )
     request_timeout_s: Seconds | None = Field(None, description="Deadline of one request.")
 
     max_images: Count = Field(64, description="Images in one request.")
@@ -154,8 +157,13 @@ class Settings(BaseSettings):
     media_fetch_timeout_s: Seconds = Field(10, description="How long one download may take.")
 
     start_timeout_s: Seconds = Field(1800, description="How long loading the model may take.")
-    step_timeout_s: Seconds = Field(
-        600, description="How long one engine step may take before the worker is replaced."
+    step_timeout_s: Seconds | None = Field(
+        None,
+        description="How long one engine step may take before the worker is replaced. Else ten "
+        "times the longest so far, at least 5 minutes, on a GPU one; 15 s if it does nothing.",
+    )
+    exit_on_worker_failure: bool = Field(
+        False, description="Exit with status 1 when the worker fails, for Kubernetes to start anew."
     )
     drain_timeout_s: Seconds = Field(
         30, description="How long running requests may finish at stop."

@@ -228,6 +228,16 @@ SERVING = Board(
               "engine failed.",
               (Query(per_second("lookm_request_success_total", "finish_reason"),
                      "{{finish_reason}}"),), "stack"),
+        Panel("Engines ready", "none",
+              "Servers whose engine can take requests. Below the number of servers: one is "
+              "starting, being replaced or stopping; /readyz says which.",
+              (Query(total("lookm_worker_ready"), "ready"),), width=12),
+        Panel("Engine failures, by cause", "none",
+              "Engine processes that died, in the window shown. failed: the engine raised. "
+              "crashed, out_of_memory: the system ended it. hung, stopped: no step ended, it did "
+              "not stir. killed: somebody did. load: it was never ready.",
+              (Query(f"sum by (cause) (increase(lookm_worker_failures_total{{{INSTANCE}}}"
+                     f"[$__range])){OR_ZERO}", "{{cause}}"),), "stack", 12),
     ),
 )  # fmt: skip
 

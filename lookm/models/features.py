@@ -44,6 +44,11 @@ class FeatureCache:
             self._hold(digest, features_FNE)
         return [found[image.digest] for image in images]
 
+    def clear(self) -> None:
+        """Hold nothing: memory is short."""
+        self._features.clear()
+        self.used_bytes = 0
+
     def _hold(self, digest: str, features_FNE: torch.Tensor) -> None:
         size = features_FNE.nbytes
         if size > self._max_bytes:

@@ -147,9 +147,10 @@ def sample(logits_BV: torch.Tensor, samplers: list[Sampler]) -> list[SampledToke
         drawn = draw(changed_BV[hot], [samplers[row] for row in hot])
         for row, token in zip(hot, drawn, strict=True):
             tokens[row] = token
-    for sampler, token in zip(samplers, tokens, strict=True):
+    chosen = choices(logits_BV, tokens, [sampler.sampling.logprobs for sampler in samplers])
+    for sampler, token in zip(samplers, tokens, strict=True):  # last: what failed is done again
         sampler.accept(token)
-    return choices(logits_BV, tokens, [sampler.sampling.logprobs for sampler in samplers])
+    return chosen
 
 
 def draw(logits_BV: torch.Tensor, samplers: list[Sampler]) -> list[int]:

@@ -25,7 +25,8 @@ REJECT_ID = 900_003  # `add` raises RequestError
 ERROR_ID = 900_004  # the request ends with finish "error" after two words
 STOP_ID = 900_005  # the model says its end of sequence after three words
 SLOW_ID = 900_006  # every step with this request in it takes 50 ms
-MISHAPS = frozenset((RAISE_ID, EXIT_ID, REJECT_ID, ERROR_ID, STOP_ID, SLOW_ID))
+HANG_ID = 900_007  # the step never returns
+MISHAPS = frozenset((RAISE_ID, EXIT_ID, REJECT_ID, ERROR_ID, STOP_ID, SLOW_ID, HANG_ID))
 
 KV_BYTES_PER_TOKEN = 1024
 MAX_CONTEXT_TOKENS = 8192
@@ -158,6 +159,8 @@ class FakeEngine:
             raise RuntimeError("the fake engine was asked to fail")
         if EXIT_ID in mishaps:
             os._exit(9)
+        if HANG_ID in mishaps:
+            time.sleep(3600)
         time.sleep(max(self.options.step_s, 0.05 if SLOW_ID in mishaps else 0.0))
         events += [self._advance(sequence) for sequence in list(self._running.values())]
         self._totals.decode_s += time.monotonic() - begun_s

@@ -28,6 +28,7 @@ MISHAPS = {
     "fake:error": fake.ERROR_ID,
     "fake:stop": fake.STOP_ID,
     "fake:slow": fake.SLOW_ID,
+    "fake:hang": fake.HANG_ID,
 }
 
 

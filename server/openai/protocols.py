@@ -4,7 +4,7 @@
 `ChatProcessor` is `lookm.models.processor.Processor`.
 """
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
@@ -26,7 +26,9 @@ class ServedEngine(Protocol):
     @property
     def totals(self) -> EngineStats: ...
 
-    def submit(self, request: Request) -> AsyncGenerator[TokenEvent]: ...
+    def submit(
+        self, request: Request, accepted: Callable[[], None]
+    ) -> AsyncGenerator[TokenEvent]: ...
 
 
 class ChatProcessor(Protocol):

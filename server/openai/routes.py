@@ -25,6 +25,7 @@ from server.openai.request.body import read
 from server.openai.request.sampling import num_logprobs
 from server.openai.response.chat_chunks import ChatChunks
 from server.openai.response.choices import (
+    Acceptance,
     ChoiceEvent,
     ChoiceEvents,
     choice_events,
@@ -32,7 +33,7 @@ from server.openai.response.choices import (
     first_events,
     merged,
 )
-from server.openai.response.stream import EventStream, collect, written
+from server.openai.response.stream import EventStream, collect, ended, written
 from server.openai.response.text_chunks import TextChunks
 from server.openai.response.writers import AnswerHeader, CompletionWriter, Writer
 from server.openai.schemas.answers import (
@@ -48,6 +49,7 @@ from server.request_metrics import RequestMetrics
 from server.services import Services
 
 EXAMPLE_MODEL = "llava-demo"
+HEADERS_WAIT_S = 0.5  # for the first events, once the engine has accepted the request
 
 Prepare = Callable[[], Coroutine[Any, Any, EngineRequest]]
 
@@ -62,7 +64,8 @@ router = APIRouter(prefix="/v1", tags=["openai"], responses={"default": {"model"
 async def chat_completions(request: Request, live: Live) -> Response:
     """Answer a conversation with images, whole or as a stream."""
     body = await read(ChatRequest, request)
-    handler = RequestHandler(live, request, body, f"chatcmpl-{uuid.uuid4().hex}")
+    accepted = Acceptance(body.n or 1)
+    handler = RequestHandler(live, request, body, f"chatcmpl-{uuid.uuid4().hex}", accepted)
     translator = live.translator
     prepare = partial(translator.chat, body, handler.id, tenant(request, live))
     new_reader = partial(call_reader, body, translator.tool_support)
@@ -77,7 +80,8 @@ async def chat_completions(request: Request, live: Live) -> Response:
 async def completions(request: Request, live: Live) -> Response:
     """Continue a text, without a chat template."""
     body = await read(CompletionRequest, request)
-    handler = RequestHandler(live, request, body, f"cmpl-{uuid.uuid4().hex}")
+    accepted = Acceptance(body.n or 1)
+    handler = RequestHandler(live, request, body, f"cmpl-{uuid.uuid4().hex}", accepted)
     prepare = partial(live.translator.completion, body, handler.id, tenant(request, live))
     return await handler.respond(prepare, CompletionWriter(TextChunks(handler.header)))
 
@@ -107,6 +111,7 @@ class RequestHandler:
     request: Request
     body: Generation
     id: str
+    accepted: Acceptance
     num_generated: dict[int, int] = field(default_factory=dict)
 
     @property
@@ -139,10 +144,20 @@ class RequestHandler:
         return Response(writer.whole(collected).to_json(), 200, headers, "application/json")
 
     async def _stream(self, events: ChoiceEvents, writer: Writer) -> Response:
-        """Headers wait for the first events: what is refused until then has a proper status."""
-        first = await first_events(events, self.num_choices)
+        """Headers wait for the engine's consent: what is refused until then has a proper status.
+
+        And a moment for the first events, which say what was kept.
+        """
+        first = asyncio.create_task(first_events(events, self.num_choices))
+        try:
+            await self.accepted.or_ended(first, HEADERS_WAIT_S)
+            headers = self._headers(first.result()[0].event) if first.done() else {}
+        except BaseException:
+            await ended(first)
+            raise
         chunks = written(first, events, writer, self.num_choices)
-        return EventStream(chunks, events, self._headers(first[0].event))
+        keep_alive_s = self.live.settings.stream_keep_alive_s
+        return EventStream(chunks, first, events, headers, keep_alive_s)
 
     async def _events(self, prepare: Prepare) -> ChoiceEvents:
         """Everything that happens for this request; closing it at any point undoes it."""
@@ -168,7 +183,8 @@ class RequestHandler:
         self, choice: int, request: EngineRequest, deadline_s: float | None
     ) -> ChoiceEvents:
         metrics = RequestMetrics(self.live.metrics, self.request.state.arrived_s)
-        return choice_events(choice, self.live.engine.submit(request), metrics, deadline_s)
+        events = self.live.engine.submit(request, self.accepted)
+        return choice_events(choice, events, metrics, deadline_s)
 
     def _check_num_choices(self) -> None:
         """The engine takes in all choices at once: more than run and wait together never fit."""

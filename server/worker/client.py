@@ -17,22 +17,21 @@ from lookm.config import EngineConfig
 from lookm.errors import LookmError
 from lookm.types import EngineStats, ModelInfo, Request, TokenEvent
 from server.worker import totals, wire
-from server.worker.channel import ApiChannel
+from server.worker.hung import Patience
 from server.worker.known_images import SentImages
-from server.worker.launch import WorkerProcess
-from server.worker.restart import RestartPolicy
+from server.worker.restart import RestartPolicy, Restarts
 from server.worker.streams import Streams
-from server.worker.worker_errors import WorkerDiedError, WorkerUnavailableError
+from server.worker.suspects import Suspects
+from server.worker.worker_errors import Cause, WorkerDiedError, WorkerUnavailableError
+from server.worker.worker_life import WorkerLife
 
 log = logging.getLogger("lookm.worker.client")
 
 State = Literal["stopped", "starting", "ready", "restarting", "failed"]
 Observer = Callable[[Sequence[TokenEvent], EngineStats], None]
 
-STOP_S = 5.0  # for a worker to leave by itself, before it is killed
-ABORT_S = 5.0  # for aborted requests to say so, at the end of a drain
-STEP_TIMEOUT_S = 600.0  # for one engine step: the longest prefill, and a kernel's first compilation
-DEAD_WORKER_READ_S = 0.1  # for what a dead worker had sent to arrive
+STOP_S = 0.3  # for a worker to leave by itself, before it is killed
+DIED = "The engine stopped while answering. Send the request again."
 
 
 class EngineClient:
@@ -47,31 +46,31 @@ class EngineClient:
         config: EngineConfig,
         *,
         restart_policy: RestartPolicy | None = None,
-        step_timeout_s: float = STEP_TIMEOUT_S,
+        patience: Patience = Patience(),  # noqa: B008 frozen
         known_image_bytes: int = 0,
     ) -> None:
         self.config = config
+        self._patience = patience
         self._known_image_bytes = known_image_bytes
-        self._step_timeout_s = step_timeout_s
-        self._heard_s = 0.0
         self.state: State = "stopped"
         self.info: ModelInfo | None = None
         self.stats: EngineStats | None = None
         self.restarts = 0
         self.failure: Exception | None = None
         self.observers: list[Observer] = []
-        self._policy = restart_policy or RestartPolicy()
+        self.failure_observers: list[Callable[[Cause], None]] = []
+        self._restarts = Restarts(restart_policy or RestartPolicy())
+        self._suspects = Suspects()
         self._finished = totals.ZERO
         self._streams = Streams()
-        self._outbox: asyncio.Queue[wire.Up] = asyncio.Queue()
+        self._accepted: dict[str, Callable[[], None]] = {}
         self._settled = asyncio.Event()
+        self._given_up = asyncio.Event()
         self._supervisor: asyncio.Task[None] | None = None
-        self._process: WorkerProcess | None = None
+        self._worker: WorkerLife | None = None
         self._draining = False
         self._stopping = False
         self._ready_at_s: float | None = None
-        self._fast_failures = 0
-        self._next_start_s = 0.0
 
     # --- what the app reads ---------------------------------------------------------------------
 
@@ -89,10 +88,7 @@ class EngineClient:
             return "The engine is not running; its operator must restart it."
         if self.state != "restarting":
             return "The engine is starting."
-        failures, wait_s = self._fast_failures, self._next_start_s - time.monotonic()
-        often = f"failed {failures} times in a row" if failures > 1 else "failed"
-        again = f"is started again in {wait_s:.0f} s" if wait_s >= 1 else "is being started again"
-        return f"The engine {often} and {again}. The server's log says why."
+        return self._restarts.condition
 
     @property
     def totals(self) -> EngineStats:
@@ -111,7 +107,7 @@ class EngineClient:
     @property
     def pid(self) -> int | None:
         """The worker's process id, while there is one."""
-        return self._process.pid if self._process else None
+        return self._worker.pid if self._worker else None
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -131,23 +127,33 @@ class EngineClient:
         assert self.info is not None
         return self.info
 
+    async def wait_failed(self) -> Exception:
+        """Return, with why, when there is no worker and no other will be started."""
+        await self._given_up.wait()
+        assert self.failure is not None
+        return self.failure
+
     async def drain(self, timeout_s: float) -> int:
-        """Accept nothing more and let what is open finish. Returns how many had to be aborted."""
+        """Accept nothing more and let what is open finish. Returns how many had to be ended."""
         self._draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await self._streams.wait_none_open()
+        return self.end_running()
+
+    def end_running(self) -> int:
+        """Accept nothing more and end what is open, with `StoppingError`. Returns how many."""
+        self._draining = True
         late = self._streams.ids
         for request_id in late:
             self._post(wire.Abort(request_id))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ABORT_S):
-                await self._streams.wait_none_open()
+        self._streams.stop_all()
         return len(late)
 
     async def stop(self) -> None:
-        """End the worker. What is still open ends with `WorkerDiedError`. Idempotent."""
+        """End the worker, and what is still open with `StoppingError`. Idempotent."""
         self._stopping = True
+        self._streams.stop_all()
         if self._supervisor is None:
             return
         if self.state == "ready":
@@ -155,20 +161,26 @@ class EngineClient:
             await asyncio.wait({self._supervisor}, timeout=STOP_S)
         self._supervisor.cancel()
         await asyncio.wait({self._supervisor})
-        self._streams.fail_all(WorkerDiedError, "The server is stopping. Send the request again.")
         self.state = "stopped"
 
-    async def submit(self, request: Request) -> AsyncGenerator[TokenEvent]:
+    async def submit(
+        self, request: Request, accepted: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[TokenEvent]:
         """Stream the events of a request; the last one has a `finish`.
 
+        `accepted` is called when the engine can refuse it no more; the first event may be far.
         Raises the engine's `LookmError` if it refuses the request (before any event),
-        `WorkerUnavailableError` if there is no worker, `WorkerDiedError` if it dies meanwhile.
+        `WorkerUnavailableError` if there is no worker, `WorkerDiedError` if it dies meanwhile,
+        `PromptRefusedError` for a prompt that was alone on workers when they died.
         Closing the generator early aborts the request; hold it in `contextlib.aclosing`.
         """
         self._require_ready()
         wire.require_sendable(request)
-        queue = self._streams.open(request.id)
-        self._outbox.put_nowait(wire.Add(request))
+        digest = self._suspects.digest(request)
+        self._suspects.check(digest)
+        queue = self._streams.open(request.id, digest)
+        self._accepted[request.id] = accepted
+        self._post(wire.Add(request))
         try:
             finished = False
             while not finished:
@@ -178,6 +190,7 @@ class EngineClient:
                 finished = item.finish is not None
                 yield item
         finally:
+            self._accepted.pop(request.id, None)
             self._abort_if_open(request.id)
 
     def _abort_if_open(self, request_id: str) -> None:
@@ -191,144 +204,87 @@ class EngineClient:
         if self.state == "failed":
             raise WorkerUnavailableError(self.condition)
         if self.state != "ready":
-            wait_s = max(0.0, self._next_start_s - time.monotonic())
-            raise WorkerUnavailableError(self.condition, retry_after_s=5.0 + wait_s)
+            retry_after_s = 5.0 + self._restarts.wait_s
+            raise WorkerUnavailableError(self.condition, retry_after_s=retry_after_s)
 
     def _post(self, message: wire.Up) -> None:
-        if self.state == "ready":
-            self._outbox.put_nowait(message)
+        if self.state == "ready" and self._worker is not None:
+            self._worker.post(message)
 
     # --- the worker -----------------------------------------------------------------------------
 
     async def _supervise(self) -> None:
         while True:
             self._ready_at_s = None
-            failed = await self._run_worker()
-            served_s = time.monotonic() - self._ready_at_s if self._ready_at_s else 0.0
+            sent = SentImages(self._known_image_bytes)
+            self._worker = WorkerLife(self.config, self._patience, self, sent)
+            failed = await self._worker.run()
             if self._stopping:
-                return
+                return None
+            self._report(failed)
             if self.info is None and isinstance(failed, LookmError):
-                self._give_up(failed)
-                return
-            self._fast_failures = self._policy.count(self._fast_failures, served_s)
-            if self._policy.gives_up(self._fast_failures, ever_ready=self.info is not None):
-                self._give_up(
+                return self._give_up(failed)
+            restarts = self._restarts
+            restarts.count(self._ready_at_s)
+            if restarts.policy.gives_up(restarts.fast_failures, ever_ready=self.info is not None):
+                failures = restarts.fast_failures
+                often = f"failed {failures} times in a row" if failures > 1 else "failed"
+                return self._give_up(
                     WorkerUnavailableError(
-                        f"The engine failed {self._fast_failures} times in a row and is not "
-                        f"started again. Last failure: {failed}. The log above says where."
+                        f"The engine {often} and is not started again. Last failure: {failed}. "
+                        "The log above says where."
                     )
                 )
-                return
-            delay_s = self._policy.delay_s(self._fast_failures)
+            delay_s = restarts.plan_next()
             log.warning("the worker is gone (%s); next one in %.1f s", failed, delay_s)
             self.restarts += 1
-            self._next_start_s = time.monotonic() + delay_s
             await asyncio.sleep(delay_s)
+
+    def _report(self, failed: Exception) -> None:
+        ready = self._ready_at_s is not None
+        cause = failed.cause if ready and isinstance(failed, WorkerDiedError) else "load"
+        for observer in self.failure_observers:
+            observer(cause)
 
     def _give_up(self, failure: Exception) -> None:
         self.state, self.failure = "failed", failure
         self._settled.set()
+        self._given_up.set()
         log.error("the engine is not running: %s", failure)
 
-    async def _run_worker(self) -> Exception:
-        """One worker, from spawn to death; what it died of."""
-        self._outbox = asyncio.Queue()
-        self._outbox.put_nowait(wire.Start(self.config, log.getEffectiveLevel()))
-        channel = ApiChannel()
-        try:
-            self._process = await WorkerProcess.spawn(channel.address)
-            try:
-                return await self._watch(self._process, channel)
-            finally:
-                self._mark_down()
-                await self._process.kill()
-        except OSError as error:
-            return error
-        finally:
-            self._process = None
-            channel.close()
+    # --- what the worker says (`worker_life.Owner`) ----------------------------------------------
 
-    async def _watch(self, process: WorkerProcess, channel: ApiChannel) -> Exception:
-        """Talk to one worker until it has ended or said that it failed."""
-        status = asyncio.create_task(process.wait())
-        receiver = asyncio.create_task(self._receive(channel))
-        sender = asyncio.create_task(self._send(channel))
-        hung = asyncio.create_task(self._find_hung())
-        tasks = (status, receiver, sender, hung)
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            if status.done() and not receiver.done() and not self._stopping:
-                await asyncio.wait({receiver}, timeout=DEAD_WORKER_READ_S)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        for task in (receiver, sender):
-            if not task.cancelled() and (error := task.exception()) is not None:
-                log.error("lost the worker to a bug of ours or of an observer", exc_info=error)
-                return WorkerDiedError("its connection broke")
-        for task in (receiver, hung):
-            if not task.cancelled():
-                return task.result()
-        return WorkerDiedError(f"it ended with status {status.result()}")
-
-    async def _send(self, channel: ApiChannel) -> None:
-        """Everything that waits, at once: the choices of one request share their images."""
-        sent = SentImages(self._known_image_bytes)
-        while True:
-            messages = [await self._outbox.get()]
-            while not self._outbox.empty():
-                messages.append(self._outbox.get_nowait())
-            for message in sent.lighter(messages):
-                await channel.send(wire.encode(message))
-
-    async def _find_hung(self) -> Exception:
-        """Return when the worker owes events and has said nothing for longer than any step takes.
-
-        It speaks after every step, so there is no heartbeat: silence is only a sign with work open.
-        """
-        limit_s = self._step_timeout_s
-        self._heard_s = time.monotonic()
-        while time.monotonic() - self._heard_s < limit_s:
-            await asyncio.sleep(min(1.0, limit_s / 4))
-            if self.state != "ready" or not self._streams.awaited:
-                self._heard_s = time.monotonic()
-        return WorkerDiedError(f"no step ended within {limit_s:g} s (--step-timeout-s)")
-
-    async def _receive(self, channel: ApiChannel) -> Exception:
-        """Dispatch what the worker says until it says why it failed."""
-        while True:
-            message = await channel.receive()
-            self._heard_s = time.monotonic()
-            match message:
-                case wire.Step(events, stats):
-                    self._on_step(events, stats)
-                case wire.Rejected(request_id, error, text, param):
-                    refusal = wire.error_from(error, text, param)
-                    assert refusal is not None
-                    self._streams.fail(request_id, refusal)
-                case wire.Ready(info, stats):
-                    channel.unlink()
-                    self._on_ready(info, stats)
-                case wire.Failed(error, text):
-                    return wire.error_from(error, text) or WorkerDiedError(f"{error}: {text}")
-
-    def _on_ready(self, info: ModelInfo, stats: EngineStats) -> None:
+    def worker_ready(self, info: ModelInfo, stats: EngineStats) -> None:
+        """It has loaded the model."""
         self.info, self.stats, self.state = info, stats, "ready"
         self._ready_at_s = time.monotonic()
         self._settled.set()
 
-    def _on_step(self, events: Sequence[TokenEvent], stats: EngineStats) -> None:
+    def worker_stepped(self, events: Sequence[TokenEvent], stats: EngineStats) -> None:
+        """It has run a step."""
         self.stats = stats
         for observer in self.observers:
             observer(events, stats)
+        for event in events:
+            if event.finish in ("stop", "length"):
+                self._suspects.acquit(self._streams.digest_of(event.request_id))
         self._streams.deliver(events)
 
-    def _mark_down(self) -> None:
+    def worker_accepted(self, request_id: str) -> None:
+        """It has queued a request."""
+        if (accepted := self._accepted.get(request_id)) is not None:
+            accepted()
+
+    def worker_rejected(self, request_id: str, refusal: LookmError) -> None:
+        """It refuses a request."""
+        self._streams.fail(request_id, refusal)
+
+    def worker_down(self, failed: Exception | None) -> None:
+        """It has died of `failed`, or is ended by us (None)."""
+        if isinstance(failed, WorkerDiedError) and not self._stopping:
+            self._suspects.blame(self._streams.held, failed.cause)
         self._finished = self.totals
         self.stats = None
         self.state = "restarting"
         self._settled.clear()
-        self._streams.fail_all(
-            WorkerDiedError, "The engine stopped while answering. Send the request again."
-        )
+        self._streams.fail_all(lambda: WorkerDiedError(DIED))

@@ -3,9 +3,14 @@
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
+from pathlib import Path
 from typing import Self
+
+from server.worker.heartbeat import Heart
+from server.worker.worker_errors import Cause, WorkerDiedError
 
 #: Memory in huge pages, and kept from step to step: 5 to 10 % less time on a CPU.
 HEAP = {
@@ -13,6 +18,19 @@ HEAP = {
     "glibc.malloc.mmap_threshold": 1 << 30,
     "glibc.malloc.trim_threshold": 1 << 32,
 }
+
+
+#: What no fault of a program raises.
+SENT_BY_SOMEBODY = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT}
+
+
+def _num_out_of_memory() -> int:
+    """Processes that the kernel has ended for want of memory, since it started; 0 if unknown."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
 
 
 def worker_environment() -> dict[str, str]:
@@ -33,32 +51,53 @@ class WorkerProcess:
     drains and then tells the worker.
     """
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, heart: Heart) -> None:
         self._process = process
+        self.heart = heart
+        self._num_out_of_memory = _num_out_of_memory()
 
     @classmethod
     async def spawn(cls, address: str) -> Self:
         """Start the worker of the channel at `address`; it imports from where we import."""
-        command = (sys.executable, "-m", "server.worker.process", address)
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=PIPE, env=worker_environment(), process_group=0
-        )
-        return cls(process)
+        heart = Heart()
+        pipe = str(heart.pipe)
+        command = (sys.executable, "-m", "server.worker.process", address, pipe)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=PIPE,
+                env=worker_environment(),
+                process_group=0,
+                pass_fds=(heart.pipe,),
+            )
+        except BaseException:
+            heart.close()
+            raise
+        heart.listen()
+        return cls(process, heart)
 
     @property
     def pid(self) -> int:
         """The process id."""
         return self._process.pid
 
-    async def wait(self) -> int:
-        """Return the exit status (negative: the signal) the moment the process has ended."""
-        return await self._process.wait()
+    async def wait_failed(self) -> WorkerDiedError:
+        """Return, with why, the moment the process has ended."""
+        status = await self._process.wait()
+        return WorkerDiedError(f"it ended with status {status}", cause=self._cause(status))
+
+    def _cause(self, status: int) -> Cause:
+        """A status of -n is signal n. Who sent SIGKILL, the kernel counts."""
+        if status == -signal.SIGKILL and _num_out_of_memory() > self._num_out_of_memory:
+            return "out_of_memory"
+        return "killed" if -status in SENT_BY_SOMEBODY else "crashed"
 
     async def kill(self) -> None:
         """End it now if it has not ended, and leave no zombie."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
         await self._process.wait()
+        self.heart.close()
         if self._process.stdin is not None:
             self._process.stdin.close()
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):

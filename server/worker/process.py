@@ -5,10 +5,13 @@ second run of the parent's `__main__`, no fork of an event loop, and the API pro
 without importing it (the engine stays out of the API process by contract).
 
 Its standard input is a pipe that only the parent holds: when it ends, the parent is gone, and so is
-this process, even in the middle of a step. SIGINT and SIGTERM are left to the parent, which drains
-first. Knows nothing about HTTP, and does not import torch before the thread settings are made.
+this process, even in the middle of a step (on Linux the kernel ends it, even where it hangs).
+SIGINT and SIGTERM are left to the parent, which drains first. Knows nothing about HTTP, and does
+not import torch before the thread settings are made.
 """
 
+import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -22,10 +25,12 @@ from lookm.errors import LookmError
 from lookm.types import EngineStats, ModelInfo, Request, TokenEvent
 from server.worker import wire
 from server.worker.channel import WorkerChannel
+from server.worker.heartbeat import Pulse
 from server.worker.known_images import KnownImages
 
 log = logging.getLogger("lookm.worker")
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Exceptions whose message names sizes and devices. Others may quote what they were given.
 SAFE_MESSAGES = (RuntimeError, MemoryError, OSError, ImportError, LookmError, AssertionError)
 
@@ -43,11 +48,17 @@ class EngineLike(Protocol):
     def stats(self) -> EngineStats: ...
 
 
-def main(address: str) -> int:
-    """Run one worker against the API at `address`; the exit status is 0 after `Shutdown`."""
+def main(address: str, pipe: int | None = None) -> int:
+    """Run one worker against the API at `address`; the exit status is 0 after `Shutdown`.
+
+    Its heartbeat goes into `pipe`.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _let_kernel_end_us_with_parent()
     threading.Thread(target=_die_with_parent, name="parent-watch", daemon=True).start()
+    pulse = Pulse(pipe)
+    pulse.start()
     channel = WorkerChannel(address)
     try:
         start = channel.receive()
@@ -61,7 +72,7 @@ def main(address: str) -> int:
         except LookmError as error:  # the operator's to mend: the message is the whole story
             channel.send(wire.Failed(wire.error_name(error), str(error)))
             return 1
-        serve(channel, engine)
+        serve(channel, engine, pulse)
     except Exception as error:  # noqa: BLE001 - the worker's edge: report, then leave
         channel.send(_failure(error))
         return 1
@@ -70,7 +81,7 @@ def main(address: str) -> int:
     return 0
 
 
-def serve(channel: WorkerChannel, engine: EngineLike) -> None:
+def serve(channel: WorkerChannel, engine: EngineLike, pulse: Pulse) -> None:
     """Say `Ready`, then step while there is work and sleep while there is none, to `Shutdown`."""
     channel.send(wire.Ready(engine.info, engine.stats()))
     images = KnownImages()
@@ -79,8 +90,10 @@ def serve(channel: WorkerChannel, engine: EngineLike) -> None:
             message = channel.receive()
             if isinstance(message, wire.Shutdown):
                 return
-            _handle(message, engine, channel, images)
-        events = engine.step()
+            with pulse.step():
+                _handle(message, engine, channel, images)
+        with pulse.step():
+            events = engine.step()
         channel.send(wire.Step(tuple(events), engine.stats()))
 
 
@@ -106,6 +119,8 @@ def _add(request: Request, engine: EngineLike, channel: WorkerChannel) -> None:
         engine.add(request)
     except LookmError as error:
         channel.send(wire.rejection(request.id, error))
+    else:
+        channel.send(wire.Accepted(request.id))
 
 
 def load_engine(config: EngineConfig) -> EngineLike:
@@ -150,6 +165,12 @@ def _failure(error: Exception) -> wire.Failed:
     return wire.Failed(name, message)
 
 
+def _let_kernel_end_us_with_parent() -> None:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 def _die_with_parent() -> None:
     try:
         while os.read(0, 4096):
@@ -159,4 +180,4 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], int(sys.argv[2])))

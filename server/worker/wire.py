@@ -92,6 +92,12 @@ class Ready(Message, frozen=True):
     stats: EngineStats
 
 
+class Accepted(Message, frozen=True):
+    """Worker to API: `Add` is queued; what follows of that request are events."""
+
+    request_id: str
+
+
 class Step(Message, frozen=True):
     """Worker to API, one per engine step."""
 
@@ -116,7 +122,7 @@ class Failed(Message, frozen=True):
 
 
 Up = Start | Add | Together | Forget | Abort | Shutdown
-Down = Ready | Step | Rejected | Failed
+Down = Ready | Accepted | Step | Rejected | Failed
 
 
 class ArrayHeader(NamedTuple):

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from server.settings import Settings
-from server.worker.client import ABORT_S, STOP_S
+from server.stopping import LEAVE_S
 from tests.docker.files import DOCKER, ROOT
 
 HEALTHCHECK = DOCKER / "healthcheck.py"
@@ -57,7 +57,7 @@ def test_compose_stops_no_sooner_than_the_drain_ends() -> None:
     server = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["server"]
     grace = re.fullmatch(r"\$\{STOP_GRACE:-(\d+)s\}", server["stop_grace_period"])
     assert grace is not None
-    assert int(grace[1]) >= Settings().drain_timeout_s + ABORT_S + STOP_S
+    assert int(grace[1]) >= Settings().drain_timeout_s + LEAVE_S
     assert server["read_only"] is True
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -19,6 +20,17 @@ from lookm.models.inputs import PackedRows
 from lookm.models.vision import MAX_IMAGES_TOGETHER
 from lookm.sizing import GPU_SPARE, CacheShape
 from tests.lookm.tiny import random_prompt, tiny_engine, tiny_llava
+
+
+def test_the_room_behind_a_prompt_is_counted_in_whole_pages_of_each_layer() -> None:
+    shape = CacheShape(16, 10, (None, None))
+    rows_L = np.array([2040, 408])
+    capacity_bytes = 10 * (2048 // 16 * 2)  # one conversation of 2,048 tokens at full cache
+    assert shape.room(np.array([2040, 2040]), capacity_bytes, 8) == 8
+    assert shape.room(np.array([2040, 2040]), capacity_bytes, 3) == 3
+    assert shape.room(np.array([2048, 2048]), capacity_bytes, 100) == 0
+    assert shape.room(rows_L, capacity_bytes, 5000) == 824  # 180 pages and 76 more
+    assert shape.bytes(rows_L + 824) <= capacity_bytes < shape.bytes(rows_L + 825)
 
 
 def test_a_fifth_of_the_cache_is_five_times_the_conversations() -> None:

@@ -122,5 +122,5 @@ BAD: list[tuple[str, dict[str, Any], int, str, str | None]] = [
     ("no answers", {"n": 0}, 400, "invalid_value", "n"),
     ("n not a number", {"n": "2"}, 400, "invalid_type", "n"),
     ("refused by the engine", messages(text("fake:reject")), 400, "invalid_value", "messages"),
-    ("failed by the engine", messages(text("fake:error")), 500, "engine_failed", None),
+    ("failed by the engine", messages(text("fake:error")), 503, "engine_failed", None),
 ]  # fmt: skip

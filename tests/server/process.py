@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import httpx
 import openai
@@ -62,6 +63,18 @@ class ServerProcess:
     def curl(self) -> str:
         """The command of the banner."""
         return self.banner[self.banner.index("curl ") :]
+
+    @property
+    def worker_pid(self) -> int:
+        """The process id of the engine's process, by its command line."""
+        pid = self.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        (worker,) = [
+            int(child)
+            for child in children
+            if b"server.worker.process" in Path(f"/proc/{child}/cmdline").read_bytes()
+        ]
+        return worker
 
     def series(self, name: str) -> float:
         """One sample of `/metrics`, by its name and labels as they are written."""

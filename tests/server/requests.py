@@ -78,18 +78,25 @@ class ScriptedEngine:
 
     script: Callable[[Request], AsyncIterator[TokenEvent]]
     info: ModelInfo | None = None
+    loads: ModelInfo = INFO
     ready: bool = False
     condition: str = "The engine is starting."
     restarts: int = 0
     requests: list[Request] = field(default_factory=list)
     open: int = 0
+    accepts: bool = False
     observers: list[Any] = field(default_factory=list)
+    failure_observers: list[Any] = field(default_factory=list)
     loading: Callable[[], Awaitable[None]] | None = None
     totals: EngineStats = field(default_factory=lambda: EngineStats(2**26, 0, 0, 0, 0))
 
-    async def submit(self, request: Request) -> AsyncGenerator[TokenEvent]:
+    async def submit(
+        self, request: Request, accepted: Callable[[], None]
+    ) -> AsyncGenerator[TokenEvent]:
         self.requests.append(request)
         self.open += 1
+        if self.accepts:
+            accepted()
         try:
             async for event in self.script(request):
                 yield event
@@ -102,10 +109,17 @@ class ScriptedEngine:
     async def wait_ready(self, timeout_s: float | None = None) -> ModelInfo:
         if self.loading is not None:
             await self.loading()
-        self.info, self.ready = INFO, True
-        return INFO
+        self.info, self.ready = self.loads, True
+        return self.loads
+
+    async def wait_failed(self) -> Exception:
+        await asyncio.Event().wait()
+        raise AssertionError
 
     async def drain(self, timeout_s: float) -> int:
+        return self.end_running()
+
+    def end_running(self) -> int:
         self.ready = False
         return 0
 
@@ -118,7 +132,12 @@ async def serving(
     settings: Settings, script: Callable[[Request], AsyncIterator[TokenEvent]], **parts: Any
 ) -> AsyncIterator[tuple[httpx.AsyncClient, ScriptedEngine, FastAPI]]:
     """A client of an app with a scripted engine. `wait=False` does not wait for it to be ready."""
-    engine = ScriptedEngine(script, loading=parts.get("loading"))
+    engine = ScriptedEngine(
+        script,
+        loading=parts.get("loading"),
+        accepts=parts.get("accepts", False),
+        loads=parts.get("info", INFO),
+    )
 
     def make(settings: Settings) -> Parts:
         media = parts.get("media") or MediaLoader(settings.media_config())

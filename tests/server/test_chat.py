@@ -1,6 +1,7 @@
 """`POST /v1/chat/completions` on the fake worker: shapes, sampling, policies, order of parts."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -10,7 +11,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from lookm.policy import resolve
 from lookm.types import CachePolicy, Request, TokenEvent
 from server.settings import Settings
-from tests.server.requests import CHAT, chat, data_url, events, image, png, says, serving
+from tests.server.requests import CHAT, INFO, chat, data_url, events, image, png, says, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -108,6 +109,31 @@ async def test_defaults_are_openais_and_the_rest_of_the_context() -> None:
     assert request.sampling.max_tokens == 8192 - 3
     assert request.policy.method == "snapkv"
     assert request.policy.keep == 0.3
+
+
+@pytest.mark.parametrize(("num_words", "room"), [(2040, 8), (1900, 148), (2047, 1)])
+async def test_an_answer_may_be_as_long_as_a_pool_of_one_conversation_holds(
+    num_words: int, room: int
+) -> None:
+    info = replace(INFO, max_context_tokens=2048, capacity_bytes=2048 * INFO.kv_bytes_per_token)
+    body = chat(" ".join(["word"] * num_words))
+    del body["max_tokens"]
+    async with serving(Settings(model="fake"), says, info=info) as (client, engine, _):
+        assert (await client.post(CHAT, json=body)).status_code == 200
+        assert engine.requests[0].sampling.max_tokens == room
+
+
+async def test_a_prompt_that_fills_the_pool_is_refused_with_the_reason() -> None:
+    info = replace(INFO, capacity_bytes=1024 * INFO.kv_bytes_per_token)
+    body = chat(" ".join(["word"] * 1024))
+    del body["max_tokens"]
+    async with serving(Settings(model="fake"), says, info=info) as (client, _, _):
+        answer = await client.post(CHAT, json=body)
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "context_length_exceeded"
+        assert "fills the server's KV cache" in answer.json()["error"]["message"]
+        kept = await client.post(CHAT, json=body | {"kv_cache": "streaming@0.2"})
+        assert kept.status_code == 200
 
 
 async def test_every_sampling_field_reaches_the_engine() -> None:

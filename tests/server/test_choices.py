@@ -155,7 +155,7 @@ def one_fails_at(place: int) -> Any:
 async def test_one_choice_that_fails_ends_the_request_with_one_error() -> None:
     async with serving(Settings(model="fake"), one_fails_at(2)) as (client, engine, _):
         whole = await client.post(CHAT, json=chat(n=3))
-        assert (whole.status_code, whole.json()["error"]["code"]) == (500, "engine_failed")
+        assert (whole.status_code, whole.json()["error"]["code"]) == (503, "engine_failed")
         assert engine.open == 0
         streamed = await client.post(CHAT, json=chat(n=3, **USAGE))
         assert streamed.status_code == 200

@@ -277,11 +277,23 @@ async def test_a_failure_after_the_first_byte_is_an_error_event_and_a_clean_end(
 
 async def test_a_dead_worker_fails_its_requests_and_is_replaced(client: httpx.AsyncClient) -> None:
     response = await client.post(CHAT, json=chat("fake:exit"))
-    check_error(response, 500, "engine_failed", None)
+    check_error(response, 503, "engine_failed", None)
     again = await client.post(CHAT, json=chat())
     check_error(again, 503, "engine_unavailable", None)
     assert (await client.get("/healthz")).status_code == 200
     assert (await client.get("/readyz")).status_code == 503
+
+
+async def test_a_prompt_that_kills_workers_is_refused(
+    client: httpx.AsyncClient, app: FastAPI
+) -> None:
+    for _ in range(2):
+        response = await client.post(CHAT, json=chat("fake:exit", "poison"))
+        check_error(response, 503, "engine_failed", None)
+        await app.state.services.engine.wait_ready(30)
+    response = await client.post(CHAT, json=chat("fake:exit", "poison"))
+    check_error(response, 422, "prompt_refused", None)
+    assert (await client.post(CHAT, json=chat("fake:slow", "poison"))).status_code == 200
 
 
 async def test_a_worker_that_dies_in_mid_stream_ends_it_with_an_error_event(app: FastAPI) -> None:

@@ -128,10 +128,15 @@ class Translator:
                 "shorten it or send fewer images.",
                 param=param,
             )
-        pool_rows = self.info.capacity_bytes // self.info.kv_bytes_per_token
-        pool_rows -= int(self.kept(policy, prompt).bound_L.max())
-        left = context - num_prompt
-        return Room(num_prompt, left, max(1, min(left, pool_rows - self.info.page_tokens)))
+        left, rows_L = context - num_prompt, self.kept(policy, prompt).bound_L
+        fits = CacheShape.of(self.info).room(rows_L, self.info.capacity_bytes, left)
+        if not fits:
+            raise PromptTooLongError(
+                f"The prompt has {num_prompt} tokens; what is kept of them fills the server's KV "
+                "cache: shorten it, send fewer images or keep less.",
+                param=param,
+            )
+        return Room(num_prompt, left, fits)
 
     def kept(self, policy: CachePolicy, prompt: PreparedPrompt) -> KeptRows:
         """How many rows of the prompt each layer would keep. Raises `PolicyError`."""

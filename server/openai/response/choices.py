@@ -9,11 +9,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lookm.types import Request, TokenEvent
 from server.api_errors import ApiError
 from server.openai.abort import abort_at
 from server.request_metrics import RequestMetrics
+from server.worker.streams import clear
+from server.worker.worker_errors import StoppingError
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,29 @@ async def first_events(events: ChoiceEvents, num_choices: int) -> list[ChoiceEve
     return first
 
 
+class Acceptance:
+    """Tells when the engine has accepted all choices of a request; each calls it once."""
+
+    def __init__(self, num_choices: int) -> None:
+        self._num_left = num_choices
+        self._complete = asyncio.Event()
+
+    def __call__(self) -> None:
+        self._num_left -= 1
+        if self._num_left == 0:
+            self._complete.set()
+
+    async def or_ended(self, work: asyncio.Task[Any], grace_s: float) -> None:
+        """Return when that is so and `grace_s` have passed, or `work` has ended."""
+        complete = asyncio.create_task(self._complete.wait())
+        try:
+            await asyncio.wait({complete, work}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                await asyncio.wait({work}, timeout=grace_s)
+        finally:
+            complete.cancel()
+
+
 async def _merged(choices: Sequence[ChoiceEvents]) -> ChoiceEvents:
     queue: asyncio.Queue[ChoiceEvent | Exception | None] = asyncio.Queue()
     tasks = [asyncio.create_task(_pump(events, queue)) for events in choices]
@@ -114,6 +140,8 @@ async def _pump(
             async for item in events:
                 queue.put_nowait(item)
     except Exception as error:  # noqa: BLE001 - carried to the other side, and raised there
+        if isinstance(error, StoppingError):
+            clear(queue)
         queue.put_nowait(error)
     else:
         queue.put_nowait(None)

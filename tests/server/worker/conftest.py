@@ -9,6 +9,7 @@ import pytest
 from lookm.config import EngineConfig
 from lookm.types import Request, Sampling
 from server.worker.client import EngineClient
+from server.worker.hung import Patience
 from server.worker.restart import RestartPolicy
 
 Running = Callable[..., AbstractAsyncContextManager[EngineClient]]
@@ -32,9 +33,15 @@ def running() -> Running:
     """`async with running("fake:step_s=0.01") as client`: a client with a ready worker."""
 
     @asynccontextmanager
-    async def run(model: str = "fake", **policy: Any) -> AsyncIterator[EngineClient]:
+    async def run(
+        model: str = "fake",
+        *,
+        patience: Patience = Patience(),  # noqa: B008 frozen
+        **policy: Any,
+    ) -> AsyncIterator[EngineClient]:
         restart = RestartPolicy(**({"first_delay_s": 0.01} | policy))
-        client = EngineClient(EngineConfig(model=model, threads=1), restart_policy=restart)
+        config = EngineConfig(model=model, threads=1)
+        client = EngineClient(config, restart_policy=restart, patience=patience)
         await client.start()
         try:
             await client.wait_ready(30)

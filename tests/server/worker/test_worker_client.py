@@ -19,7 +19,7 @@ from server.fake import engine as fake
 from server.worker import totals
 from server.worker.client import EngineClient
 from server.worker.restart import RestartPolicy
-from server.worker.worker_errors import WorkerDiedError, WorkerUnavailableError
+from server.worker.worker_errors import StoppingError, WorkerDiedError, WorkerUnavailableError
 from tests.server.worker.conftest import Running
 
 Make = Callable[..., Request]
@@ -170,7 +170,7 @@ async def test_worker_that_keeps_dying_is_replaced_for_as_long_as_it_takes(
     async with running(max_start_failures=1) as client:
         for n in range(3):
             with pytest.raises(WorkerDiedError):
-                await collect(client, make_request(f"r{n}", ids=(fake.RAISE_ID,)))
+                await collect(client, make_request(f"r{n}", ids=(fake.RAISE_ID, n)))
             await client.wait_ready(30)
         assert (client.state, client.restarts) == ("ready", 3)
         assert len(await collect(client, make_request())) == 4
@@ -180,7 +180,7 @@ async def test_what_is_wrong_and_when_the_next_worker_comes_is_said(
     running: Running, make_request: Make
 ) -> None:
     async with running(first_delay_s=30.0, max_delay_s=60.0) as client:
-        client._fast_failures = 1
+        client._restarts.fast_failures = 1
         with pytest.raises(WorkerDiedError):
             await collect(client, make_request(ids=(fake.RAISE_ID,)))
         async with asyncio.timeout(30):
@@ -252,12 +252,18 @@ async def test_drain_lets_requests_finish_and_refuses_new_ones(
         assert (await task)[-1].finish == "length"
 
 
-async def test_drain_aborts_what_is_left_at_its_limit(running: Running, make_request: Make) -> None:
-    async with running("fake:step_s=0.002") as client:
-        task = asyncio.create_task(collect(client, make_request(max_tokens=5000)))
-        await until(client, lambda stats: stats.running == 1)
+async def test_drain_ends_what_is_left_before_what_waits_to_be_read(
+    running: Running, make_request: Make
+) -> None:
+    async with (
+        running("fake:step_s=0.002") as client,
+        aclosing(client.submit(make_request(max_tokens=5000))) as events,
+    ):
+        await anext(events)
+        await until(client, lambda stats: stats.generated_tokens_total > 20)
         assert await client.drain(0.01) == 1
-        assert (await task)[-1].finish == "abort"
+        with pytest.raises(StoppingError):
+            await anext(events)
 
 
 async def test_stop_ends_what_is_open(running: Running, make_request: Make) -> None:
@@ -265,7 +271,7 @@ async def test_stop_ends_what_is_open(running: Running, make_request: Make) -> N
         task = asyncio.create_task(collect(client, make_request(max_tokens=5000)))
         await until(client, lambda stats: stats.running == 1)
         await client.stop()
-        with pytest.raises(WorkerDiedError):
+        with pytest.raises(WorkerUnavailableError, match="stopping"):
             await task
         await client.stop()
         with pytest.raises(WorkerUnavailableError, match="shutting down"):

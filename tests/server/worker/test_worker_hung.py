@@ -3,69 +3,157 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
 
-from lookm.config import EngineConfig
 from lookm.types import Request
+from server.fake import engine as fake
+from server.worker.activity import Activity
 from server.worker.client import EngineClient
-from server.worker.restart import RestartPolicy
+from server.worker.heartbeat import Beat
+from server.worker.hung import Patience, Vigil
 from server.worker.worker_errors import WorkerDiedError
+from tests.server.worker.conftest import Running
 
 Make = Callable[..., Request]
 
-pytestmark = pytest.mark.anyio
-
-LIMIT_S = 0.4
-
-
-async def started(model: str) -> EngineClient:
-    restart = RestartPolicy(first_delay_s=0.01)
-    config = EngineConfig(model=model, threads=1)
-    client = EngineClient(config, restart_policy=restart, step_timeout_s=LIMIT_S)
-    await client.start()
-    await client.wait_ready(30)
-    return client
+SHORT = Patience(silent_s=1.5, idle_step_s=1.5)
+NOTICED_S = 20  # on a busy machine
 
 
-async def test_a_worker_that_hangs_fails_its_requests_and_is_replaced(make_request: Make) -> None:
-    client = await started("fake")
-    pid = client.pid
-    assert pid is not None
-    os.kill(pid, signal.SIGSTOP)
-    with pytest.raises(WorkerDiedError):
-        await asyncio.wait_for(anext(client.submit(make_request("a"))), 10)
-    await client.wait_ready(30)
-    assert client.pid != pid
-    assert client.restarts == 1
-    assert [event async for event in client.submit(make_request("b"))]
-    await client.stop()
-
-
-async def test_a_step_that_never_ends_is_found_after_the_client_has_left(
-    make_request: Make,
-) -> None:
-    client = await started("fake:step_s=60")
-    pid = client.pid
-    events = client.submit(make_request("a"))
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.05):
-            await anext(events)
-    await events.aclose()
-    async with asyncio.timeout(10):
-        while client.pid == pid:
+async def replaced(client: EngineClient, pid: int | None) -> None:
+    async with asyncio.timeout(30):
+        while client.pid == pid or not client.ready:
             await asyncio.sleep(0.02)
-    await client.stop()
 
 
-async def test_long_steps_and_long_silence_without_work_are_no_alarm(make_request: Make) -> None:
-    client = await started(f"fake:step_s={LIMIT_S / 4}")
-    pid = client.pid
-    await asyncio.sleep(2 * LIMIT_S)
-    events = [event async for event in client.submit(make_request("a", max_tokens=8))]
-    assert len(events) == 8
-    await asyncio.sleep(2 * LIMIT_S)
-    assert [event async for event in client.submit(make_request("b", max_tokens=1))]
-    assert (client.pid, client.restarts) == (pid, 0)
-    await client.stop()
+@pytest.mark.anyio
+async def test_a_worker_that_is_stopped_fails_its_requests_and_is_replaced(
+    running: Running, make_request: Make
+) -> None:
+    causes: list[str] = []
+    async with running(patience=SHORT) as client:
+        client.failure_observers.append(causes.append)
+        pid = client.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        with pytest.raises(WorkerDiedError):
+            await asyncio.wait_for(anext(client.submit(make_request("a"))), NOTICED_S)
+        await replaced(client, pid)
+        assert (client.restarts, causes) == (1, ["stopped"])
+        assert [event async for event in client.submit(make_request("b"))]
+
+
+@pytest.mark.anyio
+async def test_a_worker_that_is_stopped_is_replaced_before_anybody_asks(running: Running) -> None:
+    async with running(patience=SHORT) as client:
+        pid = client.pid
+        os.kill(pid, signal.SIGSTOP)
+        await replaced(client, pid)
+
+
+@pytest.mark.anyio
+async def test_a_step_that_never_ends_is_found_after_the_client_has_left(
+    running: Running, make_request: Make
+) -> None:
+    causes: list[str] = []
+    async with running(patience=SHORT) as client:
+        client.failure_observers.append(causes.append)
+        pid = client.pid
+        events = client.submit(make_request("a", ids=(fake.HANG_ID,)))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await anext(events)
+        await events.aclose()
+        await replaced(client, pid)
+        assert causes == ["hung"]
+
+
+@pytest.mark.anyio
+async def test_steps_as_long_as_the_others_and_long_silence_are_no_alarm(
+    running: Running, make_request: Make
+) -> None:
+    """Patience is less than a step takes: the first step of a worker must be shorter."""
+    patience = Patience(idle_step_s=0.3)
+    async with running("fake:step_s=0.1", patience=patience) as client:
+        pid = client.pid
+        await asyncio.sleep(1)
+        assert len([e async for e in client.submit(make_request("a", max_tokens=8))]) == 8
+        assert (client.pid, client.restarts) == (pid, 0)
+
+
+def judged(
+    took_s: float,
+    longest_s: float,
+    *,
+    active: bool = True,
+    gpu: bool = False,
+    step_s: float | None = None,
+) -> bool:
+    now_s = 10_000.0
+    began_s = now_s - took_s
+    patience = Patience(step_s=step_s)
+    vigil = Vigil(patience, on_gpu=gpu, ready=True, begun_s=1.0, heard_s=now_s)
+    vigil.active_s = now_s if active else began_s
+    return vigil.verdict(Beat(7, began_s, longest_s), now_s) is not None
+
+
+def test_a_step_may_take_what_steps_take_and_what_the_process_does_meanwhile() -> None:
+    assert not judged(290, 0.1)  # a CPU that computes: a large image, a small machine
+    assert judged(301, 0.1)
+    assert not judged(590, 100)  # steps do take long here
+    assert judged(601, 100)
+    assert judged(16, 0.1, active=False)
+    assert not judged(14, 0.1, active=False)
+    assert not judged(90, 10, active=False)
+    assert judged(61, 0.1, gpu=True)  # the host waits actively for a kernel
+    assert not judged(50, 0.1, gpu=True)  # compiles one
+    assert not judged(250, 30, gpu=True)
+
+
+def test_the_operator_knows_best_how_long_a_step_computes() -> None:
+    assert not judged(800, 0.1, step_s=900)
+    assert judged(901, 0.1, step_s=900, gpu=True)
+    assert judged(16, 0.1, step_s=900, active=False)
+    assert judged(6, 1, step_s=5)
+    assert judged(6, 1, step_s=5, active=False)
+
+
+def test_silence_counts_from_the_last_sign_of_any_kind() -> None:
+    def silent(heard_s: float, active_s: float, *, ready: bool = True) -> bool:
+        vigil = Vigil(Patience(), ready=ready, heard_s=heard_s, active_s=active_s, begun_s=90)
+        error = vigil.verdict(Beat(), 100.0)
+        return error is not None and error.cause == "stopped"
+
+    assert silent(96, 96)
+    assert not silent(98, 96)
+    assert not silent(90, 99)  # swapped out, or starved: slow, not hung
+    assert not silent(99, 90)
+    assert not silent(80, 75, ready=False)
+    assert silent(60, 60, ready=False)
+
+
+def test_a_worker_that_never_gets_ready_is_given_up() -> None:
+    vigil = Vigil(Patience(load_s=60), begun_s=100.0, heard_s=170.0, active_s=170.0)
+    assert vigil.verdict(Beat(), 150.0) is None
+    error = vigil.verdict(Beat(), 170.0)
+    assert error is not None
+    assert error.cause == "load"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_computes_is_active_and_what_is_stopped_is_not() -> None:
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        activity = Activity(process.pid)
+        assert activity.seen()
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        activity.seen()
+        assert not activity.seen()
+    finally:
+        process.kill()
+        process.wait()

@@ -17,6 +17,7 @@ from server.fake import engine as fake
 from server.fake.engine import FakeEngine
 from server.worker import process, wire
 from server.worker.client import EngineClient
+from server.worker.heartbeat import Pulse
 from tests.server.worker.conftest import Running
 
 Make = Callable[..., Request]
@@ -61,8 +62,8 @@ def serve(script: Script, engine: FakeEngine | None = None) -> list[wire.Down]:
     """Run the loop until the script has run out (the loop asks for more: IndexError)."""
     engine = engine or FakeEngine.from_config(EngineConfig(model="fake"))
     with pytest.raises(IndexError):
-        process.serve(script, engine)  # type: ignore[arg-type]
-    return script.sent
+        process.serve(script, engine, Pulse())  # type: ignore[arg-type]
+    return [each for each in script.sent if not isinstance(each, wire.Accepted)]
 
 
 def test_loop_sends_ready_then_one_message_a_step(make_request: Make) -> None:
@@ -86,8 +87,8 @@ def test_loop_answers_a_refused_request_and_goes_on(make_request: Make) -> None:
 
 def test_loop_leaves_at_shutdown_with_work_in_hand(make_request: Make) -> None:
     script = Script(wire.Add(make_request()), wire.Shutdown())
-    process.serve(script, FakeEngine.from_config(EngineConfig(model="fake")))  # type: ignore[arg-type]
-    assert [type(message) for message in script.sent] == [wire.Ready]
+    process.serve(script, FakeEngine.from_config(EngineConfig(model="fake")), Pulse())  # type: ignore[arg-type]
+    assert [type(message) for message in script.sent] == [wire.Ready, wire.Accepted]
 
 
 def test_the_failure_message_never_quotes_what_the_exception_was_given(

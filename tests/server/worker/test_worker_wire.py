@@ -38,6 +38,7 @@ UP = [
 ]
 DOWN = [
     wire.Ready(INFO, STATS),
+    wire.Accepted("a"),
     wire.Step(EVENTS, STATS),
     wire.Step((), STATS),
     wire.Rejected("a", "QueueFullError", "later", None),

@@ -1,0 +1,28 @@
+"""SIGINT and SIGTERM, from the process's first instruction to its last: both ask it to stop.
+
+Handlers that outlive the event loop, whose own ones end with it: a signal that comes late must not
+end the process with the signal's status. Imports nothing that takes time, knows nothing of servers.
+"""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def handled(stop: Callable[[], object]) -> Iterator[None]:
+    """Call `stop`, in the main thread and at any moment, for each of the signals."""
+    before = {number: signal.signal(number, lambda *_: stop()) for number in STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def leave_at_once() -> None:
+    """While nothing is open yet, or no longer: status 0, and nobody is waited for."""
+    os._exit(0)
