@@ -41,9 +41,11 @@ class Parts:
 
 def real_parts(settings: Settings) -> Parts:
     """A worker process, a media loader, and the model's own processor."""
+    media = MediaLoader(settings.media_config())
+    media.warm_up()
     return Parts(
         engine=EngineClient(settings.engine_config(), step_timeout_s=settings.step_timeout_s),
-        media=MediaLoader(settings.media_config()),
+        media=media,
         load_processor=lambda: load_processor(settings.model),
     )
 

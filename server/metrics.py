@@ -8,9 +8,7 @@ has its own registry. Labels are bounded: presets, finish reasons and error code
 
 import contextlib
 import dataclasses
-import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -22,6 +20,7 @@ from prometheus_client.registry import Collector
 from lookm.policy import PRESETS
 from lookm.types import EngineStats, ModelInfo, TokenEvent
 from server.api_errors import CODES
+from server.decode_rate import DecodeClock, DecodeRate
 from server.vllm_names import with_vllm_names
 
 # vLLM's buckets, so that its dashboards read ours.
@@ -37,7 +36,6 @@ TOKEN_GAP_S = (
 )  # fmt: skip
 KEPT_RATIO = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
-RATE_WINDOW_S = 10.0
 RATE_SAMPLE_S = 0.25
 FINISH_REASONS = ("stop", "length", "abort", "error")
 OTHER = "other"
@@ -113,6 +111,17 @@ SERIES: tuple[Series, ...] = (
     Series("lookm_media_decode_seconds", "histogram", "Decoding of one image.", (), FIRST_TOKEN_S),
     Series("lookm_media_preprocess_seconds", "histogram",
            "Preprocessing of one image, waiting for a thread included.", (), FIRST_TOKEN_S),
+    Series("lookm_images_refused_total", "counter", "Images that were refused, by code.",
+           ("reason",)),
+    Series("lookm_media_held_bytes", "gauge",
+           "Bytes that decoding may be taking now, downloads that wait for it included."),
+    Series("lookm_bodies_held_bytes", "gauge", "Bytes of bodies being received or prepared."),
+    Series("lookm_connections", "gauge", "Connections that are open."),
+    Series("lookm_connections_refused_total", "counter",
+           "Connections closed because there were too many, or for want of descriptors."),
+    Series("lookm_process_resident_bytes", "gauge", "Memory of the API process."),
+    Series("lookm_memory_used_ratio", "gauge",
+           "Used part of the memory that this machine or container has, 0 to 1."),
     Series("lookm_vision_encode_seconds", "histogram", "Encoding of one request's images.",
            (), FIRST_TOKEN_S),
     Series("lookm_prompt_store_query_tokens_total", "counter", "Prompt tokens looked up in it.",
@@ -186,6 +195,10 @@ class Metrics:
         histogram = self._histograms[name]
         (histogram.labels(**_bounded(labels)) if labels else histogram).observe(value)
 
+    def read(self, name: str, value: Callable[[], float]) -> None:
+        """Read a gauge from `value` whenever the series are scraped."""
+        self._gauges[name].set_function(value)
+
     def describe_build(self, **labels: str) -> None:
         """Set `lookm_build_info`, once the model is known."""
         self._gauges["lookm_build_info"].labels(**labels).set(1)
@@ -247,53 +260,6 @@ class Metrics:
         for label in series.labels:  # one at most. All begin at zero: a rate sees the first event
             for value in LABEL_VALUES[label]:
                 counted.labels(value)
-
-
-class DecodeClock:
-    """Time in which tokens were decoded, as a client feels it.
-
-    From the arrival of one step to that of the next, where the next decoded: what lies between two
-    steps (messages, scheduling) counts. `EngineStats.decode_s` is only the steps' own time, so
-    tokens over it are more a second than any client sees: by 7 to 16 % with the demo model.
-    """
-
-    def __init__(self) -> None:
-        self.decoding_s = 0.0
-        self._stepped_s = math.inf
-        self._decoded_tokens = 0
-
-    def step(self, now_s: float, stats: EngineStats) -> None:
-        """A step has arrived."""
-        if stats.decode_tokens_total > self._decoded_tokens:
-            self.decoding_s += max(0.0, now_s - self._stepped_s)
-        self._stepped_s, self._decoded_tokens = now_s, stats.decode_tokens_total
-
-
-class DecodeRate:
-    """Decode throughput over the last `RATE_WINDOW_S`, from samples of two growing totals.
-
-    Tokens per second *of decoding*: time in which nothing was decoded does not count, except that
-    after a whole window of it the rate is zero.
-    """
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int, float]] = deque()
-
-    @property
-    def sampled_s(self) -> float:
-        """When the last sample was taken."""
-        return self._samples[-1][0] if self._samples else -math.inf
-
-    def sample(self, now_s: float, totals: EngineStats) -> None:
-        """Remember the totals of this moment, forget those before the window."""
-        self._samples.append((now_s, totals.decode_tokens_total, totals.decode_s))
-        while self._samples[0][0] < now_s - RATE_WINDOW_S:
-            self._samples.popleft()
-
-    def tokens_per_s(self) -> float:
-        """Between the oldest and the newest sample."""
-        (_, tokens_before, s_before), (_, tokens, s) = self._samples[0], self._samples[-1]
-        return (tokens - tokens_before) / (s - s_before) if s > s_before else 0.0
 
 
 class _EngineCollector(Collector):

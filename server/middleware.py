@@ -21,6 +21,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api_errors import ApiError, to_api_error
+from server.turns import owned_by
 
 log = logging.getLogger("lookm.access")
 
@@ -85,7 +86,10 @@ class Journal:
 
 
 class Keys:
-    """Asks for one of the API keys, on every route but the probes. No keys: asks for nothing."""
+    """Asks for one of the API keys, on every route but the probes. No keys: asks for nothing.
+
+    What follows is done for this request and this key (`server.turns`).
+    """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
         self._app = app
@@ -93,14 +97,16 @@ class Keys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS or not self._digests:
-            return await self._app(scope, receive, send)
+            with owned_by(""):
+                return await self._app(scope, receive, send)
         scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
         given = _digest(key.strip())
         # Every key is compared, in constant time, so that the time tells nothing.
         matches = [hmac.compare_digest(given, digest) for digest in self._digests]
         if scheme.lower() == "bearer" and any(matches):
             scope.setdefault("state", {})["key_digest"] = given.hex()
-            return await self._app(scope, receive, send)
+            with owned_by(given.hex()):
+                return await self._app(scope, receive, send)
         message = "Send one of this server's API keys as 'Authorization: Bearer KEY'."
         error = ApiError("invalid_api_key", message)
         error.headers["www-authenticate"] = "Bearer"

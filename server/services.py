@@ -83,6 +83,7 @@ class Services:
         self._pools = Pools(settings.media_threads)
         self._translator: Translator | None = None
         self._ending: asyncio.Task[int] | None = None  # the loop holds no task by itself
+        self.metrics.read("lookm_media_held_bytes", lambda: media.held_bytes)
         engine.observers.append(self.metrics.on_step)
 
     @property

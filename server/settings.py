@@ -149,6 +149,10 @@ class Settings(BaseSettings):
     media_allow_private: bool = Field(False, description="Images from private addresses, too.")
     media_allowed_hosts: Names = Field((), description="The only hosts images may come from.")
     media_max_bytes: Size = Field(20 * 2**20, description="Largest single image, encoded.")
+    media_memory: Size = Field(
+        3 * 2**29,
+        description="What decoding images may take at once; what never fits is refused.",
+    )
     media_fetch_timeout_s: Seconds = Field(10, description="How long one download may take.")
 
     start_timeout_s: Seconds = Field(1800, description="How long loading the model may take.")
@@ -188,6 +192,7 @@ class Settings(BaseSettings):
         return MediaConfig(
             max_bytes=self.media_max_bytes,
             max_decodes=self.media_threads,
+            memory_bytes=self.media_memory,
             fetch_timeout_s=self.media_fetch_timeout_s,
             allow_private=self.media_allow_private,
             allowed_hosts=self.media_allowed_hosts or None,

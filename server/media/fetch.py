@@ -23,11 +23,11 @@ from server.media.address import (
     literal_address,
     parse_url,
 )
-from server.media.budget import Budget
 from server.media.config import MediaConfig
 from server.media.media_error import MediaError
 
 Resolver = Callable[[str], Awaitable[list[Address]]]
+Take = Callable[[int], None]  # is told of bytes as they arrive, and raises where it is too much
 
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 MAX_ADDRESSES = 4  # tried in turn where one does not answer
@@ -74,12 +74,12 @@ class Fetcher:
             trust_env=False, http2=False, limits=httpx.Limits(max_keepalive_connections=0)
         )
 
-    async def fetch(self, text: str, budget: Budget) -> bytes:
+    async def fetch(self, text: str, take: Take) -> bytes:
         """The bytes behind a URL. Raises `MediaError`."""
         limit_s = self._config.fetch_timeout_s
         try:
             async with asyncio.timeout(limit_s):
-                return await self._follow(text, budget)
+                return await self._follow(text, take)
         except TimeoutError as error:
             raise _failed(f"The image took longer than {limit_s:g} s to download.") from error
         except httpx.TimeoutException as error:
@@ -93,7 +93,7 @@ class Fetcher:
         if self._system is not None:
             self._system.close()
 
-    async def _follow(self, text: str, budget: Budget) -> bytes:
+    async def _follow(self, text: str, take: Take) -> bytes:
         url = parse_url(text, self._config)
         for _ in range(self._config.max_redirects + 1):
             response = await self._send(url)
@@ -101,7 +101,7 @@ class Fetcher:
             async with aclosing(response.stream) as body:
                 if response.status_code not in REDIRECTS:
                     self._check_head(response)
-                    return await self._read(body, budget)
+                    return await self._read(body, take)
                 url = self._redirected(url, response)
         raise _failed(
             f"The image URL redirects more than {self._config.max_redirects} times. Send the last "
@@ -164,12 +164,12 @@ class Fetcher:
         if declared.isascii() and declared.isdigit():
             self._check_size(int(declared[:18]))
 
-    async def _read(self, body: httpx.AsyncByteStream, budget: Budget) -> bytes:
+    async def _read(self, body: httpx.AsyncByteStream, take: Take) -> bytes:
         data = bytearray()
         async for chunk in body:
             data += chunk
             self._check_size(len(data))
-            budget.take_bytes(len(chunk))
+            take(len(chunk))
         return bytes(data)
 
     def _check_size(self, num_bytes: int) -> None:
