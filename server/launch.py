@@ -22,8 +22,15 @@ from lookm.errors import LookmError
 from lookm.sizing import CacheShape, conversations_line
 from lookm.types import ModelInfo
 from server.app import create_app, is_fake
+from server.connections import (
+    ACCEPTED_AT_ONCE,
+    QUEUED,
+    Connections,
+    most_connections,
+    raise_descriptor_limit,
+    timed_protocol,
+)
 from server.example_request import POLICY, example_curl
-from server.header_timeout import timed_protocol
 from server.media import silence_decoders
 from server.openai.request import policies
 from server.services import Services
@@ -117,6 +124,7 @@ class _Server(uvicorn.Server):
 
 async def _serve(settings: Settings, listener: socket.socket) -> int:
     app = create_app(settings)
+    connections = _connections(settings, app)
     server = _Server(
         uvicorn.Config(
             app,
@@ -125,7 +133,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
             server_header=False,
             lifespan="on",
             ws="none",
-            http=timed_protocol(settings.receive_timeout_s),
+            http=timed_protocol(settings.receive_timeout_s, connections),
+            backlog=ACCEPTED_AT_ONCE,
             timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=math.ceil(settings.drain_timeout_s) + LATE_S,
         )
@@ -137,10 +146,27 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
         await asyncio.sleep(0.01)
     status = FAILED
     if server.started:
+        listener.listen(QUEUED)
+        app.state.services.metrics.read("lookm_connections", lambda: len(connections))
         status = await _greet(settings, app.state.services, listener, serving)
         server.should_exit = server.should_exit or status != 0
     await serving
     return status
+
+
+def _connections(settings: Settings, app: FastAPI) -> Connections:
+    """As many as are asked for, where the system lets us; what is refused is counted."""
+
+    def on_refused() -> None:
+        app.state.services.metrics.increase("lookm_connections_refused_total")
+
+    num_requests = settings.max_running + settings.max_waiting
+    num_downloads = num_requests + settings.media_config().max_fetches
+    descriptors = raise_descriptor_limit()
+    most = most_connections(settings.max_connections, descriptors, num_downloads)
+    connections = Connections(most, on_refused)
+    asyncio.get_running_loop().set_exception_handler(connections.on_loop_error)
+    return connections
 
 
 async def _greet(

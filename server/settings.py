@@ -128,6 +128,11 @@ class Settings(BaseSettings):
         256,
         description="Requests that may wait before 429; those with a free place and pages do not.",
     )
+    max_running_per_key: Count | None = Field(
+        None,
+        description="Choices that requests with one API key may have running or waiting together; "
+        "more are a 429.",
+    )
 
     api_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(parse_keys)] = Field(
         (), description="Accepted API keys, comma-separated; none: no key is asked for."
@@ -138,6 +143,11 @@ class Settings(BaseSettings):
     cors_origins: Names = Field((), description="Origins browsers may call from, or '*'.")
     max_body: Size = Field(160 * 2**20, description="Largest request body.")
     max_body_total: Size = Field(2**30, description="Bodies being received or prepared together.")
+    max_connections: Count = Field(
+        4096,
+        description="Connections at once, within the system's limit of open files; where there are "
+        "more, idle ones are closed.",
+    )
     receive_timeout_s: Seconds = Field(
         30, description="How long a request may take to arrive; longer at 64 KiB/s or more."
     )

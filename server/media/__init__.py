@@ -6,8 +6,9 @@ are chosen by an attacker who wants to (a) reach what only this machine can reac
 
   (a) Only http, https and data. Every address a name resolves to must be public; the connection
       goes to the address that was checked (no second look-up to rebind), with Host, SNI and
-      certificate still those of the name; every redirect starts over. No proxy, cookie, .netrc or
-      credential. Cloud metadata addresses are refused even where private ones are allowed.
+      certificate still those of the name; every redirect starts over. No proxy, .netrc or
+      credential; cookies go back only to who set them with a redirect of the same download. Cloud
+      metadata addresses are refused even where private ones are allowed.
   (b) No file scheme and no paths, ever.
   (c) One time limit around name, connection and a slow body; bytes counted as they arrive, per
       image, per request and for all; no content encodings; pixels and memory counted before

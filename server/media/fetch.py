@@ -2,6 +2,7 @@
 
 Works on an httpx transport and not on a client: a client would add cookies, redirects, proxies,
 credentials from the environment and decompression, none of which an untrusted URL should get.
+(Cookies last as long as the redirects of one URL: `cookies`.)
 
     name -> look up -> all addresses allowed? -> connect to one of *those*, Host/SNI/certificate of
     the name -> 200: read within the limits;  3xx: start over with the new URL, at most 3 times
@@ -24,6 +25,7 @@ from server.media.address import (
     parse_url,
 )
 from server.media.config import MediaConfig
+from server.media.cookies import Cookies
 from server.media.media_error import MediaError
 
 Resolver = Callable[[str], Awaitable[list[Address]]]
@@ -94,14 +96,15 @@ class Fetcher:
             self._system.close()
 
     async def _follow(self, text: str, take: Take) -> bytes:
-        url = parse_url(text, self._config)
+        url, cookies = parse_url(text, self._config), Cookies()
         for _ in range(self._config.max_redirects + 1):
-            response = await self._send(url)
+            response = await self._send(url, cookies.header(url))
             assert isinstance(response.stream, httpx.AsyncByteStream)
             async with aclosing(response.stream) as body:
                 if response.status_code not in REDIRECTS:
                     self._check_head(response)
                     return await self._read(body, take)
+                cookies.add(url, response)
                 url = self._redirected(url, response)
         raise _failed(
             f"The image URL redirects more than {self._config.max_redirects} times. Send the last "
@@ -116,15 +119,15 @@ class Fetcher:
             raise _failed("The image URL redirects to something that is no URL.") from error
         return parse_url(target, self._config)
 
-    async def _send(self, url: httpx.URL) -> httpx.Response:
+    async def _send(self, url: httpx.URL, cookie: dict[str, str]) -> httpx.Response:
         """The response's head, from the first of the host's addresses that takes a connection."""
         addresses = await self._addresses(url)
         for address in addresses[:-1]:
             try:
-                return await self._request(url, address)
+                return await self._request(url, address, cookie)
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 continue
-        return await self._request(url, addresses[-1])
+        return await self._request(url, addresses[-1], cookie)
 
     async def _addresses(self, url: httpx.URL) -> list[Address]:
         host = host_of(url)
@@ -137,7 +140,9 @@ class Fetcher:
             raise _failed("The host name of the image URL has no address.")
         return check_addresses(found, self._config)[:MAX_ADDRESSES]
 
-    async def _request(self, url: httpx.URL, address: Address) -> httpx.Response:
+    async def _request(
+        self, url: httpx.URL, address: Address, cookie: dict[str, str]
+    ) -> httpx.Response:
         pinned = f"[{address}]" if isinstance(address, IPv6Address) else str(address)
         limit_s, connect_s = self._config.fetch_timeout_s, self._config.connect_timeout_s
         timeout = httpx.Timeout(limit_s, connect=connect_s)
@@ -150,6 +155,7 @@ class Fetcher:
                 "accept": "image/*",
                 "accept-encoding": "identity",
                 "connection": "close",
+                **cookie,
             },
             extensions={"timeout": timeout.as_dict(), "sni_hostname": host_of(url)},
         )
@@ -158,7 +164,7 @@ class Fetcher:
     def _check_head(self, response: httpx.Response) -> None:
         if response.status_code != 200:
             raise _failed(f"The image's host answered with status {response.status_code}, not 200.")
-        if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        if response.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
             raise _failed("The image's host compressed its answer although asked not to.")
         declared = response.headers.get("content-length", "")
         if declared.isascii() and declared.isdigit():

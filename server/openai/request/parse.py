@@ -6,6 +6,7 @@ errors; nothing about HTTP.
 """
 
 import asyncio
+import codecs
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from difflib import get_close_matches
@@ -16,6 +17,7 @@ from pydantic_core import from_json
 
 from server.api_errors import ApiError
 from server.openai.request.large_json import from_json_cut
+from server.turns import Turns
 
 M = TypeVar("M", bound=BaseModel)
 Chunks = AsyncIterator[bytes]
@@ -31,12 +33,18 @@ TAGGED_ITEMS = ("messages", "<array>")
 TAGGED_FIELDS = ("response_format", "tool_choice")
 
 
-async def receive(model: type[M], chunks: Chunks) -> M:
-    """Read a body and parse it; nothing keeps its bytes. Raises `ApiError`."""
+async def receive(model: type[M], chunks: Chunks, turns: Turns) -> M:
+    """Read a body and parse it; nothing keeps its bytes. Raises `ApiError`.
+
+    Large ones take turns: each is in memory three times for a moment.
+    """
     pieces = [chunk async for chunk in chunks]
+    if pieces:
+        pieces[0] = pieces[0].removeprefix(codecs.BOM_UTF8)
     if len(pieces) <= MANY_PIECES:
         return parse(model, b"".join(pieces))
-    return await asyncio.to_thread(_parse_large, model, pieces)
+    async with turns.turn():
+        return await asyncio.to_thread(_parse_large, model, pieces)
 
 
 def parse(model: type[M], body: bytes) -> M:

@@ -20,7 +20,7 @@ from server.metrics import Metrics
 from server.openai.protocols import ChatProcessor, ImageLoader
 from server.openai.request.image_cache import ImageCache, is_named
 from server.openai.request.pools import Pools
-from server.openai.schemas.requests import ImagePart, Message, Part
+from server.openai.schemas.requests import ImagePart, Message, Part, RefusalPart
 
 Place = tuple[int, int]  # the index of a message, and of the part in it
 
@@ -56,7 +56,7 @@ def media_parts(messages: Sequence[Message]) -> list[MediaPart]:
     ]
 
 
-def media_part(part: Part, place: Place) -> MediaPart | None:
+def media_part(part: Part | RefusalPart, place: Place) -> MediaPart | None:
     """The part, if it is of a kind that gives pictures."""
     if isinstance(part, ImagePart):
         m, p = place

@@ -43,6 +43,9 @@ def read(text: str, **config: object) -> bytes:
         f"data:text/html;charset=utf-8;base64,{PNG64}",
         "data:image/png;base64," + base64.encodebytes(PNG).decode(),
         f"data:image/png;base64, {PNG64}\r\n",
+        f"data:image/png;base64,{PNG64.rstrip('=')}",
+        f"data:image/png;base64,{PNG64.translate(str.maketrans('+/', '-_'))}",
+        f"data:image/png;base64,{PNG64.translate(str.maketrans('+/', '-_')).rstrip('=')}\n",
     ],
 )
 def test_base64_data_url_is_read_whatever_its_media_type(text: str) -> None:
@@ -58,10 +61,10 @@ def test_base64_data_url_is_read_whatever_its_media_type(text: str) -> None:
         f"data:image/png;base64;{PNG64}",
         f"data:image/png;charset=base64,{PNG64}",
         "data:" + "a" * 300 + f";base64,{PNG64}",
-        f"data:image/png;base64,{PNG64[:-1]}",
+        f"data:image/png;base64,{PNG64.rstrip('=')[:-2]}",
         f"data:image/png;base64,{PNG64}=",
         f"data:image/png;base64,{PNG64}AAAA",
-        "data:image/png;base64,iVBO-w0_",
+        "data:image/png;base64,iVBO*w0!",
         "data:image/png;base64,iVBORw%3D%3D",
         "data:image/png;base64,iVBO\u00e9",
         "data:image/png;base64,=",
