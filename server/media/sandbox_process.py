@@ -23,6 +23,7 @@ Job = Callable[[bytearray, Facts], tuple[Facts, bytes]]
 
 SLACK_BYTES = 256 * 2**20  # of address space, beside what a job is expected to take
 TRIM_BYTES = 16 * 2**20
+NICENESS = 5  # who asks something small is answered first
 
 
 def picture(data: bytearray, options: Facts) -> tuple[Facts, bytes]:
@@ -38,6 +39,7 @@ JOBS: Mapping[str, Job] = {"picture": picture}
 def main() -> None:
     """Serve the socket at standard input."""
     silence_decoders()
+    os.nice(NICENESS)
     trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
     with socket.socket(fileno=os.dup(sys.stdin.fileno())) as connection:
         while (message := receive(connection)) is not None:

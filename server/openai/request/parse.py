@@ -23,7 +23,7 @@ M = TypeVar("M", bound=BaseModel)
 Chunks = AsyncIterator[bytes]
 Location = Sequence[str | int]
 
-MANY_PIECES = 64  # of 64 KiB each, as uvicorn hands them on
+LARGE_BYTES = 4 * 2**20
 MAX_NAME_CHARACTERS = 100  # of an unknown field, to look for one that was meant
 UNION_MEMBERS = {"<string>": "a string", "<array>": "an array", "<object>": "an object"}
 WRONG_KEY = "[key]"  # what pydantic adds where it is a mapping's key that is wrong
@@ -38,16 +38,16 @@ async def receive(model: type[M], chunks: Chunks, turns: Turns) -> M:
 
     Large ones take turns: each is in memory three times for a moment.
     """
-    pieces = [chunk async for chunk in chunks]
-    if pieces:
-        pieces[0] = pieces[0].removeprefix(codecs.BOM_UTF8)
-    if len(pieces) <= MANY_PIECES:
-        return parse(model, b"".join(pieces))
+    body = bytearray()  # grows in place, and one large block goes back to the system at once
+    async for chunk in chunks:
+        body += chunk
+    if len(body) <= LARGE_BYTES:
+        return parse(model, bytes(body).removeprefix(codecs.BOM_UTF8))
     async with turns.turn():
-        return await asyncio.to_thread(_parse_large, model, pieces)
+        return await asyncio.to_thread(_parse_large, model, body)
 
 
-def parse(model: type[M], body: bytes) -> M:
+def parse(model: type[M], body: bytes | bytearray) -> M:
     """The body as a `model`. Raises `ApiError`."""
     with contextlib.suppress(ValueError):
         return model.model_validate(from_json(body))
@@ -58,9 +58,9 @@ def parse(model: type[M], body: bytes) -> M:
         raise explain([dict(item) for item in found], known=tuple(model.model_fields)) from None
 
 
-def _parse_large(model: type[M], pieces: list[bytes]) -> M:
-    body = b"".join(pieces)  # releases the interpreter's lock
-    pieces.clear()
+def _parse_large(model: type[M], body: bytearray) -> M:
+    if body.startswith(codecs.BOM_UTF8):
+        del body[: len(codecs.BOM_UTF8)]
     with contextlib.suppress(ValueError):
         return model.model_validate(from_json_cut(body))
     return parse(model, body)
