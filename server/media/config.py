@@ -17,7 +17,7 @@ class MediaConfig:
 
     `memory_bytes`: what decoding may take, all pictures together, counted before it is taken, from
     the size that the header claims and the format (`decode.WORKING_BYTES`). What does not fit
-    waits, what never fits is refused. `decode_limit_s` bounds one picture.
+    waits, what never fits is refused. `decode_cpu_s` and `decode_limit_s` bound one picture.
 
     Memory at worst: in the decoding processes `memory_bytes`; in this one `max_decodes` pictures,
     `max_downloaded_bytes` of downloads that wait for them, and what they become (tensors).
@@ -37,7 +37,8 @@ class MediaConfig:
     max_downloaded_bytes: int = 512 * 2**20
     max_decodes: int = 2
     memory_bytes: int = 3 * 2**29
-    decode_limit_s: float = 10.0
+    decode_cpu_s: int = 10
+    decode_limit_s: float = 30.0
 
     allow_private: bool = False
     allowed_hosts: tuple[str, ...] | None = None

@@ -159,7 +159,8 @@ class MediaLoader:
             "max_aspect": config.max_aspect,
             "target_side": config.target_side,
         }
-        return Order("picture", options, claim.cost_bytes, config.decode_limit_s)
+        limits = (claim.cost_bytes, config.decode_cpu_s, config.decode_limit_s)
+        return Order("picture", options, *limits)
 
 
 @dataclass(frozen=True, slots=True)

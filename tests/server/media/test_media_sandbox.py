@@ -24,8 +24,8 @@ async def running(anyio_backend: str, request: pytest.FixtureRequest) -> AsyncIt
     made.close()
 
 
-def order(job: str = "picture", limit_s: float = 60, cost_bytes: int = 2**20) -> Order:
-    return Order(job, {}, cost_bytes, limit_s)
+def order(limit_s: float = 60, cpu_s: int = 60) -> Order:
+    return Order("picture", {}, 2**20, cpu_s, limit_s)
 
 
 def instead(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, job: str) -> None:
@@ -80,11 +80,8 @@ async def test_processor_time_is_bounded_even_if_nobody_here_looks(
     running: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     instead(monkeypatch, tmp_path, "sum(1 for _ in iter(int, 1))")
-    monkeypatch.setattr(Order, "facts", lambda self: {
-        "job": self.job, "options": {}, "cost_bytes": self.cost_bytes, "cpu_s": 1,
-    })  # fmt: skip
     with pytest.raises(MediaError, match="too long"):
-        await running.run(order(), b"bad")
+        await running.run(order(cpu_s=1), b"bad")
 
 
 async def test_a_process_that_died_between_two_pictures_is_replaced(running: Sandbox) -> None:
