@@ -5,12 +5,14 @@ asks the system to bound its own memory and processor time, so that whatever a d
 here. A job is one row of `JOBS`: bytes and options in, facts and bytes out.
 """
 
+import contextlib
 import ctypes
 import os
 import resource
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from server.media.config import MediaConfig
@@ -61,14 +63,20 @@ def _answer(order: Facts, data: bytearray) -> tuple[Facts, bytes]:
 
 
 def _bound(memory_bytes: int, cpu_s: int) -> None:
-    """For the next job. Past the first bound allocations fail, past the second the system kills."""
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        held_bytes = int(statm.read().split()[0]) * resource.getpagesize()
-    limit_bytes = held_bytes + memory_bytes + SLACK_BYTES
-    resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, resource.RLIM_INFINITY))
+    """For the next job. Past the first bound the system kills, past the second allocations fail."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    limit_s = int(used.ru_utime + used.ru_stime) + 1 + cpu_s
-    resource.setrlimit(resource.RLIMIT_CPU, (limit_s, resource.RLIM_INFINITY))
+    _lower(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + cpu_s)
+    with contextlib.suppress(OSError):  # only Linux says what is held, and bounds it
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        held_bytes = pages * resource.getpagesize()
+        _lower(resource.RLIMIT_AS, held_bytes + memory_bytes + SLACK_BYTES)
+
+
+def _lower(kind: int, limit: int) -> None:
+    """Set a soft limit, within the hard one that the operator may have set."""
+    _, hard = resource.getrlimit(kind)
+    soft = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(kind, (soft, hard))
 
 
 if __name__ == "__main__":
