@@ -17,8 +17,9 @@ from starlette.requests import ClientDisconnect
 from lookm.errors import LookmError
 from server import health
 from server.api_errors import ApiError, to_api_error
+from server.bodies import Bodies, BodyClock, BodyLimit, Inflate
 from server.media import MediaError, MediaLoader
-from server.middleware import BodyClock, BodyLimit, Journal, Keys, error_response
+from server.middleware import HeadAsGet, Journal, Keys, error_response
 from server.openai import openapi, routes, tokenize
 from server.openai.protocols import ChatProcessor, ImageLoader
 from server.services import ManagedEngine, Services
@@ -44,6 +45,8 @@ class Parts:
 
 def real_parts(settings: Settings) -> Parts:
     """A worker process, a media loader, and the model's own processor."""
+    media = MediaLoader(settings.media_config())
+    media.warm_up()
     return Parts(
         engine=EngineClient(
             settings.engine_config(),
@@ -51,7 +54,7 @@ def real_parts(settings: Settings) -> Parts:
             patience=Patience(settings.step_timeout_s, settings.start_timeout_s),
             known_image_bytes=settings.image_input_memory,
         ),
-        media=MediaLoader(settings.media_config()),
+        media=media,
         load_processor=lambda: load_processor(settings.model),
     )
 
@@ -75,10 +78,13 @@ def is_fake(model: str) -> bool:
 def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = real_parts) -> FastAPI:
     """The ASGI app. Its lifespan starts the engine and returns before the model is loaded."""
 
+    bodies = Bodies(settings.max_body_total)
+
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         parts = make_parts(settings)
         live = Services(settings, parts.engine, parts.media, parts.load_processor)
+        live.metrics.read("lookm_bodies_held_bytes", lambda: bodies.held_bytes)
         app.state.services = live
         live.start()
         try:
@@ -91,7 +97,7 @@ def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = rea
         summary="Multi-image chats with a compressed KV cache, chosen per request.",
         version=version(),
         lifespan=lifespan,
-        middleware=_middleware(settings, lambda: app.state.services),
+        middleware=_middleware(settings, bodies, lambda: app.state.services),
         redirect_slashes=False,
     )
     for kind in HANDLED:
@@ -104,7 +110,9 @@ def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = rea
     return app
 
 
-def _middleware(settings: Settings, live: Callable[[], Services]) -> list[Middleware]:
+def _middleware(
+    settings: Settings, bodies: Bodies, live: Callable[[], Services]
+) -> list[Middleware]:
     """Outermost first."""
 
     def on_rejected(code: str) -> None:
@@ -113,8 +121,9 @@ def _middleware(settings: Settings, live: Callable[[], Services]) -> list[Middle
     cors = Middleware(
         CORSMiddleware,
         allow_origins=list(settings.cors_origins),
-        allow_methods=["GET", "POST"],
+        allow_methods=["GET", "HEAD", "POST"],
         allow_headers=["*"],
+        allow_private_network=True,  # a page may ask for a server on its user's machine
         expose_headers=["x-request-id", "x-lookm-kept-ratio"],
     )
     return [
@@ -122,8 +131,10 @@ def _middleware(settings: Settings, live: Callable[[], Services]) -> list[Middle
         *([cors] if settings.cors_origins else []),
         Middleware(Answering, live=lambda: live().unanswered),
         Middleware(Keys, keys=settings.keys()),
+        Middleware(HeadAsGet),
         Middleware(BodyClock, timeout_s=settings.receive_timeout_s),
-        Middleware(BodyLimit, max_bytes=settings.max_body, max_total_bytes=settings.max_body_total),
+        Middleware(Inflate),
+        Middleware(BodyLimit, max_bytes=settings.max_body, bodies=bodies),
     ]
 
 

@@ -13,14 +13,22 @@ import socket
 import sys
 
 import uvicorn
+from fastapi import FastAPI
 
 from lookm.errors import LookmError
 from lookm.sizing import CacheShape, conversations_line
 from lookm.types import ModelInfo
 from server import signals
 from server.app import create_app, is_fake
+from server.connections import (
+    ACCEPTED_AT_ONCE,
+    QUEUED,
+    Connections,
+    most_connections,
+    raise_descriptor_limit,
+    timed_protocol,
+)
 from server.example_request import POLICY, example_curl
-from server.header_timeout import timed_protocol
 from server.media import silence_decoders
 from server.openai.request import policies
 from server.services import Services
@@ -114,6 +122,7 @@ async def _serve(settings: Settings, listener: socket.socket) -> int:
 
 async def _serve_until(stop: Stop, settings: Settings, listener: socket.socket) -> int:
     app = create_app(settings)
+    connections = _connections(settings, app)
 
     def end_running() -> None:
         app.state.services.end_running()
@@ -125,7 +134,8 @@ async def _serve_until(stop: Stop, settings: Settings, listener: socket.socket) 
         server_header=False,
         lifespan="on",
         ws="none",
-        http=timed_protocol(settings.receive_timeout_s),
+        http=timed_protocol(settings.receive_timeout_s, connections),
+        backlog=ACCEPTED_AT_ONCE,
         timeout_keep_alive=KEEP_ALIVE_S,
     )
     server = StoppingServer(config, stop, end_running)
@@ -134,7 +144,9 @@ async def _serve_until(stop: Stop, settings: Settings, listener: socket.socket) 
         await asyncio.sleep(0.01)
     status = FAILED
     if server.started:
+        listener.listen(QUEUED)
         live: Services = app.state.services
+        live.metrics.read("lookm_connections", lambda: len(connections))
         status = await _greet(settings, live, listener, serving)
         if status == 0 and not stop.begun.is_set():
             status = await _wait_failed(live, serving)
@@ -142,6 +154,21 @@ async def _serve_until(stop: Stop, settings: Settings, listener: socket.socket) 
             stop.end_now(status)
     await serving
     return status
+
+
+def _connections(settings: Settings, app: FastAPI) -> Connections:
+    """As many as are asked for, where the system lets us; what is refused is counted."""
+
+    def on_refused() -> None:
+        app.state.services.metrics.increase("lookm_connections_refused_total")
+
+    num_requests = settings.max_running + settings.max_waiting
+    num_downloads = num_requests + settings.media_config().max_fetches
+    descriptors = raise_descriptor_limit()
+    most = most_connections(settings.max_connections, descriptors, num_downloads)
+    connections = Connections(most, on_refused)
+    asyncio.get_running_loop().set_exception_handler(connections.on_loop_error)
+    return connections
 
 
 async def _greet(

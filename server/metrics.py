@@ -111,6 +111,17 @@ SERIES: tuple[Series, ...] = (
     Series("lookm_media_decode_seconds", "histogram", "Decoding of one image.", (), FIRST_TOKEN_S),
     Series("lookm_media_preprocess_seconds", "histogram",
            "Preprocessing of one image, waiting for a thread included.", (), FIRST_TOKEN_S),
+    Series("lookm_images_refused_total", "counter", "Images that were refused, by code.",
+           ("reason",)),
+    Series("lookm_media_held_bytes", "gauge",
+           "Bytes that decoding may be taking now, downloads that wait for it included."),
+    Series("lookm_bodies_held_bytes", "gauge", "Bytes of bodies being received or prepared."),
+    Series("lookm_connections", "gauge", "Connections that are open."),
+    Series("lookm_connections_refused_total", "counter",
+           "Connections closed because there were too many, or for want of descriptors."),
+    Series("lookm_process_resident_bytes", "gauge", "Memory of the API process."),
+    Series("lookm_memory_used_ratio", "gauge",
+           "Used part of the memory that this machine or container has, 0 to 1."),
     Series("lookm_vision_encode_seconds", "histogram", "Encoding of one request's images.",
            (), FIRST_TOKEN_S),
     Series("lookm_prompt_store_query_tokens_total", "counter", "Prompt tokens looked up in it.",
@@ -190,6 +201,10 @@ class Metrics:
         """Add an observation to a histogram."""
         histogram = self._histograms[name]
         (histogram.labels(**_bounded(labels)) if labels else histogram).observe(value)
+
+    def read(self, name: str, value: Callable[[], float]) -> None:
+        """Read a gauge from `value` whenever the series are scraped."""
+        self._gauges[name].set_function(value)
 
     def describe_build(self, **labels: str) -> None:
         """Set `lookm_build_info`, once the model is known."""

@@ -9,11 +9,13 @@ import contextlib
 import hashlib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from lookm.errors import QueueFullError
 from lookm.types import ModelInfo
+from server import memory
 from server.api_errors import ApiError
 from server.metrics import EngineView, Metrics, Observer
 from server.openai.protocols import ChatProcessor, ImageLoader, ServedEngine
@@ -25,6 +27,7 @@ from server.openai.request.translate import Translator
 from server.openai.tools.template_support import tool_support
 from server.settings import Settings
 from server.stopping import Unanswered
+from server.turns import Turns, current_owner
 from server.version import version
 from server.worker.worker_errors import Cause
 
@@ -46,22 +49,34 @@ class ManagedEngine(ServedEngine, EngineView, Protocol):
 
 
 class Gate:
-    """Bounds the requests that are prepared or answered now, so that a flood costs no memory."""
+    """Bounds the requests that are prepared or answered now, so that a flood costs no memory.
 
-    def __init__(self, max_inside: int) -> None:
+    Of these, those of one API key may have at most `max_per_key`.
+    """
+
+    def __init__(self, max_inside: int, max_per_key: int | None = None) -> None:
         self._max_inside = max_inside
-        self._inside = 0
+        self._max_per_key = max_per_key
+        self._inside: Counter[str] = Counter()
 
     @contextlib.contextmanager
     def entered(self, places: int = 1) -> Iterator[None]:
         """Hold places, one for each choice. Raises `QueueFullError` where there are too few."""
-        if self._inside + places > self._max_inside:
-            raise QueueFullError(f"{self._inside} requests are in progress. Try again later.")
-        self._inside += places
+        key = current_owner().key
+        inside = self._inside.total()
+        if inside + places > self._max_inside:
+            raise QueueFullError(f"{inside} requests are in progress. Try again later.")
+        if key and self._max_per_key and self._inside[key] + places > self._max_per_key:
+            raise QueueFullError(
+                f"{self._inside[key]} requests with this API key are in progress; "
+                f"{self._max_per_key} are allowed. Try again later."
+            )
+        self._inside[key] += places
         try:
             yield
         finally:
-            self._inside -= places
+            self._inside[key] -= places
+            self._inside += Counter()  # drops what is zero
 
 
 class Services:
@@ -79,7 +94,8 @@ class Services:
         self.media = media
         self.metrics = Metrics(engine)
         self.unanswered = Unanswered()
-        self.gate = Gate(settings.max_running + settings.max_waiting)
+        self.parsing = Turns(1)  # of large bodies
+        self.gate = Gate(settings.max_running + settings.max_waiting, settings.max_running_per_key)
         self.default_policy = policies.read(settings.kv_cache)
         self.started_at = int(time.time())
         self.model = settings.served_model_name or settings.model
@@ -88,6 +104,10 @@ class Services:
         self._load_processor = load_processor
         self._pools = Pools(settings.media_threads)
         self._translator: Translator | None = None
+        self._giving_back: asyncio.Task[None] | None = None
+        self.metrics.read("lookm_media_held_bytes", lambda: media.held_bytes)
+        self.metrics.read("lookm_process_resident_bytes", memory.resident_bytes)
+        self.metrics.read("lookm_memory_used_ratio", memory.used_ratio)
         engine.observers.append(self.metrics.on_step)
         engine.failure_observers.append(self.metrics.on_worker_failure)
 
@@ -112,6 +132,7 @@ class Services:
         """Begin loading; `booting` ends when all is ready, or with what went wrong."""
         self.booting = asyncio.create_task(self._boot(), name="boot")
         self.booting.add_done_callback(_retrieve)
+        self._giving_back = asyncio.create_task(memory.give_back_memory(), name="give-back")
 
     def end_running(self) -> None:
         """End what runs, each request with its error; nothing new is accepted."""
@@ -122,6 +143,8 @@ class Services:
         """Let running requests finish, within the bound, then end everything."""
         if self.booting is not None and not self.booting.done():
             self.booting.cancel()
+        if self._giving_back is not None:
+            self._giving_back.cancel()
         await self.engine.drain(self.settings.drain_timeout_s)
         await self.engine.stop()
         await self.media.aclose()

@@ -130,6 +130,11 @@ class Settings(BaseSettings):
         256,
         description="Requests that may wait before 429; those with a free place and pages do not.",
     )
+    max_running_per_key: Count | None = Field(
+        None,
+        description="Choices that requests with one API key may have running or waiting together; "
+        "more are a 429.",
+    )
 
     api_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(parse_keys)] = Field(
         (), description="Accepted API keys, comma-separated; none: no key is asked for."
@@ -140,6 +145,11 @@ class Settings(BaseSettings):
     cors_origins: Names = Field((), description="Origins browsers may call from, or '*'.")
     max_body: Size = Field(160 * 2**20, description="Largest request body.")
     max_body_total: Size = Field(2**30, description="Bodies being received or prepared together.")
+    max_connections: Count = Field(
+        4096,
+        description="Connections at once, within the system's limit of open files; where there are "
+        "more, idle ones are closed.",
+    )
     receive_timeout_s: Seconds = Field(
         30, description="How long a request may take to arrive; longer at 64 KiB/s or more."
     )
@@ -154,6 +164,10 @@ class Settings(BaseSettings):
     media_allow_private: bool = Field(False, description="Images from private addresses, too.")
     media_allowed_hosts: Names = Field((), description="The only hosts images may come from.")
     media_max_bytes: Size = Field(20 * 2**20, description="Largest single image, encoded.")
+    media_memory: Size = Field(
+        3 * 2**29,
+        description="What decoding images may take at once; what never fits is refused.",
+    )
     media_fetch_timeout_s: Seconds = Field(10, description="How long one download may take.")
 
     start_timeout_s: Seconds = Field(1800, description="How long loading the model may take.")
@@ -198,6 +212,7 @@ class Settings(BaseSettings):
         return MediaConfig(
             max_bytes=self.media_max_bytes,
             max_decodes=self.media_threads,
+            memory_bytes=self.media_memory,
             fetch_timeout_s=self.media_fetch_timeout_s,
             allow_private=self.media_allow_private,
             allowed_hosts=self.media_allowed_hosts or None,

@@ -223,6 +223,16 @@ SERVING = Board(
               "engine_unavailable, engine_failed: look at the worker's log.",
               (Query(per_second("lookm_requests_rejected_total", "reason"), "{{reason}}"),),
               "stack"),
+        Panel("Memory of the API", "bytes",
+              "What the API process has, and what bodies and decoding hold of the memory now. All "
+              "of it comes back within a minute of what took it.",
+              (Query(total("lookm_process_resident_bytes"), "process"),
+               Query(total("lookm_bodies_held_bytes"), "bodies"),
+               Query(total("lookm_media_held_bytes"), "decoding"))),
+        Panel("Images and connections refused", "reqps",
+              "Images by the code of their error; connections closed because there were too many.",
+              (Query(per_second("lookm_images_refused_total", "reason"), "{{reason}}"),
+               Query(per_second("lookm_connections_refused_total"), "connections"))),
         Panel("How requests end", "reqps",
               "stop: the model was done. length: max_tokens. abort: the client left. error: the "
               "engine failed.",

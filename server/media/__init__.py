@@ -6,17 +6,20 @@ are chosen by an attacker who wants to (a) reach what only this machine can reac
 
   (a) Only http, https and data. Every address a name resolves to must be public; the connection
       goes to the address that was checked (no second look-up to rebind), with Host, SNI and
-      certificate still those of the name; every redirect starts over. No proxy, cookie, .netrc or
-      credential. Cloud metadata addresses are refused even where private ones are allowed.
+      certificate still those of the name; every redirect starts over. No proxy, .netrc or
+      credential; cookies go back only to who set them with a redirect of the same download. Cloud
+      metadata addresses are refused even where private ones are allowed.
   (b) No file scheme and no paths, ever.
   (c) One time limit around name, connection and a slow body; bytes counted as they arrive, per
-      image and per request; no content encodings; pixels limited before decoding, kept pixels
-      limited per request; extreme shapes and endless JPEG scans refused; a bounded number of
-      downloads and of decoder threads.
+      image, per request and for all; no content encodings; pixels and memory counted before
+      decoding, from a header that we read ourselves; extreme shapes and endless JPEG scans
+      refused; a bounded number of downloads and of decoders, shared fairly between requests.
   (d) Five formats, chosen by content and not by header or name; animated and truncated pictures
       refused; whatever the decoder raises becomes a `MediaError`; what it warns of is not written.
+      Decoders run in processes of their own (`sandbox`), under the system's limits of memory and
+      processor time, and none of our keys in their environment.
 
-What it does not promise: a decoder bug in Pillow's C libraries would run in the API process.
+What it does not promise: those processes are the same user's, and see the same files and network.
 
 Knows nothing about HTTP requests to us, models or tokens. Logs nothing.
 """

@@ -15,8 +15,12 @@ class MediaConfig:
     `allow_private` opens private and loopback addresses and every port. `allowed_hosts`, if set,
     are the only hosts: exact names, or `*.example.com` for those below a name.
 
-    Memory at worst: `max_fetches * max_bytes` of downloads, `max_decodes * max_pixels` times about
-    12 bytes while decoding, then 3 bytes for each kept pixel of every request in hand.
+    `memory_bytes`: what decoding may take, all pictures together, counted before it is taken, from
+    the size that the header claims and the format (`decode.WORKING_BYTES`). What does not fit
+    waits, what never fits is refused. `decode_cpu_s` and `decode_limit_s` bound one picture.
+
+    Memory at worst: in the decoding processes `memory_bytes`; in this one `max_decodes` pictures,
+    `max_downloaded_bytes` of downloads that wait for them, and what they become (tensors).
     """
 
     max_bytes: int = 32 * 2**20
@@ -29,8 +33,12 @@ class MediaConfig:
     fetch_timeout_s: float = 10.0
     connect_timeout_s: float = 3.0
     max_redirects: int = 3
-    max_fetches: int = 32
+    max_fetches: int = 32  # beside one for each request
+    max_downloaded_bytes: int = 512 * 2**20
     max_decodes: int = 2
+    memory_bytes: int = 3 * 2**29
+    decode_cpu_s: int = 10
+    decode_limit_s: float = 30.0
 
     allow_private: bool = False
     allowed_hosts: tuple[str, ...] | None = None

@@ -1,7 +1,7 @@
 """Reads `data:image/png;base64,...` (RFC 2397). Pure.
 
-Base64 only, in the standard alphabet and with its padding. ASCII white space inside is dropped, as
-browsers do (the `base64` tool wraps its lines); percent-encoding and the URL-safe alphabet are
+Base64 only, in the standard alphabet or the URL-safe one, with padding or without. ASCII white
+space inside is dropped, as browsers do (the `base64` tool wraps its lines); percent-encoding is
 refused, with the fix. The media type is not trusted and not even read: `decode` looks at the bytes.
 """
 
@@ -14,6 +14,7 @@ from server.media.media_error import MediaError
 
 MAX_HEAD_CHARS = 256
 WHITE_SPACE = b" \t\r\n\f"
+URL_SAFE = bytes.maketrans(b"-_", b"+/")
 
 
 def is_data_url(text: str) -> bool:
@@ -44,16 +45,19 @@ def _decode(encoded: bytes) -> bytes:
         return binascii.a2b_base64(encoded, strict_mode=True)
     except binascii.Error:
         pass
+    plain = encoded.translate(URL_SAFE, WHITE_SPACE)
+    if not plain.endswith(b"="):
+        plain += b"=" * (-len(plain) % 4)
     try:
-        return binascii.a2b_base64(encoded.translate(None, WHITE_SPACE), strict_mode=True)
+        return binascii.a2b_base64(plain, strict_mode=True)
     except binascii.Error as error:
         raise _not_base64() from error
 
 
 def _not_base64() -> MediaError:
     return _invalid(
-        "The data: URL is not valid base64. Use the standard alphabet (A-Z a-z 0-9 + /) with its "
-        "padding, and do not percent-encode it."
+        "The data: URL is not valid base64. Its alphabet is A-Z a-z 0-9 + / (or - _), and "
+        "it is not percent-encoded."
     )
 
 

@@ -1,7 +1,7 @@
-"""From bytes to an RGB picture of bounded size. Synchronous: `loader` runs it in threads.
+"""From bytes to an RGB picture of bounded size. Synchronous; runs in a process of the `sandbox`.
 
-    sniff the format -> read the header -> limits -> decode (JPEG at 1/2, 1/4 or 1/8 where enough)
-    -> RGB, reduced -> turned upright
+    sniff the format -> read the header ourselves -> limits and cost (`examine`, no decoder yet)
+    -> decode (JPEG at 1/2, 1/4 or 1/8 where enough) -> RGB, reduced -> turned upright
 
 The decoder's class is chosen by our own look at the first bytes and called directly, so that no
 file name, header or list of Pillow's forty formats has a say. Everything a decoder raises becomes a
@@ -12,7 +12,7 @@ that. Knows nothing about URLs.
 import io
 import logging
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import (
     BmpImagePlugin,
@@ -24,10 +24,11 @@ from PIL import (
     WebPImagePlugin,
 )
 
-from server.media.budget import Budget
 from server.media.colour import to_rgb
 from server.media.config import MediaConfig
+from server.media.header import damaged, read_header
 from server.media.media_error import MediaError
+from server.media.png_chunks import without_metadata
 from server.media.sniff import sniff
 
 # Classes instead of `Image.open`: it would also make a multi-picture file out of a phone's JPEG.
@@ -41,10 +42,14 @@ DECODERS: dict[str, type[ImageFile.ImageFile]] = {
 
 BOMB_ERRORS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 
-# Every scan of a progressive JPEG is a pass over all pixels and can be a few bytes long; encoders
-# write about ten.
-MAX_JPEG_SCANS = 100
-JPEG_START_OF_SCAN = b"\xff\xda"
+# What decoding holds at its worst, in bytes a pixel: measured with each mode of each format, and a
+# fifth more. WebP keeps four whole pictures, its two canvases among them (`test_media_header`).
+WORKING_BYTES = {"JPEG": 15, "PNG": 15, "WebP": 22, "GIF": 15, "BMP": 15}
+KEPT_BYTES = 7  # of each pixel of the result: as Pillow holds it, and as it is handed over
+
+JPEG_END = b"\xff\xd9"
+# Two ways to end a JPEG whose end is missing. If its last scan is whole, nothing reads them.
+JPEG_TAILS = (JPEG_END, b"\x5a\xa5" * 8 + JPEG_END)
 
 EXIF_ORIENTATION = 0x0112
 UPRIGHT = {
@@ -56,6 +61,23 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a picture says of itself, and what decoding it may cost: nothing is decoded yet."""
+
+    name: str
+    width: int
+    height: int
+    factor: int
+    cost_bytes: int
+    ends: bool = True
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """The size after the reduction, before it is turned."""
+        return -(-self.width // self.factor), -(-self.height // self.factor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,32 +98,54 @@ def silence_decoders() -> None:
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
-def decode(data: bytes, config: MediaConfig, budget: Budget) -> Decoded:
-    """Decode one image. Raises `MediaError`."""
+def examine(data: bytes, config: MediaConfig) -> Claim:
+    """What `decode` would make of the bytes, and its cost. Raises `MediaError`."""
     name = sniff(data)
-    if name == "JPEG" and data.count(JPEG_START_OF_SCAN) > MAX_JPEG_SCANS:
-        raise _damaged("The JPEG has too many scans. Save it again as a baseline JPEG.")
+    header = read_header(name, data)
+    width, height = header.width, header.height
+    _check_size(width, height, config)
+    factor = reduction(width, height, config.target_side)
+    claim = Claim(name, width, height, factor, 0, header.ends)
+    kept_pixels = claim.kept[0] * claim.kept[1]
+    cost_bytes = WORKING_BYTES[name] * width * height + KEPT_BYTES * kept_pixels
+    return replace(claim, cost_bytes=cost_bytes)
+
+
+def decode(data: bytes, config: MediaConfig) -> Decoded:
+    """Decode one image. Raises `MediaError`."""
+    claim = examine(data, config)
+    if claim.name == "PNG":
+        data = without_metadata(data)
+    if claim.ends:
+        return _decode(data, claim)
+    whole = data.removesuffix(b"\xff")  # half of its end
+    first, second = (_decode(whole + tail, claim) for tail in JPEG_TAILS)
+    if first.image.tobytes() != second.image.tobytes():
+        raise damaged("The JPEG is damaged or truncated. Save and send it again.")
+    return first
+
+
+def _decode(data: bytes, claim: Claim) -> Decoded:
+    name = claim.name
     try:
         with DECODERS[name](io.BytesIO(data)) as picture:
-            return _decode(picture, config, budget)
+            return _load(picture, claim)
     except MediaError:
         raise
     except BOMB_ERRORS as error:
         raise _too_large("The image has too many pixels. Scale it down.") from error
     except Exception as error:
-        raise _damaged(f"The {name} is damaged or truncated. Save and send it again.") from error
+        raise damaged(f"The {name} is damaged or truncated. Save and send it again.") from error
 
 
-def _decode(picture: ImageFile.ImageFile, config: MediaConfig, budget: Budget) -> Decoded:
-    width, height = picture.size
-    _check_size(width, height, config)
+def _load(picture: ImageFile.ImageFile, claim: Claim) -> Decoded:
+    width, height, factor = claim.width, claim.height, claim.factor
+    if picture.size != (width, height):
+        raise damaged("The image is not as large as it says. Save and send it again.")
     if getattr(picture, "is_animated", False):
         raise MediaError(
             "unsupported_image", "Animated images are not supported. Send the frames you mean."
         )
-    factor = reduction(width, height, config.target_side)
-    kept = (-(-width // factor), -(-height // factor))
-    budget.take_pixels(kept[0] * kept[1])
     if factor > 1:
         # A JPEG decodes at 1/2, 1/4 or 1/8, not below the size named here; the others ignore it.
         picture.draft(None, (width // factor, height // factor))
@@ -109,15 +153,15 @@ def _decode(picture: ImageFile.ImageFile, config: MediaConfig, budget: Budget) -
     drafted = round(width / picture.width)
     orientation = orientation_of(picture)
     image = upright(to_rgb(picture, factor // drafted), orientation)
-    if image.size not in (kept, kept[::-1]):
-        raise _damaged("The image is not as large as it says. Save and send it again.")
+    if image.size not in (claim.kept, claim.kept[::-1]):
+        raise damaged("The image is not as large as it says. Save and send it again.")
     image.info.clear()
     return Decoded(image, *((width, height) if orientation < 5 else (height, width)))
 
 
 def _check_size(width: int, height: int, config: MediaConfig) -> None:
     if width < 1 or height < 1:
-        raise _damaged("The image is empty.")
+        raise damaged("The image is empty.")
     if width * height > config.max_pixels:
         raise _too_large(
             f"The image has {width} x {height} pixels; {config.max_pixels} are allowed. Scale it "
@@ -158,7 +202,3 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
 
 def _too_large(message: str) -> MediaError:
     return MediaError("image_too_large", message)
-
-
-def _damaged(message: str) -> MediaError:
-    return MediaError("invalid_image", message)

@@ -2,6 +2,7 @@
 
 Works on an httpx transport and not on a client: a client would add cookies, redirects, proxies,
 credentials from the environment and decompression, none of which an untrusted URL should get.
+(Cookies last as long as the redirects of one URL: `cookies`.)
 
     name -> look up -> all addresses allowed? -> connect to one of *those*, Host/SNI/certificate of
     the name -> 200: read within the limits;  3xx: start over with the new URL, at most 3 times
@@ -23,11 +24,12 @@ from server.media.address import (
     literal_address,
     parse_url,
 )
-from server.media.budget import Budget
 from server.media.config import MediaConfig
+from server.media.cookies import Cookies
 from server.media.media_error import MediaError
 
 Resolver = Callable[[str], Awaitable[list[Address]]]
+Take = Callable[[int], None]  # is told of bytes as they arrive, and raises where it is too much
 
 REDIRECTS = frozenset((301, 302, 303, 307, 308))
 MAX_ADDRESSES = 4  # tried in turn where one does not answer
@@ -74,12 +76,12 @@ class Fetcher:
             trust_env=False, http2=False, limits=httpx.Limits(max_keepalive_connections=0)
         )
 
-    async def fetch(self, text: str, budget: Budget) -> bytes:
+    async def fetch(self, text: str, take: Take) -> bytes:
         """The bytes behind a URL. Raises `MediaError`."""
         limit_s = self._config.fetch_timeout_s
         try:
             async with asyncio.timeout(limit_s):
-                return await self._follow(text, budget)
+                return await self._follow(text, take)
         except TimeoutError as error:
             raise _failed(f"The image took longer than {limit_s:g} s to download.") from error
         except httpx.TimeoutException as error:
@@ -93,15 +95,16 @@ class Fetcher:
         if self._system is not None:
             self._system.close()
 
-    async def _follow(self, text: str, budget: Budget) -> bytes:
-        url = parse_url(text, self._config)
+    async def _follow(self, text: str, take: Take) -> bytes:
+        url, cookies = parse_url(text, self._config), Cookies()
         for _ in range(self._config.max_redirects + 1):
-            response = await self._send(url)
+            response = await self._send(url, cookies.header(url))
             assert isinstance(response.stream, httpx.AsyncByteStream)
             async with aclosing(response.stream) as body:
                 if response.status_code not in REDIRECTS:
                     self._check_head(response)
-                    return await self._read(body, budget)
+                    return await self._read(body, take)
+                cookies.add(url, response)
                 url = self._redirected(url, response)
         raise _failed(
             f"The image URL redirects more than {self._config.max_redirects} times. Send the last "
@@ -116,15 +119,15 @@ class Fetcher:
             raise _failed("The image URL redirects to something that is no URL.") from error
         return parse_url(target, self._config)
 
-    async def _send(self, url: httpx.URL) -> httpx.Response:
+    async def _send(self, url: httpx.URL, cookie: dict[str, str]) -> httpx.Response:
         """The response's head, from the first of the host's addresses that takes a connection."""
         addresses = await self._addresses(url)
         for address in addresses[:-1]:
             try:
-                return await self._request(url, address)
+                return await self._request(url, address, cookie)
             except (httpx.ConnectError, httpx.ConnectTimeout):
                 continue
-        return await self._request(url, addresses[-1])
+        return await self._request(url, addresses[-1], cookie)
 
     async def _addresses(self, url: httpx.URL) -> list[Address]:
         host = host_of(url)
@@ -137,7 +140,9 @@ class Fetcher:
             raise _failed("The host name of the image URL has no address.")
         return check_addresses(found, self._config)[:MAX_ADDRESSES]
 
-    async def _request(self, url: httpx.URL, address: Address) -> httpx.Response:
+    async def _request(
+        self, url: httpx.URL, address: Address, cookie: dict[str, str]
+    ) -> httpx.Response:
         pinned = f"[{address}]" if isinstance(address, IPv6Address) else str(address)
         limit_s, connect_s = self._config.fetch_timeout_s, self._config.connect_timeout_s
         timeout = httpx.Timeout(limit_s, connect=connect_s)
@@ -150,6 +155,7 @@ class Fetcher:
                 "accept": "image/*",
                 "accept-encoding": "identity",
                 "connection": "close",
+                **cookie,
             },
             extensions={"timeout": timeout.as_dict(), "sni_hostname": host_of(url)},
         )
@@ -158,18 +164,18 @@ class Fetcher:
     def _check_head(self, response: httpx.Response) -> None:
         if response.status_code != 200:
             raise _failed(f"The image's host answered with status {response.status_code}, not 200.")
-        if response.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        if response.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
             raise _failed("The image's host compressed its answer although asked not to.")
         declared = response.headers.get("content-length", "")
         if declared.isascii() and declared.isdigit():
             self._check_size(int(declared[:18]))
 
-    async def _read(self, body: httpx.AsyncByteStream, budget: Budget) -> bytes:
+    async def _read(self, body: httpx.AsyncByteStream, take: Take) -> bytes:
         data = bytearray()
         async for chunk in body:
             data += chunk
             self._check_size(len(data))
-            budget.take_bytes(len(chunk))
+            take(len(chunk))
         return bytes(data)
 
     def _check_size(self, num_bytes: int) -> None:

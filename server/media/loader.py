@@ -1,7 +1,8 @@
 """The front door: URLs in, images out, many at once, off the event loop.
 
-    http(s)  one of `max_fetches` slots, held until the picture is decoded (bounds bytes in memory)
-    decode   one of `max_decodes` threads (bounds full-size pixels in memory)
+    http(s)  each request may download one, and all together `max_fetches` more
+    decode   `max_decodes` turns, shared fairly; held until `use` has made something of the picture,
+             so that no more pictures are in memory; in the `sandbox`, when its memory is free
 
 A URL gives any number of images: a picture is one, and what has pages or frames would be one for
 each. Knows nothing about what the images are for.
@@ -10,19 +11,22 @@ each. Knows nothing about what the images are for.
 import asyncio
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import httpx
 from PIL import Image, ImageFile
 
-from server.media.budget import Budget
+from server.media.budget import Budget, Downloads, Memory
 from server.media.config import MediaConfig
 from server.media.data_url import is_data_url, read_data_url
-from server.media.decode import decode
+from server.media.decode import Claim, examine
 from server.media.fetch import Fetcher, Resolver
 from server.media.media_error import MediaError
+from server.media.sandbox import Order, Sandbox
+from server.turns import Turns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +34,7 @@ class LoadedImage:
     """One upright RGB picture. `width` and `height` are before any reduction.
 
     `digest` is the SHA-256 of the encoded bytes, in hex. `label` names it
-    where it is one of several (its page, its time).
+    where it is one of several (its page, its time); `param` is what errors call its URL.
     """
 
     image: Image.Image = field(repr=False)
@@ -41,9 +45,11 @@ class LoadedImage:
     fetch_s: float
     decode_s: float
     label: str | None = None
+    param: str | None = None
 
 
-LoadedImages = tuple[LoadedImage, ...]
+T = TypeVar("T")
+Use = Callable[[LoadedImage], Awaitable[T]]
 
 
 class MediaLoader:
@@ -59,25 +65,39 @@ class MediaLoader:
         assert not ImageFile.LOAD_TRUNCATED_IMAGES, "something made Pillow accept broken images"
         self.config = config or MediaConfig()
         self._fetcher = Fetcher(self.config, transport=transport, resolve=resolve)
-        self._slots = asyncio.Semaphore(self.config.max_fetches)
+        self._fetches = Turns(self.config.max_fetches, each=1)
+        self._downloads = Downloads(self.config.max_downloaded_bytes)
+        self._decodes = Turns(self.config.max_decodes)
+        self._memory = Memory(self.config.memory_bytes)
         self._threads = ThreadPoolExecutor(self.config.max_decodes, thread_name_prefix="media")
+        self._sandbox = Sandbox(self.config.max_decodes)
+
+    @property
+    def held_bytes(self) -> int:
+        """What decoding may be taking now, and what is downloaded for it."""
+        return self._memory.held_bytes + self._downloads.held_bytes
+
+    def warm_up(self) -> None:
+        """Start what the first picture would wait for."""
+        self._sandbox.warm_up()
 
     async def load(self, url: str, *, param: str | None = None) -> LoadedImage:
         """The one image of a URL. Raises `MediaError`, which carries `param`."""
-        (image,) = await self._load(url, param, Budget(self.config))
+        ((image,),) = await self.load_all([url], [param], _as_it_is)
         return image
 
     async def load_all(
-        self, urls: Sequence[str], params: Sequence[str | None]
-    ) -> list[LoadedImages]:
-        """The images of each URL of one request, in order, within the limits of one request.
+        self, urls: Sequence[str], params: Sequence[str | None], use: Use[T]
+    ) -> list[tuple[T, ...]]:
+        """What `use` makes of the images of each URL of one request, in the order of the URLs.
 
-        `params[i]` names `urls[i]` in errors. Raises the first `MediaError`; the rest is cancelled.
+        `params[i]` names `urls[i]` in errors. Raises the first `MediaError`, or what `use` raises;
+        the rest is cancelled.
         """
         assert len(urls) == len(params)
         budget = Budget(self.config)
         tasks = [
-            asyncio.create_task(self._load(url, param, budget))
+            asyncio.create_task(self._load(url, param, budget, use))
             for url, param in zip(urls, params, strict=True)
         ]
         try:
@@ -88,43 +108,77 @@ class MediaLoader:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def aclose(self) -> None:
-        """Close connections and let the threads end."""
+        """Close connections, and let threads and processes end."""
         await self._fetcher.aclose()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._sandbox.close()
 
-    async def _load(self, url: str, param: str | None, budget: Budget) -> LoadedImages:
+    async def _load(
+        self, url: str, param: str | None, budget: Budget, use: Use[T]
+    ) -> tuple[T, ...]:
         try:
             if is_data_url(url):
-                return await self._in_thread(url, 0.0, budget)
-            async with self._slots:
-                begun_s = time.perf_counter()
-                data = await self._fetcher.fetch(url, budget)
-                return await self._in_thread(data, time.perf_counter() - begun_s, budget)
+                return await self._decoded(url, 0.0, param, budget, use)
+            with self._downloads.counted(budget) as take:
+                async with self._fetches.turn():
+                    begun_s = time.perf_counter()
+                    data = await self._fetcher.fetch(url, take)
+                    took_s = time.perf_counter() - begun_s
+                return await self._decoded(data, took_s, param, budget, use)
         except MediaError as error:
             error.param = param
             raise
 
-    async def _in_thread(self, source: str | bytes, fetch_s: float, budget: Budget) -> LoadedImages:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(
-            self._threads, _finish, source, fetch_s, self.config, budget
-        )
+    async def _decoded(
+        self, source: str | bytes, fetch_s: float, param: str | None, budget: Budget, use: Use[T]
+    ) -> tuple[T, ...]:
+        async with self._decodes.turn():
+            in_thread = asyncio.get_running_loop().run_in_executor
+            sent = await in_thread(self._threads, _read, source, self.config, budget)
+            async with self._memory.hold(sent.claim.cost_bytes):
+                begun_s = time.perf_counter()
+                facts, pixels = await self._sandbox.run(self._order(sent.claim), sent.data)
+                image = Image.frombytes("RGB", tuple(facts["kept"]), pixels)
+                del pixels
+            loaded = LoadedImage(
+                image=image,
+                digest=sent.digest,
+                width=facts["width"],
+                height=facts["height"],
+                num_bytes=len(sent.data),
+                fetch_s=fetch_s,
+                decode_s=time.perf_counter() - begun_s,
+                param=param,
+            )
+            return (await use(loaded),)
+
+    def _order(self, claim: Claim) -> Order:
+        config = self.config
+        options = {
+            "max_pixels": config.max_pixels,
+            "max_aspect": config.max_aspect,
+            "target_side": config.target_side,
+        }
+        limits = (claim.cost_bytes, config.decode_cpu_s, config.decode_limit_s)
+        return Order("picture", options, *limits)
 
 
-def _finish(
-    source: str | bytes, fetch_s: float, config: MediaConfig, budget: Budget
-) -> LoadedImages:
-    """Runs in a thread: the bytes (or the data: URL that holds them) become one image."""
-    begun_s = time.perf_counter()
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """Encoded bytes, and what is known of them before they are decoded."""
+
+    data: bytes
+    digest: str
+    claim: Claim
+
+
+def _read(source: str | bytes, config: MediaConfig, budget: Budget) -> _Sent:
+    """Runs in a thread. Raises `MediaError`, also for what the request may not have any more."""
     data = read_data_url(source, config, budget) if isinstance(source, str) else source
-    decoded = decode(data, config, budget)
-    image = LoadedImage(
-        image=decoded.image,
-        digest=hashlib.sha256(data).hexdigest(),
-        width=decoded.width,
-        height=decoded.height,
-        num_bytes=len(data),
-        fetch_s=fetch_s,
-        decode_s=time.perf_counter() - begun_s,
-    )
-    return (image,)
+    claim = examine(data, config)
+    budget.take_pixels(claim.kept[0] * claim.kept[1])
+    return _Sent(data, hashlib.sha256(data).hexdigest(), claim)
+
+
+async def _as_it_is(image: LoadedImage) -> LoadedImage:
+    return image

@@ -4,14 +4,16 @@
 `ChatProcessor` is `lookm.models.processor.Processor`.
 """
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
 from server.media import LoadedImage
 
 if TYPE_CHECKING:
     from PIL import Image
+
+T = TypeVar("T")
 
 
 class ServedEngine(Protocol):
@@ -55,10 +57,16 @@ class ChatProcessor(Protocol):
 class ImageLoader(Protocol):
     """Loads the images of one request from untrusted URLs, for each URL any number of them.
 
-    Raises `server.media.MediaError`.
+    What `use` makes of each is all that stays. Raises `server.media.MediaError`.
     """
 
+    @property
+    def held_bytes(self) -> int: ...
+
     async def load_all(
-        self, urls: Sequence[str], params: Sequence[str | None]
-    ) -> Sequence[Sequence[LoadedImage]]: ...
+        self,
+        urls: Sequence[str],
+        params: Sequence[str | None],
+        use: Callable[[LoadedImage], Awaitable[T]],
+    ) -> Sequence[Sequence[T]]: ...
     async def aclose(self) -> None: ...

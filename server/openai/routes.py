@@ -47,6 +47,7 @@ from server.openai.schemas.requests import ChatRequest, CompletionRequest, Gener
 from server.openai.tools.checks import call_reader
 from server.request_metrics import RequestMetrics
 from server.services import Services
+from server.turns import current_owner
 
 EXAMPLE_MODEL = "llava-demo"
 HEADERS_WAIT_S = 0.5  # for the first events, once the engine has accepted the request
@@ -188,9 +189,13 @@ class RequestHandler:
 
     def _check_num_choices(self) -> None:
         """The engine takes in all choices at once: more than run and wait together never fit."""
-        max_choices = self.live.settings.max_running + self.live.settings.max_waiting
+        settings = self.live.settings
+        max_choices = settings.max_running + settings.max_waiting
+        bounds = "--max-running and --max-waiting"
+        if settings.max_running_per_key is not None and current_owner().key:
+            max_choices = min(max_choices, settings.max_running_per_key)
+            bounds = "--max-running-per-key"
         if self.num_choices > max_choices:
-            bounds = "--max-running and --max-waiting"
             message = f"This server answers at most {max_choices} choices a request ({bounds})."
             raise ApiError("invalid_value", message, param="n")
 

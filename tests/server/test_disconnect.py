@@ -52,7 +52,7 @@ async def test_leaving_before_the_first_byte_is_sent_aborts() -> None:
 
 async def test_leaving_while_images_are_loaded_never_reaches_the_engine() -> None:
     class Stuck:
-        loading, ended = 0, 0
+        loading, ended, held_bytes = 0, 0, 0
 
         async def load_all(self, *_: Any) -> Any:
             self.loading += 1

@@ -10,8 +10,9 @@ from pydantic_core import from_json
 
 from server.api_errors import ApiError
 from server.openai.request import large_json
-from server.openai.request.parse import MANY_PIECES, receive
+from server.openai.request.parse import receive
 from server.openai.schemas.requests import ChatRequest
+from server.turns import Turns
 from tests.server.requests import chat, image
 
 FRAGMENTS = st.sampled_from(
@@ -51,7 +52,7 @@ def test_cutting_makes_no_json_of_what_is_none(body: bytes) -> None:
 
 
 async def _pieces(body: bytes) -> Any:
-    size = len(body) // (2 * MANY_PIECES)
+    size = 2**16
     for start in range(0, len(body), size):
         yield body[start : start + size]
 
@@ -64,9 +65,9 @@ async def test_the_parser_never_sees_the_pictures_of_a_large_body(
     monkeypatch.setattr(
         large_json, "from_json", lambda text: (seen.append(len(text)), from_json(text))[1]
     )
-    urls = ["data:image/jpeg;base64," + letter * 10**6 for letter in "abc"]
+    urls = ["data:image/jpeg;base64," + letter * 2 * 10**6 for letter in "abc"]
     body = json.dumps(chat(*[image(url) for url in urls], "hm")).encode()
-    parsed = await receive(ChatRequest, _pieces(body))
+    parsed = await receive(ChatRequest, _pieces(body), Turns(1))
     assert seen == [seen[0]]
     assert seen[0] < 2000
     assert [part.image_url.url for part in parsed.messages[0].content[:3]] == urls  # type: ignore
@@ -74,11 +75,11 @@ async def test_the_parser_never_sees_the_pictures_of_a_large_body(
 
 @pytest.mark.anyio
 async def test_a_large_body_that_is_wrong_names_the_field() -> None:
-    url = "data:image/jpeg;base64," + "a" * 10**6
+    url = "data:image/jpeg;base64," + "a" * 5 * 10**6
     body = json.dumps(chat(image(url), stop=url)).encode()
     with pytest.raises(ApiError) as refused:
-        await receive(ChatRequest, _pieces(body))
+        await receive(ChatRequest, _pieces(body), Turns(1))
     assert refused.value.param == "stop"
     with pytest.raises(ApiError) as refused:
-        await receive(ChatRequest, _pieces(body[:-1]))
+        await receive(ChatRequest, _pieces(body[:-1]), Turns(1))
     assert refused.value.code == "invalid_json"

@@ -33,6 +33,10 @@ async def test_cors_is_off_unless_configured(client: httpx.AsyncClient) -> None:
         preflight = await browser.options(CHAT, headers=headers)
         assert preflight.status_code == 200
         assert preflight.headers["access-control-allow-origin"] == "https://a.example"
+        private = headers | {"access-control-request-private-network": "true"}
+        preflight = await browser.options(CHAT, headers=private)
+        assert preflight.status_code == 200
+        assert preflight.headers["access-control-allow-private-network"] == "true"
         plain = await browser.get("/healthz", headers={"origin": "https://a.example"})
         assert "x-request-id" in plain.headers["access-control-expose-headers"]
         other = await browser.get("/healthz", headers={"origin": "https://b.example"})
@@ -79,3 +83,17 @@ async def test_keys_may_come_from_a_file(tmp_path: object) -> None:
         assert (await client.get("/version")).status_code == 401
         headers = {"authorization": "Bearer from-file"}
         assert (await client.get("/version", headers=headers)).status_code == 200
+
+
+async def test_head_is_answered_as_get(client: httpx.AsyncClient) -> None:
+    for path in ("/healthz", "/v1/models", "/health", "/metrics", "/version", "/docs"):
+        assert (await client.head(path)).status_code == 200
+    assert (await client.get("/health")).json() == {"status": "ok"}
+    assert (await client.head("/nothing")).status_code == 404
+    assert (await client.head(CHAT)).status_code == 405
+
+
+async def test_health_asks_for_no_key() -> None:
+    async with serving(Settings(model="fake", api_keys="k"), says) as (client, *_):
+        for path in ("/health", "/healthz", "/readyz"):
+            assert (await client.head(path)).status_code == 200

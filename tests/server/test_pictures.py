@@ -1,6 +1,6 @@
 """Parts of messages become pictures: in their order, loaded once, any number from each part."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -67,10 +67,15 @@ def test_equal_urls_are_one_and_alike_ones_are_not() -> None:
 class Pages:
     """An image loader for which every URL is a document: `data:3` has three pages."""
 
+    held_bytes = 0
+
     async def load_all(
-        self, urls: Sequence[str], params: Sequence[str | None]
-    ) -> list[list[LoadedImage]]:
-        return [[page(url, n) for n in range(int(url[-1]))] for url in urls]
+        self,
+        urls: Sequence[str],
+        params: Sequence[str | None],
+        use: Callable[[LoadedImage], Awaitable[Any]],
+    ) -> list[list[Any]]:
+        return [[await use(page(url, n)) for n in range(int(url[-1]))] for url in urls]
 
     async def aclose(self) -> None:
         pass

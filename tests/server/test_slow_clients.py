@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from server.middleware import BodyClock
+from server.bodies import BodyClock
 from server.settings import Settings
 from tests.server.process import ServerProcess, serving_process
 from tests.server.requests import CHAT, chat, image, says, serving

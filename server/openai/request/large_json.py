@@ -17,21 +17,21 @@ BEGINNING = b'"data:'
 UNCUT = (b"\\", b"\n", b"\r", b"\t", b"\0")
 
 
-def from_json_cut(body: bytes) -> Any:
+def from_json_cut(body: bytes | bytearray) -> Any:
     """The value of a JSON text. Raises `ValueError`."""
     rest, strings = cut(body)
     value = from_json(rest)
     return restored(value, strings) if strings else value
 
 
-def cut(body: bytes) -> tuple[bytes, dict[str, str]]:
+def cut(body: bytes | bytearray) -> tuple[bytes, dict[str, str]]:
     """The text with short names in the place of long data: URLs, and what they stand for.
 
     A quote and `data:` begin a string wherever the quote is not escaped; its end is the next quote,
     as there is no escape in it. The names cannot be guessed, so no other string is one.
     """
     nonce = secrets.token_hex(16)
-    kept: list[bytes] = []
+    kept: list[bytes | bytearray] = []
     strings: dict[str, str] = {}
     at = copied = 0
     while (start := body.find(BEGINNING, at)) >= 0:

@@ -6,6 +6,7 @@ errors; nothing about HTTP.
 """
 
 import asyncio
+import codecs
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from difflib import get_close_matches
@@ -16,12 +17,13 @@ from pydantic_core import from_json
 
 from server.api_errors import ApiError
 from server.openai.request.large_json import from_json_cut
+from server.turns import Turns
 
 M = TypeVar("M", bound=BaseModel)
 Chunks = AsyncIterator[bytes]
 Location = Sequence[str | int]
 
-MANY_PIECES = 64  # of 64 KiB each, as uvicorn hands them on
+LARGE_BYTES = 4 * 2**20
 MAX_NAME_CHARACTERS = 100  # of an unknown field, to look for one that was meant
 UNION_MEMBERS = {"<string>": "a string", "<array>": "an array", "<object>": "an object"}
 WRONG_KEY = "[key]"  # what pydantic adds where it is a mapping's key that is wrong
@@ -31,15 +33,21 @@ TAGGED_ITEMS = ("messages", "<array>")
 TAGGED_FIELDS = ("response_format", "tool_choice")
 
 
-async def receive(model: type[M], chunks: Chunks) -> M:
-    """Read a body and parse it; nothing keeps its bytes. Raises `ApiError`."""
-    pieces = [chunk async for chunk in chunks]
-    if len(pieces) <= MANY_PIECES:
-        return parse(model, b"".join(pieces))
-    return await asyncio.to_thread(_parse_large, model, pieces)
+async def receive(model: type[M], chunks: Chunks, turns: Turns) -> M:
+    """Read a body and parse it; nothing keeps its bytes. Raises `ApiError`.
+
+    Large ones take turns: each is in memory three times for a moment.
+    """
+    body = bytearray()  # grows in place, and one large block goes back to the system at once
+    async for chunk in chunks:
+        body += chunk
+    if len(body) <= LARGE_BYTES:
+        return parse(model, bytes(body).removeprefix(codecs.BOM_UTF8))
+    async with turns.turn():
+        return await asyncio.to_thread(_parse_large, model, body)
 
 
-def parse(model: type[M], body: bytes) -> M:
+def parse(model: type[M], body: bytes | bytearray) -> M:
     """The body as a `model`. Raises `ApiError`."""
     with contextlib.suppress(ValueError):
         return model.model_validate(from_json(body))
@@ -50,9 +58,9 @@ def parse(model: type[M], body: bytes) -> M:
         raise explain([dict(item) for item in found], known=tuple(model.model_fields)) from None
 
 
-def _parse_large(model: type[M], pieces: list[bytes]) -> M:
-    body = b"".join(pieces)  # releases the interpreter's lock
-    pieces.clear()
+def _parse_large(model: type[M], body: bytearray) -> M:
+    if body.startswith(codecs.BOM_UTF8):
+        del body[: len(codecs.BOM_UTF8)]
     with contextlib.suppress(ValueError):
         return model.model_validate(from_json_cut(body))
     return parse(model, body)

@@ -1,27 +1,26 @@
 """From the parts of messages to pictures that the model can take.
 
-    Part --media_part--> MediaPart --load_all--> LoadedImages --preprocess--> Pictures
+    Part --media_part--> MediaPart --load_all--> LoadedImage --preprocess--> Picture
 
 A part gives any number of pictures, each with the text that stands before it: an `image_url` is one
 without text; of a document it would be each page, of a video each frame. A kind of part is one case
 of `media_part` here, and what `server.media` makes of its bytes. Images are fetched and decoded
-there and preprocessed in a bounded thread pool, never on the event loop. Knows parts and URLs;
-nothing about templates (`template` puts the pictures into them).
+there, each is preprocessed in a thread pool before the next takes its place in memory, never on the
+event loop. Knows parts and URLs; nothing about templates (`template` puts the pictures into them).
 """
 
-import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from lookm.errors import LookmError
 from lookm.types import ImageInput
 from server.api_errors import ApiError, to_api_error
-from server.media import LoadedImage
+from server.media import LoadedImage, MediaError
 from server.metrics import Metrics
 from server.openai.protocols import ChatProcessor, ImageLoader
 from server.openai.request.image_cache import ImageCache, is_named
 from server.openai.request.pools import Pools
-from server.openai.schemas.requests import ImagePart, Message, Part
+from server.openai.schemas.requests import ImagePart, Message, Part, RefusalPart
 
 Place = tuple[int, int]  # the index of a message, and of the part in it
 
@@ -57,11 +56,12 @@ def media_parts(messages: Sequence[Message]) -> list[MediaPart]:
     ]
 
 
-def media_part(part: Part, place: Place) -> MediaPart | None:
+def media_part(part: Part | RefusalPart, place: Place) -> MediaPart | None:
     """The part, if it is of a kind that gives pictures."""
     if isinstance(part, ImagePart):
         m, p = place
-        return MediaPart(place, f"messages[{m}].content[{p}].image_url.url", part.image_url.url)
+        url = part.image_url.url.strip()  # browsers, too, take an address without its white space
+        return MediaPart(place, f"messages[{m}].content[{p}].image_url.url", url)
     return None
 
 
@@ -85,44 +85,42 @@ class PictureLoader:
         """The pictures of each part. Raises `ApiError`, `MediaError`: one failure ends them all."""
         self._check_number(len(parts))  # each gives one at least: nothing is fetched for too many
         unique, indices = distinct(parts)
-        named = {p.param: [self.cache.named(p.url, p.param)] for p in unique if is_named(p.url)}
+        named = {p.param: self._named(p) for p in unique if is_named(p.url)}
         sent = [part for part in unique if part.param not in named]
         params = [part.param for part in sent]
-        loaded = await self.media.load_all([part.url for part in sent], params)
-        found: dict[str, Sequence[LoadedImage | ImageInput]] = {**named}
-        found |= zip(params, loaded, strict=True)
-        self._check_number(sum(len(found[unique[n].param]) for n in indices))
-        pictures = await asyncio.gather(*(self._pictures(found[p.param], p.param) for p in unique))
+        try:
+            loaded = await self.media.load_all([p.url for p in sent], params, self._preprocess)
+        except MediaError as error:
+            self.metrics.increase("lookm_images_refused_total", reason=error.code)
+            raise
+        found: dict[str, Sequence[Picture]] = named | dict(zip(params, loaded, strict=True))
+        pictures = [tuple(found[part.param]) for part in unique]
+        self._check_number(sum(len(pictures[n]) for n in indices))
         return {part.place: pictures[n] for part, n in zip(parts, indices, strict=True)}
+
+    def _named(self, part: MediaPart) -> Pictures:
+        return (Picture(self.cache.named(part.url, part.param)),)
 
     def _check_number(self, num_pictures: int) -> None:
         if num_pictures > self.max_images:
             message = f"The request has {num_pictures} images; {self.max_images} are allowed."
             raise ApiError("invalid_value", message, param="messages")
 
-    async def _pictures(self, images: Sequence[LoadedImage | ImageInput], param: str) -> Pictures:
-        return tuple(await asyncio.gather(*(self._picture(image, param) for image in images)))
-
-    async def _picture(self, image: LoadedImage | ImageInput, param: str) -> Picture:
-        if isinstance(image, ImageInput):
-            return Picture(image)
-        return Picture(await self._preprocess(image, param), image.label)
-
-    async def _preprocess(self, loaded: LoadedImage, param: str) -> ImageInput:
+    async def _preprocess(self, loaded: LoadedImage) -> Picture:
         if loaded.fetch_s:
             self.metrics.observe("lookm_media_fetch_seconds", loaded.fetch_s)
         self.metrics.observe("lookm_media_decode_seconds", loaded.decode_s)
         if (known := self.cache.get(loaded.digest)) is not None:
-            return known
+            return Picture(known, loaded.label)
         try:
             with self.metrics.time("lookm_media_preprocess_seconds"):
                 image = await self.pools.image(
                     lambda: self.processor.image(loaded.image, loaded.digest)
                 )
         except LookmError as error:
-            raise to_api_error(error, param=param) from error
+            raise to_api_error(error, param=loaded.param) from error
         self.cache.put(image)
-        return image
+        return Picture(image, loaded.label)
 
 
 def distinct(parts: Sequence[MediaPart]) -> tuple[list[MediaPart], list[int]]:

@@ -9,7 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from server.openai.request.pictures import Pictures, Place
-from server.openai.schemas.requests import AssistantMessage, Message, TextPart, ToolMessage
+from server.openai.schemas.requests import (
+    AssistantMessage,
+    Message,
+    RefusalPart,
+    TextPart,
+    ToolMessage,
+)
 from server.openai.tools.checks import template_calls
 from server.openai.tools.template_support import Dialect
 
@@ -44,9 +50,13 @@ def _template_parts(
     if isinstance(message.content, str):
         yield _text_part(message.content)
         return
+    if message.content is None and isinstance(message, AssistantMessage) and message.refusal:
+        yield _text_part(message.refusal)
     for p, part in enumerate(message.content or ()):
         if isinstance(part, TextPart):
             yield _text_part(part.text)
+        elif isinstance(part, RefusalPart):
+            yield _text_part(part.refusal)
         else:
             yield from _picture_parts(pictures[m, p])
 

@@ -13,7 +13,13 @@ from typing import Any
 
 from lookm.errors import PromptTooLongError
 from server.api_errors import ApiError
-from server.openai.schemas.requests import AssistantMessage, JsonSchemaFormat, Message, TextPart
+from server.openai.schemas.requests import (
+    AssistantMessage,
+    JsonSchemaFormat,
+    Message,
+    RefusalPart,
+    TextPart,
+)
 from server.openai.schemas.tools import Tool
 
 MAX_HIDDEN_CHARACTERS = 2**20
@@ -115,6 +121,10 @@ def _written(answers: Sequence[AssistantMessage]) -> Iterator[str]:
     """What the model wrote earlier: text and calls."""
     yield from _texts(answers)
     for answer in answers:
+        yield answer.refusal or ""
+        if not isinstance(answer.content, str):
+            parts = answer.content or ()
+            yield from (part.refusal for part in parts if isinstance(part, RefusalPart))
         yield from (call.function.arguments for call in answer.tool_calls or ())
 
 

@@ -49,9 +49,21 @@ class ImagePart(Strict):
     prompt_cache_breakpoint: Annotated[object, Accepted(CACHE_HINT)] = None
 
 
+class RefusalPart(Strict):
+    """What an earlier answer said instead of answering; the model sees it as text."""
+
+    type: Annotated[Literal["refusal"], Honoured()]
+    refusal: Annotated[str, Honoured()]
+
+
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 Content = (
     Annotated[str, STRING] | Annotated[list[Part], Field(min_length=1, max_length=4096), ARRAY]
+)
+AnsweredPart = Annotated[TextPart | ImagePart | RefusalPart, Field(discriminator="type")]
+Answered = (
+    Annotated[str, STRING]
+    | Annotated[list[AnsweredPart], Field(min_length=1, max_length=4096), ARRAY]
 )
 ToolContent = (
     Annotated[str, STRING] | Annotated[list[TextPart], Field(min_length=1, max_length=4096), ARRAY]
@@ -79,9 +91,9 @@ class AssistantMessage(Strict):
     """An earlier answer."""
 
     role: Annotated[Literal["assistant"], Honoured()]
-    content: Annotated[Content | None, Honoured("may be left out beside `tool_calls`")] = None
+    content: Annotated[Answered | None, Honoured("null: it said nothing")] = None
     name: Name = None
-    refusal: Annotated[object, Refused("Refusals cannot be given back.")] = None
+    refusal: Annotated[str | None, Honoured("shown as text, where there is no `content`")] = None
     tool_calls: Annotated[
         Annotated[list[ToolCall], Field(max_length=128)] | None, Honoured(WITH_TEMPLATE)
     ] = None

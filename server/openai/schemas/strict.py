@@ -1,9 +1,20 @@
-"""The base of all request models: a wrong type or an unknown field is an error, never a guess."""
+"""The base of all request models: a wrong type or an unknown field is an error, never a guess.
+
+An unknown field that is null is none: clients send back what other servers' answers had.
+"""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, Tag
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Tag,
+    model_validator,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 # Names of union members in pydantic's error locations; `parse.path` leaves them out.
@@ -20,6 +31,19 @@ class Strict(BaseModel):
         hide_input_in_errors=True,
         protected_namespaces=(),
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_says_nothing(cls, value: Any) -> Any:
+        """The object without the fields that we do not know and that are null."""
+        if not isinstance(value, dict) or value.keys() <= cls._names():
+            return value
+        return {name: v for name, v in value.items() if v is not None or name in cls._names()}
+
+    @classmethod
+    @cache
+    def _names(cls) -> frozenset[str]:
+        return frozenset(info.alias or name for name, info in cls.model_fields.items())
 
 
 @dataclass(frozen=True, slots=True)

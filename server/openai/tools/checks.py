@@ -79,16 +79,12 @@ def check_tools(tools: Sequence[Tool], support: ToolSupport) -> None:
 
 
 def check_turns(messages: Sequence[Message], support: ToolSupport) -> None:
-    """Refuse turns that are empty, and tools' answers to calls that there were not."""
+    """Refuse calls that the model cannot be shown, and answers to calls that there were not."""
     called: set[str] = set()
     for m, message in enumerate(messages):
         if isinstance(message, AssistantMessage):
             if message.tool_calls and support.dialect is None:
                 raise _unsupported(f"messages[{m}].tool_calls", support)
-            if message.content is None and not message.tool_calls:
-                param = f"messages[{m}].content"
-                message_ = f"Missing required parameter: '{param}'."
-                raise ApiError("missing_required_parameter", message_, param=param)
             called.update(call.id for call in message.tool_calls or ())
         if isinstance(message, ToolMessage):
             if support.dialect is None:

@@ -201,3 +201,32 @@ async def test_body_is_cut_at_the_limit_whatever_was_declared(
     assert failed.code == "image_too_large"
     assert body.produced <= 1100
     assert body.closed
+
+
+async def test_an_empty_content_encoding_is_none(loading: Loading) -> None:
+    headers = {"content-encoding": ""}
+    async with loading(lambda _: httpx.Response(200, headers=headers, content=PNG)) as loader:
+        assert (await loader.load("https://a.example/")).width == 8
+
+
+async def test_a_cookie_set_with_a_redirect_comes_back_to_its_host_and_to_no_other(
+    loading: Loading,
+) -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        host, cookie = request.headers["host"], request.headers.get("cookie")
+        seen.append((host, cookie))
+        if host == "a.example" and cookie is None:
+            cookies = [("set-cookie", "id=1; Path=/"), ("set-cookie", "b=\x002"),
+                       ("set-cookie", "c=2"), ("set-cookie", "d=" + "x" * 5000)]  # fmt: skip
+            return httpx.Response(302, headers=[("location", "/"), *cookies])
+        if host == "a.example":
+            return httpx.Response(302, headers={"location": "https://b.example/"})
+        return httpx.Response(200, content=PNG)
+
+    async with loading(handler) as loader:
+        for _ in range(2):
+            await loader.load("https://a.example/")
+    once = [("a.example", None), ("a.example", "id=1; c=2"), ("b.example", None)]
+    assert seen == once * 2

@@ -141,7 +141,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"response_format": {"type": "json_object"}}, "response_format"),
     ({"functions": [{"name": "f"}]}, "functions"),
     ({"messages": [*TURNS[:2], TURNS[2] | {"tool_call_id": "x"}]}, "messages[2].tool_call_id"),
-    ({"messages": [TURNS[0], {"role": "assistant", "content": None}]}, "messages[1].content"),
 ]  # fmt: skip
 
 

@@ -1,0 +1,83 @@
+"""The process in which untrusted bytes are decoded: one job after the other, until its input ends.
+
+Run as `python -m server.media.sandbox_process`, with a socket as standard input. Before each job it
+asks the system to bound its own memory and processor time, so that whatever a decoder does ends
+here. A job is one row of `JOBS`: bytes and options in, facts and bytes out.
+"""
+
+import contextlib
+import ctypes
+import os
+import resource
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from server.media.config import MediaConfig
+from server.media.decode import decode, silence_decoders
+from server.media.frames import receive, send
+from server.media.media_error import MediaError
+
+Facts = Mapping[str, Any]
+Job = Callable[[bytearray, Facts], tuple[Facts, bytes]]
+
+SLACK_BYTES = 256 * 2**20  # of address space, beside what a job is expected to take
+TRIM_BYTES = 16 * 2**20
+NICENESS = 5  # who asks something small is answered first
+
+
+def picture(data: bytearray, options: Facts) -> tuple[Facts, bytes]:
+    """One image: its RGB pixels, its size as kept and as sent."""
+    decoded = decode(bytes(data), MediaConfig(**options))
+    size = {"kept": decoded.image.size, "width": decoded.width, "height": decoded.height}
+    return size, decoded.image.tobytes()
+
+
+JOBS: Mapping[str, Job] = {"picture": picture}
+
+
+def main() -> None:
+    """Serve the socket at standard input."""
+    silence_decoders()
+    os.nice(NICENESS)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)
+    with socket.socket(fileno=os.dup(sys.stdin.fileno())) as connection:
+        while (message := receive(connection)) is not None:
+            order, data = message
+            send(connection, *_answer(order, data))
+            if order["cost_bytes"] > TRIM_BYTES:
+                del message, data
+                trim(0)
+
+
+def _answer(order: Facts, data: bytearray) -> tuple[Facts, bytes]:
+    _bound(order["cost_bytes"] + 2 * len(data), order["cpu_s"])
+    try:
+        return JOBS[order["job"]](data, order["options"])
+    except MediaError as error:
+        return {"code": error.code, "message": error.message}, b""
+    except MemoryError:
+        return {"code": "image_too_large", "message": "It takes too much memory to decode."}, b""
+
+
+def _bound(memory_bytes: int, cpu_s: int) -> None:
+    """For the next job. Past the first bound the system kills, past the second allocations fail."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    _lower(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + 1 + cpu_s)
+    with contextlib.suppress(OSError):  # only Linux says what is held, and bounds it
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        held_bytes = pages * resource.getpagesize()
+        _lower(resource.RLIMIT_AS, held_bytes + memory_bytes + SLACK_BYTES)
+
+
+def _lower(kind: int, limit: int) -> None:
+    """Set a soft limit, within the hard one that the operator may have set."""
+    _, hard = resource.getrlimit(kind)
+    soft = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(kind, (soft, hard))
+
+
+if __name__ == "__main__":
+    main()
