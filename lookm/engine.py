@@ -21,7 +21,7 @@ from lookm.batch import Batch, Encode, Prefill
 from lookm.cache import PagePool, SequenceCache
 from lookm.config import EngineConfig
 from lookm.device import choose_device, choose_dtype
-from lookm.errors import LookmError, RequestError
+from lookm.errors import LookmError, QueueFullError, RequestError
 from lookm.graphs import make_graphs
 from lookm.memory import make_plan
 from lookm.models.adapter import Adapter
@@ -40,11 +40,14 @@ from lookm.sampling import SampledToken
 from lookm.scheduler import Scheduler
 from lookm.sequence import SequenceState
 from lookm.sizing import kept_rows
+from lookm.snapshot import snapshot
 from lookm.store import PromptStore, block_keys
 from lookm.totals import Totals
 from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
 
 logger = logging.getLogger(__name__)
+
+GRAMMAR_WAIT_S = 0.005  # of a step in which nothing else is to be done
 
 
 class Engine:
@@ -96,6 +99,7 @@ class Engine:
         # much.
         num_logits = adapter.logits(adapter.embed_tokens([0])).shape[-1]
         self._postprocessor = Postprocessor(processor, adapter.eos_ids, num_logits)
+        self._grammars = self._postprocessor.grammars
         self.presets = PRESETS  # what requests may ask for; a study may add to it
         self._sequences: dict[str, SequenceState] = {}
         self._aborted: list[SequenceState] = []
@@ -161,7 +165,11 @@ class Engine:
             causal=causal,
             keys=self._keys(request) if causal and request.reuse != "none" else [],
         )
-        self._scheduler.add(sequence)
+        try:
+            self._scheduler.add(sequence)
+        except QueueFullError:
+            sequence.sampler.close()
+            raise
         self._sequences[request.id] = sequence
 
     def _keys(self, request: Request) -> list[bytes]:
@@ -176,14 +184,19 @@ class Engine:
         sequence = self._sequences.pop(request_id, None)
         if sequence is not None:
             self._scheduler.remove(sequence)
+            sequence.sampler.close()
             self._aborted.append(sequence)
 
     def step(self) -> list[TokenEvent]:
         """Run one step of whatever is due; returns what it produced."""
         events = [self._postprocessor.end(sequence, "abort") for sequence in self._aborted]
         self._aborted.clear()
+        events += self._end_structured()
         began_s = time.monotonic()
-        batch, refused = self._prepare(self._scheduler.schedule())
+        due = self._scheduler.schedule()
+        if due.is_empty and self._sequences and not events:
+            self._grammars.wait(GRAMMAR_WAIT_S)
+        batch, refused = self._prepare(due)
         events += refused
         if batch.num_tokens:
             started_s = time.monotonic()
@@ -194,6 +207,7 @@ class Engine:
                 self._pace.learn(batch.num_tokens - len(batch.decodes), spent_s)
             else:
                 self._pace.learn_decode(spent_s)
+            self._grammars.settle()
             events += [
                 self._accept(sequence, choice)
                 for sequence, choice in zip(batch.sampled, choices, strict=True)
@@ -215,6 +229,7 @@ class Engine:
             return time.monotonic() > until_s
 
         choices = self._runner.advance(prefill, is_late)
+        self._grammars.settle()
         clock = prefill.sequence.clock
         clock.prefill_s += time.monotonic() - started_s
         if choices is not None:
@@ -248,32 +263,12 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """A snapshot of the pool, the queues and the counters."""
-        running = self._scheduler.running
-        features = self._runner.features
-        return EngineStats(
-            capacity_bytes=self.plan.capacity_bytes,
-            used_bytes=(self._pool.num_used - self._parking.num_pages) * self._pool.page_bytes,
-            parked_bytes=self._parking.num_pages * self._pool.page_bytes,
-            parked_conversations=len(self._parking),
-            parked_hit_tokens_total=self._parking.hit_tokens,
-            full_bytes=sum(seq.cache.full_bytes(len(seq.tokens)) for seq in running),
-            running=len(running),
-            waiting=len(self._scheduler.waiting),
-            prompt_tokens_total=self._totals.prompt_tokens,
-            image_tokens_total=self._totals.image_tokens,
-            generated_tokens_total=self._totals.generated_tokens,
-            decode_tokens_total=self._totals.decode_tokens,
-            decode_s=self._totals.decode_s,
-            preemptions_total=self._scheduler.num_preemptions,
-            image_cache_queries_total=features.queries,
-            image_cache_hits_total=features.hits,
-            vision_encode_s=self._runner.encode_s,
-            prompt_store_bytes=self._prompts.store.held_bytes,
-            prompt_store_query_tokens_total=self._prompts.query_tokens,
-            prompt_store_hit_tokens_total=self._prompts.hit_tokens,
-            prompt_store_evictions_total=self._prompts.store.evictions,
-            prompt_store_load_s=self._prompts.load_s,
-            prompt_store_save_s=self._prompts.save_s,
+        return snapshot(
+            self._totals,
+            self._scheduler,
+            self._pool,
+            self._parking,
+            self._runner,
         )
 
     def check(self) -> None:
@@ -305,8 +300,20 @@ class Engine:
                     (long if unit in batch.long else ready).append(prefill)
         return Batch(batch.decodes, prefills=ready, long=long), events
 
+    def _end_structured(self) -> list[TokenEvent]:
+        """The ends of answers whose structure ends them between two tokens."""
+        self._grammars.poll()
+        ended = []
+        for sequence in list(self._sequences.values()):
+            event = self._postprocessor.end_structured(sequence)
+            if event is not None:
+                self._forget(sequence, park=event.finish == "stop")
+                ended.append(event)
+        return ended
+
     def _forget(self, sequence: SequenceState, *, park: bool = False) -> None:
         self._scheduler.remove(sequence, park=park)
+        sequence.sampler.close()
         del self._sequences[sequence.request.id]
 
     def _accept(self, sequence: SequenceState, choice: SampledToken) -> TokenEvent:

@@ -73,8 +73,8 @@ class Structure:
     markers, or a regex match.
 
     `source` is the JSON schema as JSON text, the regex (Rust syntax, matched as a whole), or for
-    pieces what `lookm.structure.Pieces` holds, as JSON. `param` is the request field to name where
-    the form cannot be followed.
+    pieces what `lookm.grammar.source.Pieces` holds, as JSON. `param` is the request field to name
+    where the form cannot be followed.
     """
 
     kind: StructureKind
@@ -219,7 +219,8 @@ class TokenEvent:
     `cache` is set on the first event and on the last; `timing` and `error` only on the last.
     `logprobs`, where asked for, comes with its token, also while the text is held back; the token
     that ends an answer has none, for it adds no text. `stop_reason` says which stop string or which
-    of the `stop_token_ids` ended the answer.
+    of the `stop_token_ids` ended the answer. `refused`: the request can never be served, which was
+    found out after it was added; the name of the `LookmError` that `error` and `param` belong to.
     """
 
     request_id: str
@@ -232,6 +233,8 @@ class TokenEvent:
     error: str | None = None
     logprobs: TokenLogprob | None = None
     stop_reason: str | int | None = None
+    refused: str | None = None
+    param: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
