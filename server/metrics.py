@@ -8,9 +8,7 @@ has its own registry. Labels are bounded: presets, finish reasons and error code
 
 import contextlib
 import dataclasses
-import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -22,6 +20,7 @@ from prometheus_client.registry import Collector
 from lookm.policy import PRESETS
 from lookm.types import EngineStats, ModelInfo, TokenEvent
 from server.api_errors import CODES
+from server.decode_rate import DecodeClock, DecodeRate
 from server.vllm_names import with_vllm_names
 
 # vLLM's buckets, so that its dashboards read ours.
@@ -35,9 +34,9 @@ FIRST_TOKEN_S = (
 TOKEN_GAP_S = (
     0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80,
 )  # fmt: skip
+LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 KEPT_RATIO = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
-RATE_WINDOW_S = 10.0
 RATE_SAMPLE_S = 0.25
 FINISH_REASONS = ("stop", "length", "abort", "error")
 OTHER = "other"
@@ -131,6 +130,9 @@ SERIES: tuple[Series, ...] = (
            stat=lambda e: e.totals.image_cache_queries_total),
     Series("lookm_image_cache_hits_total", "counter", "Images found in the feature cache.",
            stat=lambda e: e.totals.image_cache_hits_total),
+    Series("lookm_event_loop_lag_seconds", "histogram",
+           "How late the API process's event loop comes to what is due, sampled every 0.1 s.",
+           (), LAG_S),
     Series("lookm_worker_restarts_total", "counter", "Engine processes replaced after they died.",
            stat=lambda e: e.restarts),
     Series("lookm_build_info", "gauge", "Always 1; the labels tell what runs.",
@@ -247,53 +249,6 @@ class Metrics:
         for label in series.labels:  # one at most. All begin at zero: a rate sees the first event
             for value in LABEL_VALUES[label]:
                 counted.labels(value)
-
-
-class DecodeClock:
-    """Time in which tokens were decoded, as a client feels it.
-
-    From the arrival of one step to that of the next, where the next decoded: what lies between two
-    steps (messages, scheduling) counts. `EngineStats.decode_s` is only the steps' own time, so
-    tokens over it are more a second than any client sees: by 7 to 16 % with the demo model.
-    """
-
-    def __init__(self) -> None:
-        self.decoding_s = 0.0
-        self._stepped_s = math.inf
-        self._decoded_tokens = 0
-
-    def step(self, now_s: float, stats: EngineStats) -> None:
-        """A step has arrived."""
-        if stats.decode_tokens_total > self._decoded_tokens:
-            self.decoding_s += max(0.0, now_s - self._stepped_s)
-        self._stepped_s, self._decoded_tokens = now_s, stats.decode_tokens_total
-
-
-class DecodeRate:
-    """Decode throughput over the last `RATE_WINDOW_S`, from samples of two growing totals.
-
-    Tokens per second *of decoding*: time in which nothing was decoded does not count, except that
-    after a whole window of it the rate is zero.
-    """
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int, float]] = deque()
-
-    @property
-    def sampled_s(self) -> float:
-        """When the last sample was taken."""
-        return self._samples[-1][0] if self._samples else -math.inf
-
-    def sample(self, now_s: float, totals: EngineStats) -> None:
-        """Remember the totals of this moment, forget those before the window."""
-        self._samples.append((now_s, totals.decode_tokens_total, totals.decode_s))
-        while self._samples[0][0] < now_s - RATE_WINDOW_S:
-            self._samples.popleft()
-
-    def tokens_per_s(self) -> float:
-        """Between the oldest and the newest sample."""
-        (_, tokens_before, s_before), (_, tokens, s) = self._samples[0], self._samples[-1]
-        return (tokens - tokens_before) / (s - s_before) if s > s_before else 0.0
 
 
 class _EngineCollector(Collector):

@@ -139,7 +139,9 @@ class Settings(BaseSettings):
     max_body: Size = Field(160 * 2**20, description="Largest request body.")
     max_body_total: Size = Field(2**30, description="Bodies being received or prepared together.")
     receive_timeout_s: Seconds = Field(
-        30, description="How long a request may take to arrive; longer at 64 KiB/s or more."
+        30,
+        description="How long a request may take to arrive; longer at 64 KiB/s or more. As long "
+        "may its client not read the answer.",
     )
     request_timeout_s: Seconds | None = Field(None, description="Deadline of one request.")
 

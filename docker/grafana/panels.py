@@ -203,6 +203,10 @@ SERVING = Board(
         Panel("Between two tokens", "s",
               "What a reader of a stream feels. Rises with the number of running requests.",
               quantiles("lookm_inter_token_latency_seconds")),
+        Panel("Event loop, late by", "s",
+              "What everything the API process does waits for; above 0.05 s one client's work "
+              "holds up the others.",
+              quantiles("lookm_event_loop_lag_seconds")),
         Panel("Whole request", "s", "From a request's arrival to its end; depends on its length.",
               quantiles("lookm_e2e_request_latency_seconds")),
         Panel("Where the time goes", "s",

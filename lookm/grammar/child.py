@@ -20,7 +20,7 @@ from lookm.grammar.wire import Ask, Tell, take_asks, tell
 from lookm.types import Structure
 
 MEMORY_BYTES = 96 * 2**20  # more than the process has when it begins
-COMPILE_CPU_S = 0.5
+COMPILE_CPU_S = 0.3
 MASK_CPU_S = 0.5
 SLOW_MASK_S = 0.02  # from here on others come first
 PR_SET_PDEATHSIG = 1

@@ -30,7 +30,7 @@ from lookm.types import Structure
 YOUNG_S = 0.05
 MAX_YOUNG = 2
 MAX_OLD = 8  # that wait for their turn
-NICE, OLD_NICE = 5, 15
+NICE, OLD_NICE = 5, 10
 
 TOO_COSTLY = (
     f"compiling it takes more than {child.COMPILE_CPU_S:g} s or "

@@ -3,7 +3,7 @@
 import dataclasses
 
 from lookm.types import EngineStats
-from server.metrics import DecodeClock
+from server.decode_rate import DecodeClock
 
 IDLE = EngineStats(2**20, 0, 0, 0, 0)
 

@@ -10,7 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from lookm.policy import PRESETS
 from lookm.types import CachePolicy, CacheReport, EngineStats, Timing, TokenEvent
 from server.api_errors import CODES
-from server.metrics import RATE_WINDOW_S, SERIES, DecodeRate, Metrics
+from server.decode_rate import RATE_WINDOW_S, DecodeRate
+from server.metrics import SERIES, Metrics
 from server.request_metrics import RequestMetrics
 from server.vllm_names import ALIASES
 from tests.server.requests import CHAT, INFO, chat, image
