@@ -51,3 +51,17 @@ def restored(value: Any, strings: Mapping[str, str]) -> Any:
     if isinstance(value, dict):
         return {restored(key, strings): restored(each, strings) for key, each in value.items()}
     return value
+
+
+def num_values(text: bytes, enough: int) -> int:
+    """About how many values a JSON text has, strings' commas and brackets counted, too.
+
+    Counting ends where there are more than `enough`; each piece is counted in less than 1 ms.
+    """
+    total = 0
+    for start in range(0, len(text), LONG_BYTES):
+        piece = text[start : start + LONG_BYTES]
+        total += piece.count(b",") + piece.count(b"[") + piece.count(b"{")
+        if total > enough:
+            break
+    return total
