@@ -32,10 +32,9 @@ def writer(kind: Any, *, logprobs: bool = True) -> CompletionWriter:
 @pytest.mark.parametrize("logprobs", [True, False])
 def test_parts_are_the_whole(kind: Any, num_tokens: int, logprobs: bool) -> None:
     tricky = 'é"choices":[] "logprobs":{"content":[]}\n\\'
-    answer = writer(kind, logprobs=logprobs).whole(
-        [collected(num_tokens, 3, tricky), collected(1, 0), collected(0, 0, "")]
-    )
-    assert b"".join(parts(answer)).decode() == answer.to_json()
+    choices = [collected(num_tokens, 3, tricky), collected(1, 0), collected(0, 0, "")]
+    written = b"".join(parts(writer(kind, logprobs=logprobs), choices))
+    assert written.decode() == writer(kind, logprobs=logprobs).whole(choices).to_json()
 
 
 @pytest.mark.anyio
