@@ -64,6 +64,11 @@ class Batch:
         return len(self.decodes) + sum(p.end - p.start for p in self.prefills)
 
     @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.decodes or self.encodes or self.prefills or self.long)
+
+    @property
     def sampled(self) -> list[SequenceState]:
         """The sequences that get a new token from this step, in row order."""
         return [*self.decodes, *(p.sequence for p in self.prefills if p.completes)]

@@ -21,7 +21,7 @@ from lookm.batch import Batch, Encode, Prefill
 from lookm.cache import PagePool, SequenceCache
 from lookm.config import EngineConfig
 from lookm.device import choose_device, choose_dtype
-from lookm.errors import LookmError, RequestError
+from lookm.errors import LookmError, QueueFullError, RequestError
 from lookm.graphs import make_graphs
 from lookm.memory import make_plan
 from lookm.models.adapter import Adapter
@@ -41,11 +41,13 @@ from lookm.scheduler import Scheduler
 from lookm.sequence import SequenceState
 from lookm.sizing import kept_rows
 from lookm.snapshot import snapshot
-from lookm.store import PromptStore, block_keys
+from lookm.store import PromptStore
 from lookm.totals import Totals
 from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
 
 logger = logging.getLogger(__name__)
+
+GRAMMAR_WAIT_S = 0.005  # of a step in which nothing else is to be done
 
 
 class Engine:
@@ -99,6 +101,7 @@ class Engine:
         # much.
         num_logits = adapter.logits(adapter.embed_tokens([0])).shape[-1]
         self._postprocessor = Postprocessor(processor, adapter.eos_ids, num_logits)
+        self._grammars = self._postprocessor.grammars
         self.presets = PRESETS  # what requests may ask for; a study may add to it
         self._sequences: dict[str, SequenceState] = {}
         self._aborted: list[SequenceState] = []
@@ -164,32 +167,32 @@ class Engine:
             tokens=list(request.prompt_ids),
             num_together=num_together,
         )
-        if sequence.reuses and request.reuse != "none":
-            sequence.keys = self._keys(request)
-        self._scheduler.add(sequence)
+        sequence.keys = self._prompts.keys(sequence)
+        try:
+            self._scheduler.add(sequence)
+        except QueueFullError:
+            sequence.sampler.close()
+            raise
         self._sequences[request.id] = sequence
-
-    def _keys(self, request: Request) -> list[bytes]:
-        """The names of the prompt's blocks; none where nothing is stored."""
-        if not self._prompts.store.enabled:
-            return []
-        image_id = self._adapter.image_token_id
-        return block_keys(request.prompt_ids, request.images, image_id, request.salt)
 
     def abort(self, request_id: str) -> None:
         """End a request; its pages are free at once. Its last event comes with the next step."""
         sequence = self._sequences.pop(request_id, None)
         if sequence is not None:
             self._scheduler.remove(sequence)
+            sequence.sampler.close()
             self._aborted.append(sequence)
 
     def step(self) -> list[TokenEvent]:
         """Run one step of whatever is due; returns what it produced."""
         events = [self._postprocessor.end(sequence, "abort") for sequence in self._aborted]
         self._aborted.clear()
+        events += self._end_structured()
         began_s = time.monotonic()
-        scheduled = self._scheduler.schedule()
-        batch, refused = self._prepare(scheduled, began_s + self._pace.encode_s(scheduled))
+        due = self._scheduler.schedule()
+        if due.is_empty and self._sequences and not events:
+            self._grammars.wait(GRAMMAR_WAIT_S)
+        batch, refused = self._prepare(due, began_s + self._pace.encode_s(due))
         events += refused
         if batch.num_tokens:
             started_s = time.monotonic()
@@ -200,9 +203,11 @@ class Engine:
                 self._pace.learn(sum(each.work_tokens for each in batch.prefills), spent_s)
             else:
                 self._pace.learn_decode(spent_s)
+            self._grammars.settle()
             events += self._events(outcome)
         for prefill in batch.long:
             events += self._advance(prefill, began_s + self._pace.step_s)
+        self._totals.last_step_s = time.monotonic() - began_s
         return events
 
     def _advance(self, prefill: Prefill, until_s: float) -> list[TokenEvent]:
@@ -218,6 +223,7 @@ class Engine:
             return time.monotonic() > until_s
 
         done, outcome = self._recovery.advance(prefill, is_late)
+        self._grammars.settle()
         clock = prefill.sequence.clock
         clock.prefill_s += time.monotonic() - started_s
         if done:
@@ -288,8 +294,20 @@ class Engine:
                     (long if unit in batch.long else ready).append(prefill)
         return Batch(batch.decodes, prefills=ready, long=long), events
 
+    def _end_structured(self) -> list[TokenEvent]:
+        """The ends of answers whose structure ends them between two tokens."""
+        self._grammars.poll()
+        ended = []
+        for sequence in list(self._sequences.values()):
+            event = self._postprocessor.end_structured(sequence)
+            if event is not None:
+                self._forget(sequence, park=event.finish == "stop")
+                ended.append(event)
+        return ended
+
     def _forget(self, sequence: SequenceState, *, park: bool = False) -> None:
         self._scheduler.remove(sequence, park=park)
+        sequence.sampler.close()
         del self._sequences[sequence.request.id]
 
     def _fail(self, sequence: SequenceState, error: str) -> TokenEvent:
@@ -305,11 +323,7 @@ class Engine:
     def _accept(self, sequence: SequenceState, choice: SampledToken) -> TokenEvent:
         """Add a chosen token to its sequence, and forget the sequence where it ends."""
         event = self._postprocessor.accept(sequence, choice)
-        if event.token_id is not None:
-            self._totals.generated_tokens += 1
-            if event.num_generated == 1:
-                self._totals.prompt_tokens += sequence.num_prompt
-                self._totals.image_tokens += sequence.report.image_tokens if sequence.report else 0
+        self._totals.account_event(event, sequence)
         if event.finish is not None:
             self._forget(sequence, park=True)
         return event

@@ -5,12 +5,15 @@ Decides finish reasons and makes what a request's answer needs on its way (`Samp
 """
 
 import functools
+from collections.abc import Callable
+from dataclasses import replace
 
 from lookm.detokenize import Detokenizer
+from lookm.grammar.client import Grammars
+from lookm.grammar.matcher import Vocabulary
 from lookm.models.processor import Processor
 from lookm.sampling import SampledToken, Sampler, check, describe
 from lookm.sequence import SequenceState
-from lookm.structure import Vocabulary
 from lookm.types import FinishReason, Sampling, TokenEvent, TokenLogprob
 
 
@@ -21,6 +24,7 @@ class Postprocessor:
         self._processor = processor
         self._eos_ids = eos_ids
         self._num_logits = num_logits
+        self.grammars = Grammars(lambda: processor.tokenizer_json, eos_ids)
 
     def sampler(self, sampling: Sampling, prompt_ids: tuple[int, ...]) -> Sampler:
         """A new request's sampler. Raises `RequestError` for what cannot be sampled."""
@@ -31,7 +35,7 @@ class Postprocessor:
             sampling,
             prompt_ids,
             end_ids=eos_ids.union(sampling.stop_token_ids),
-            grammar=None if structure is None else self._vocabulary.grammar(structure),
+            grammar=None if structure is None else self.grammars.open(structure),
         )
 
     def detokenizer(self, sampling: Sampling) -> Detokenizer:
@@ -67,13 +71,18 @@ class Postprocessor:
         )
 
     def end(
-        self, sequence: SequenceState, finish: FinishReason, *, error: str | None = None
+        self,
+        sequence: SequenceState,
+        finish: FinishReason,
+        *,
+        text: str = "",
+        error: str | None = None,
     ) -> TokenEvent:
         """The last event of an answer that ends without a new token."""
         return TokenEvent(
             request_id=sequence.request.id,
             token_id=None,
-            text="",
+            text=text,
             num_generated=sequence.num_generated,
             finish=finish,
             cache=sequence.report,
@@ -81,11 +90,32 @@ class Postprocessor:
             error=error,
         )
 
+    def end_structured(self, sequence: SequenceState) -> TokenEvent | None:
+        """The last event of an answer whose structure says so between two tokens: it is none, it
+        cannot be followed any further, or it turns out to be whole. Else None.
+        """
+        grammar = sequence.sampler.grammar
+        if grammar is None:
+            return None
+        if grammar.refusal is not None:
+            refusal = grammar.refusal
+            event = self.end(sequence, "error", error=str(refusal))
+            return replace(event, refused=type(refusal).__name__, param=refusal.param)
+        if grammar.failure is not None:
+            return self.end(sequence, "error", error=grammar.failure)
+        if grammar.complete:
+            return self.end(sequence, "stop", text=sequence.detokenizer.finish())
+        return None
+
     def _logprobs(self, choice: SampledToken) -> TokenLogprob | None:
         if choice.logprob is None:
             return None
-        return describe(choice, self._vocabulary.bytes_of)
+        return describe(choice, self._bytes_of)
 
     @functools.cached_property
-    def _vocabulary(self) -> Vocabulary:
-        return Vocabulary.of(self._processor, self._eos_ids)
+    def _bytes_of(self) -> Callable[[int], bytes]:
+        """What a token adds to the text."""
+        vocabulary = Vocabulary(self._processor.tokenizer_json, self._eos_ids)
+        if vocabulary.tokens is None:
+            return lambda token: self._processor.decode([token]).encode()
+        return vocabulary.bytes_of

@@ -15,7 +15,7 @@ from lookm.look import PromptLook
 from lookm.models.adapter import Adapter
 from lookm.policy import PromptPolicy
 from lookm.sequence import SequenceState, TakenOver
-from lookm.store import BLOCK_TOKENS, Capture, PromptStore
+from lookm.store import BLOCK_TOKENS, Capture, PromptStore, block_keys
 
 
 class Prompts:
@@ -27,6 +27,13 @@ class Prompts:
         self._backend = backend
         self.query_tokens = self.hit_tokens = 0
         self.load_s = self.save_s = 0.0
+
+    def keys(self, sequence: SequenceState) -> list[bytes]:
+        """The names of a prompt's blocks; none where nothing is stored, or to be taken over."""
+        request, image_id = sequence.request, self._adapter.image_token_id
+        if not (self.store.enabled and sequence.reuses and request.reuse != "none"):
+            return []
+        return block_keys(request.prompt_ids, request.images, image_id, request.salt)
 
     def open(self, sequence: SequenceState) -> None:
         """Look for its beginning in the store, once for each time that it begins."""

@@ -85,6 +85,8 @@ class Scheduler:
         for sequence in list(self.waiting):
             if len(self.running) >= self._max_running or budget <= 0:
                 break
+            if sequence.awaits_mask:
+                continue
             offer = self._parking.offer(sequence)
             if offer is None and self._is_computed_for(sequence):
                 continue
@@ -122,7 +124,7 @@ class Scheduler:
         """Reserve each decoding sequence's next row, oldest first, preempting the newest."""
         decodes = []
         for sequence in list(self.running):
-            if sequence not in self.running or not sequence.decoding:
+            if sequence not in self.running or not sequence.decoding or sequence.awaits_mask:
                 continue
             rows_L = sequence.cache.kept_L + 1
             # The newest goes first: it has the least to lose, and the oldest always gets on. That

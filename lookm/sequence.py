@@ -181,6 +181,11 @@ class SequenceState:
         """Whether the next step runs just this sequence's newest generated token."""
         return self.todo == 1 and self.seen >= self.num_prompt
 
+    @property
+    def awaits_mask(self) -> bool:
+        """Whether what its answer may say next is still being worked out, in another process."""
+        return not self.sampler.ready
+
     def pos_of(self, index: int) -> int:
         """RoPE position of the generated token `tokens[index]`."""
         return self.next_pos + index - self.num_prompt

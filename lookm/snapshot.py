@@ -37,4 +37,5 @@ def snapshot(
         prompt_store_evictions_total=prompts.store.evictions,
         prompt_store_load_s=prompts.load_s,
         prompt_store_save_s=prompts.save_s,
+        last_step_seconds=totals.last_step_s,
     )

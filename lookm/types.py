@@ -73,8 +73,8 @@ class Structure:
     markers, or a regex match.
 
     `source` is the JSON schema as JSON text, the regex (Rust syntax, matched as a whole), or for
-    pieces what `lookm.structure.Pieces` holds, as JSON. `param` is the request field to name where
-    the form cannot be followed.
+    pieces what `lookm.grammar.source.Pieces` holds, as JSON. `param` is the request field to name
+    where the form cannot be followed.
     """
 
     kind: StructureKind
@@ -224,7 +224,8 @@ class TokenEvent:
     `cache` is set on the first event and on the last; `timing` and `error` only on the last.
     `logprobs`, where asked for, comes with its token, also while the text is held back; the token
     that ends an answer has none, for it adds no text. `stop_reason` says which stop string or which
-    of the `stop_token_ids` ended the answer.
+    of the `stop_token_ids` ended the answer. `refused`: the request can never be served, which was
+    found out after it was added; the name of the `LookmError` that `error` and `param` belong to.
     """
 
     request_id: str
@@ -237,6 +238,8 @@ class TokenEvent:
     error: str | None = None
     logprobs: TokenLogprob | None = None
     stop_reason: str | int | None = None
+    refused: str | None = None
+    param: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +247,8 @@ class EngineStats:
     """A snapshot after a step. Names ending in `_total` and `_s` only ever grow.
 
     `used_bytes` are pages held now; `full_bytes` is what the same sequences would hold at full
-    cache. `decode_s` is time spent in steps that decoded, for tokens per second.
+    cache. `decode_s` is time spent in steps that decoded, for tokens per second;
+    `last_step_seconds` is how long the step took.
     """
 
     capacity_bytes: int
@@ -270,6 +274,7 @@ class EngineStats:
     prompt_store_evictions_total: int = 0
     prompt_store_load_s: float = 0.0
     prompt_store_save_s: float = 0.0
+    last_step_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

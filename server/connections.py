@@ -8,8 +8,8 @@ but between requests. Here:
                  one that has waited longest for its client's next request is closed
     no room      where none waits, probes are still answered on `PROBES` more, all else is a 503
     time         a client that does not get to the point is hung up on: headers that drip, or never
-                 come, and a body that nobody reads any more (while the app reads it, it is
-                 `server.bodies.BodyClock`'s)
+                 come, a body that nobody reads any more (while the app reads it, it is
+                 `server.bodies.BodyClock`'s), an answer that its client does not read
 
 Knows uvicorn's h11 protocol and nothing above it but which paths are probes.
 """
@@ -17,6 +17,7 @@ Knows uvicorn's h11 protocol and nothing above it but which paths are probes.
 import asyncio
 import errno
 import logging
+import re
 import resource
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +38,8 @@ MOST_DESCRIPTORS = 2**16
 ACCEPTED_AT_ONCE = 64  # in one turn of the event loop, before any can be closed
 QUEUED = 2048  # in the kernel
 LOG_EVERY_S = 1.0
+MAX_CRUMBS = 2**13
+CRUMB = re.compile(rb"\r\n0*[0-9a-fA-F]\r\n")  # the line before a chunk of at most 15 bytes
 EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
@@ -136,12 +139,16 @@ class Seldom:
 
 
 def timed_protocol(timeout_s: float, connections: Connections) -> type[H11Protocol]:
-    """A uvicorn protocol that waits at most `timeout_s` for the headers of a request."""
+    """A uvicorn protocol that waits at most `timeout_s` for the headers of a request, and as long
+    for a client to read on.
+    """
 
     class TimedProtocol(H11Protocol):
         """Closes the connection where its client did not send what it waits for."""
 
         _closing: asyncio.TimerHandle | None = None
+        _cutting: asyncio.TimerHandle | None = None
+        _num_crumbs = 0
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -149,8 +156,32 @@ def timed_protocol(timeout_s: float, connections: Connections) -> type[H11Protoc
             self._watch()
 
         def data_received(self, data: bytes) -> None:
+            if self._has_crumbs(data):
+                if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                    self.send_400_response("The body comes in too many tiny chunks.")
+                self.transport.close()
+                return
             super().data_received(data)
             self._watch()
+
+        def _has_crumbs(self, data: bytes) -> bool:
+            """Whether a chunked body comes in more chunks of a few bytes than one request may.
+
+            Each costs as much as a large one, and is parsed where everybody waits.
+            """
+            if self.conn.their_state is h11.IDLE:
+                self._num_crumbs = 0
+            self._num_crumbs += len(CRUMB.findall(data))
+            return self._num_crumbs > MAX_CRUMBS
+
+        def pause_writing(self) -> None:
+            """64 KiB wait for the client to read. Closing would wait for them: this cuts it off."""
+            super().pause_writing()
+            self._cutting = self.loop.call_later(timeout_s, self.transport.abort)
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._stop_cutting()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()
@@ -158,6 +189,7 @@ def timed_protocol(timeout_s: float, connections: Connections) -> type[H11Protoc
 
         def connection_lost(self, exc: Exception | None) -> None:
             self._stop()
+            self._stop_cutting()
             connections.remove(self)
             super().connection_lost(exc)
 
@@ -174,6 +206,11 @@ def timed_protocol(timeout_s: float, connections: Connections) -> type[H11Protoc
             theirs = self.conn.their_state
             unread = theirs is h11.SEND_BODY and self.conn.our_state is h11.DONE
             return theirs is h11.IDLE or unread
+
+        def _stop_cutting(self) -> None:
+            if self._cutting is not None:
+                self._cutting.cancel()
+            self._cutting = None
 
         def _stop(self) -> None:
             if self._closing is not None:

@@ -21,6 +21,7 @@ from lookm.policy import PRESETS
 from lookm.types import EngineStats, ModelInfo, TokenEvent
 from server.api_errors import CODES
 from server.decode_rate import RATE_SAMPLE_S, DecodeClock, DecodeRate
+from server.longest_step import LongestStep
 from server.vllm_names import with_vllm_names
 from server.worker.worker_errors import CAUSES, Cause
 
@@ -35,6 +36,8 @@ FIRST_TOKEN_S = (
 TOKEN_GAP_S = (
     0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80,
 )  # fmt: skip
+STEP_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 1, 2.5, 5, 10, 30)
+LAG_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 KEPT_RATIO = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 FINISH_REASONS = ("stop", "length", "abort", "error")
@@ -83,6 +86,10 @@ SERIES: tuple[Series, ...] = (
            stat=lambda e: e.totals.prompt_tokens_total),
     Series("lookm_image_tokens_total", "counter", "Prompt tokens that were image tokens.",
            stat=lambda e: e.totals.image_tokens_total),
+    Series("lookm_step_seconds", "histogram", "One step of the engine: streams wait for it.",
+           (), STEP_S),
+    Series("lookm_longest_step_seconds", "gauge",
+           "The longest step of the last minute: no stream waited longer for its next token."),
     Series("lookm_requests_running", "gauge", "Requests the engine works on.",
            stat=lambda e: e.totals.running),
     Series("lookm_requests_waiting", "gauge", "Requests that wait for the engine.",
@@ -140,6 +147,9 @@ SERIES: tuple[Series, ...] = (
            stat=lambda e: e.totals.image_cache_queries_total),
     Series("lookm_image_cache_hits_total", "counter", "Images found in the feature cache.",
            stat=lambda e: e.totals.image_cache_hits_total),
+    Series("lookm_event_loop_lag_seconds", "histogram",
+           "How late the API process's event loop comes to what is due, sampled every 0.1 s.",
+           (), LAG_S),
     Series("lookm_worker_restarts_total", "counter", "Engine processes replaced after they died.",
            stat=lambda e: e.restarts),
     Series("lookm_worker_failures_total", "counter", "Engine processes that died, by what of.",
@@ -184,6 +194,7 @@ class Metrics:
         self._vllm_model: str | None = None
         self._clock = DecodeClock()
         self._rate = DecodeRate()
+        self._longest_step = LongestStep()
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
         self._histograms: dict[str, Histogram] = {}
@@ -225,6 +236,9 @@ class Metrics:
         """Observer of the engine's steps (`EngineClient.observers`)."""
         now_s = time.monotonic()
         self._clock.step(now_s, stats)
+        if stats.last_step_seconds:
+            self.observe("lookm_step_seconds", stats.last_step_seconds)
+            self._longest_step.add(now_s, stats.last_step_seconds)
         if now_s - self._rate.sampled_s >= RATE_SAMPLE_S:
             self._sample_rate(now_s)
 
@@ -236,6 +250,8 @@ class Metrics:
         """All series in Prometheus' text format, without the creation times nobody plots."""
         self._sample_rate(time.monotonic())
         self._gauges["lookm_decode_tokens_per_second"].set(self._rate.tokens_per_s())
+        longest_s = self._longest_step.seconds(time.monotonic())
+        self._gauges["lookm_longest_step_seconds"].set(longest_s)
         self._describe_engine()
         return generate_latest(_Families(self._families()))
 

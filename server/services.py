@@ -11,12 +11,14 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol
 
 from lookm.errors import QueueFullError
 from lookm.types import ModelInfo
 from server import memory
 from server.api_errors import ApiError
+from server.loop_lag import watch_lag
 from server.metrics import EngineView, Metrics, Observer
 from server.openai.protocols import ChatProcessor, ImageLoader, ServedEngine
 from server.openai.request import policies
@@ -101,6 +103,7 @@ class Services:
         self.model = settings.served_model_name or settings.model
         self.fingerprint = ""
         self.booting: asyncio.Task[None] | None = None
+        self._lag_watch: asyncio.Task[None] | None = None
         self._load_processor = load_processor
         self._pools = Pools(settings.media_threads)
         self._translator: Translator | None = None
@@ -130,6 +133,8 @@ class Services:
 
     def start(self) -> None:
         """Begin loading; `booting` ends when all is ready, or with what went wrong."""
+        observe = partial(self.metrics.observe, "lookm_event_loop_lag_seconds")
+        self._lag_watch = asyncio.create_task(watch_lag(observe), name="lag-watch")
         self.booting = asyncio.create_task(self._boot(), name="boot")
         self.booting.add_done_callback(_retrieve)
         self._giving_back = asyncio.create_task(memory.give_back_memory(), name="give-back")
@@ -148,6 +153,8 @@ class Services:
         await self.engine.drain(self.settings.drain_timeout_s)
         await self.engine.stop()
         await self.media.aclose()
+        if self._lag_watch is not None:
+            self._lag_watch.cancel()
         self._pools.shutdown()
 
     async def _boot(self) -> None:

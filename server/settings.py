@@ -151,7 +151,9 @@ class Settings(BaseSettings):
         "more, idle ones are closed.",
     )
     receive_timeout_s: Seconds = Field(
-        30, description="How long a request may take to arrive; longer at 64 KiB/s or more."
+        30,
+        description="How long a request may take to arrive; longer at 64 KiB/s or more. As long "
+        "may its client not read the answer.",
     )
     stream_keep_alive_s: float = Field(
         5, ge=0, description="A comment in streams that send nothing for so long; 0 turns it off."

@@ -203,6 +203,16 @@ SERVING = Board(
         Panel("Between two tokens", "s",
               "What a reader of a stream feels. Rises with the number of running requests.",
               quantiles("lookm_inter_token_latency_seconds")),
+        Panel("Engine steps", "s",
+              "Every stream waits for the step that runs. Longest: the worst gap that a reader had "
+              "in the last minute. Above --max-step-ms: a prompt that cannot pause, or a machine "
+              "that is busy with something else.",
+              (*quantiles("lookm_step_seconds"),
+               Query(f"max(lookm_longest_step_seconds{{{INSTANCE}}}){OR_ZERO}", "longest"))),
+        Panel("Event loop, late by", "s",
+              "What everything the API process does waits for; above 0.05 s one client's work "
+              "holds up the others.",
+              quantiles("lookm_event_loop_lag_seconds")),
         Panel("Whole request", "s", "From a request's arrival to its end; depends on its length.",
               quantiles("lookm_e2e_request_latency_seconds")),
         Panel("Where the time goes", "s",

@@ -10,6 +10,7 @@ from typing import Protocol
 
 import torch
 
+from lookm.errors import QueueFullError, RequestError
 from lookm.sampling.filters import keep_top
 from lookm.sampling.logprobs import SampledToken, choices
 from lookm.sampling.noise import Noise, make_noise
@@ -19,7 +20,17 @@ COLDEST = 1e-30  # below, logits overflow float32; it is greedy long before
 
 
 class Grammar(Protocol):
-    """What a structured answer may say next. Implemented in `lookm.structure`."""
+    """What a structured answer may say next. Implemented in `lookm.grammar`."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether `mask` may be called: what may follow the newest token is known."""
+        ...
+
+    @property
+    def refusal(self) -> RequestError | QueueFullError | None:
+        """Why there is no such grammar; it is never ready then."""
+        ...
 
     @property
     def complete(self) -> bool:
@@ -37,6 +48,10 @@ class Grammar(Protocol):
 
     def advance(self, token: int) -> None:
         """Note the token that came."""
+        ...
+
+    def close(self) -> None:
+        """Nobody follows it any more."""
         ...
 
 
@@ -77,6 +92,11 @@ class Sampler:
         )
 
     @property
+    def ready(self) -> bool:
+        """Whether the next token can be chosen: of a structured answer, a moment after the last."""
+        return self.grammar is None or self.grammar.ready
+
+    @property
     def complete(self) -> bool:
         """Whether a structured answer has its form, so that nothing can follow."""
         return self.grammar is not None and self.grammar.complete
@@ -103,6 +123,11 @@ class Sampler:
         self._num_generated += 1
         if self.grammar is not None:
             self.grammar.advance(token)
+
+    def close(self) -> None:
+        """No token will be chosen any more."""
+        if self.grammar is not None:
+            self.grammar.close()
 
     def fill_noise(self, noise_V: torch.Tensor) -> None:
         """The next draws from the exponential distribution, into a float32 tensor."""

@@ -35,6 +35,7 @@ from server.openai.response.choices import (
 )
 from server.openai.response.stream import EventStream, collect, ended, written
 from server.openai.response.text_chunks import TextChunks
+from server.openai.response.whole import whole_json
 from server.openai.response.writers import AnswerHeader, CompletionWriter, Writer
 from server.openai.schemas.answers import (
     ChatCompletion,
@@ -142,7 +143,8 @@ class RequestHandler:
     async def _whole(self, events: ChoiceEvents, writer: Writer) -> Response:
         collected = await collect(events, self.num_choices)
         headers = self._headers(collected[0].last)
-        return Response(writer.whole(collected).to_json(), 200, headers, "application/json")
+        written = await whole_json(writer, collected)
+        return Response(written, 200, headers, "application/json")
 
     async def _stream(self, events: ChoiceEvents, writer: Writer) -> Response:
         """Headers wait for the engine's consent: what is refused until then has a proper status.

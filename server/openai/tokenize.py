@@ -65,13 +65,16 @@ async def _count(live: Services, body: TokenizeRequest) -> Tokenized:
     tools = shown(body.tools or ())
     with live.gate.entered():
         prompt = await abort_at(live.deadline_s(), translator.chat_prompt(body.messages, tools))
+        estimated = await translator.pools.text(
+            lambda: list(estimates(translator, requested, prompt))
+        )
     images = [image.num_tokens for image in prompt.images]
     return Tokenized(
         count=len(prompt.ids),
         max_model_len=translator.info.max_context_tokens,
         image_tokens=sum(images),
         images=images,
-        kv_cache=list(estimates(translator, requested, prompt)),
+        kv_cache=estimated,
     )
 
 

@@ -8,6 +8,7 @@ unlinked once the worker is connected, so that a killed server leaves nothing on
 Knows frames and messages; knows nothing about requests or who is alive.
 """
 
+import asyncio
 import shutil
 import tempfile
 from pathlib import Path
@@ -37,7 +38,11 @@ class ApiChannel:
         await self._socket.send_multipart(frames, copy=False)
 
     async def receive(self) -> wire.Down:
-        """The worker's next message. Raises `WireError`."""
+        """The worker's next message. Raises `WireError`.
+
+        Others have their turn first: awaiting what is there already does not give it to them.
+        """
+        await asyncio.sleep(0)
         return wire.decode_down(await self._socket.recv_multipart())
 
     async def poll(self, timeout_s: float) -> bool:

@@ -94,7 +94,11 @@ def serve(channel: WorkerChannel, engine: EngineLike, pulse: Pulse) -> None:
                 _handle(message, engine, channel, images)
         with pulse.step():
             events = engine.step()
-        channel.send(wire.Step(tuple(events), engine.stats()))
+        for event in events:
+            if event.refused is not None:
+                channel.send(wire.late_rejection(event))
+        told = tuple(event for event in events if event.refused is None)
+        channel.send(wire.Step(told, engine.stats()))
 
 
 def _handle(

@@ -106,7 +106,9 @@ class Step(Message, frozen=True):
 
 
 class Rejected(Message, frozen=True):
-    """Worker to API: `Add` failed with a `LookmError`; no event of that request follows."""
+    """Worker to API: `Add` failed with a `LookmError`, then or a while after it; no event of that
+    request follows.
+    """
 
     request_id: str
     error: str
@@ -214,6 +216,12 @@ def _read_array(frames: Sequence[Frame], header: ArrayHeader) -> Array:
 def rejection(request_id: str, error: errors.LookmError) -> Rejected:
     """`error` as a message; a subclass the table lacks travels as its nearest listed base."""
     return Rejected(request_id, error_name(error), str(error), error.param)
+
+
+def late_rejection(event: TokenEvent) -> Rejected:
+    """The event of a request that was refused after it was added."""
+    assert event.refused is not None
+    return Rejected(event.request_id, event.refused, event.error or "", event.param)
 
 
 def error_name(error: errors.LookmError) -> str:

@@ -110,7 +110,7 @@ def test_no_tokenizer_is_read_where_nobody_asks(monkeypatch: pytest.MonkeyPatch)
     def fail(*_: Any) -> None:
         raise AssertionError("read")
 
-    monkeypatch.setattr("lookm.postprocess.Vocabulary.of", fail)
+    monkeypatch.setattr("lookm.postprocess.Vocabulary", fail)
     postprocessor = Postprocessor(WordProcessor(), frozenset([2]), VOCABULARY)
     postprocessor.sampler(Sampling(temperature=1.0), (1,))
     assert events_of(random_prompt(0, seed=1).request("a"))

@@ -1,5 +1,6 @@
 """JSON between markers, which tool calls are: what a grammar lets a model say, token by token."""
 
+import functools
 import json
 from typing import Any
 
@@ -8,8 +9,9 @@ import torch
 from tokenizers import AddedToken
 
 from lookm.errors import RequestError
-from lookm.structure import Vocabulary
+from lookm.grammar.client import Grammars
 from lookm.types import Structure
+from tests.lookm.grammars import opened
 from tests.lookm.models.toy_processors import tokenizer
 
 SCHEMA = {
@@ -38,10 +40,16 @@ def words(request: pytest.FixtureRequest) -> Any:
     return made
 
 
+@functools.cache
+def grammars_of(words: Any) -> Grammars:
+    """One process for all cases of a tokenizer."""
+    return Grammars(words.backend_tokenizer.to_str, [2])
+
+
 def follows(words: Any, text: str, **form: Any) -> bool:
     """Whether the text may be said, and may end there."""
-    vocabulary = Vocabulary(words.backend_tokenizer.to_str(), words.decode, [2])
-    grammar = vocabulary.grammar(Structure("json_pieces", json.dumps(FORM | form), "tools"))
+    structure = Structure("json_pieces", json.dumps(FORM | form), "tools")
+    grammar = opened(grammars_of(words), structure)
     for token in [*words.encode(text, add_special_tokens=False), 2]:
         logits_V = torch.zeros(len(words))
         grammar.mask(logits_V)

@@ -11,13 +11,15 @@ import pytest
 import torch
 
 from lookm import CachePolicy, RequestError, Sampling
+from lookm.grammar.client import Grammars
+from lookm.grammar.matcher import Vocabulary
 from lookm.models.processor import Processor
 from lookm.postprocess import Postprocessor
 from lookm.sampling import Sampler, sample
-from lookm.structure import Vocabulary
 from lookm.types import Structure
 from tests.lookm import tiny
 from tests.lookm.ascii_tokenizer import END, AsciiProcessor
+from tests.lookm.grammars import opened
 from tests.lookm.tiny import VOCABULARY, random_prompt, tiny_engine
 
 ANY = Structure("json_object")
@@ -59,16 +61,16 @@ def engine_of(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture(scope="module")
 def demo() -> Any:
     processor = Processor.load("llava-demo")
-    return processor._tokenizer, Vocabulary.of(processor, [END])
+    return processor._tokenizer, Grammars(lambda: processor.tokenizer_json, [END])
 
 
 def random_answer(
     demo: Any, structure: Any, seed: Any, *, max_tokens: int = 400, **sampling: Any
 ) -> Any:
     """Tokens of a model that prefers random ones; None where it did not come to an end."""
-    tokenizer, vocabulary = demo
+    tokenizer, grammars = demo
     asked = Sampling(max_tokens=max_tokens, structure=structure, seed=seed, **sampling)
-    sampler = Sampler(asked, (), frozenset([END]), vocabulary.grammar(structure))
+    sampler = Sampler(asked, (), frozenset([END]), opened(grammars, structure))
     rng = np.random.default_rng(seed)
     ids = []
     while len(ids) < max_tokens:
@@ -125,8 +127,8 @@ def test_without_a_mask_random_logits_fit_nothing(demo: Any) -> None:
 
 
 def test_the_end_token_may_come_only_where_the_answer_is_whole(demo: Any) -> None:
-    tokenizer, vocabulary = demo
-    grammar = vocabulary.grammar(Structure("json_schema", '{"enum": [1, 12]}'))
+    tokenizer, grammars = demo
+    grammar = opened(grammars, Structure("json_schema", '{"enum": [1, 12]}'))
     allowed = []
     for token in [*tokenizer.encode("12", add_special_tokens=False), END][:2]:
         logits = torch.zeros(len(tokenizer))
@@ -134,7 +136,7 @@ def test_the_end_token_may_come_only_where_the_answer_is_whole(demo: Any) -> Non
         allowed.append(bool(logits[END].isfinite()))
         grammar.advance(token)
     assert not allowed[0]
-    one = vocabulary.grammar(Structure("json_schema", '{"enum": [1, 12]}'))
+    one = opened(grammars, Structure("json_schema", '{"enum": [1, 12]}'))
     one.advance(tokenizer.encode("1", add_special_tokens=False)[-1])
     logits = torch.zeros(len(tokenizer))
     one.mask(logits)
@@ -153,11 +155,11 @@ def test_min_tokens_hold_the_end_back_but_not_for_ever(demo: Any) -> None:
 
 
 def test_stop_token_ids_that_min_tokens_hold_back_cannot_break_the_form(demo: Any) -> None:
-    tokenizer, vocabulary = demo
+    tokenizer, grammars = demo
     letter = tokenizer.encode("a", add_special_tokens=False)[-1]
     structure = Structure("regex", "a")
     sampling = Sampling(structure=structure, stop_token_ids=(letter,), min_tokens=1)
-    sampler = Sampler(sampling, (), frozenset([END, letter]), vocabulary.grammar(structure))
+    sampler = Sampler(sampling, (), frozenset([END, letter]), opened(grammars, structure))
     assert sample(torch.zeros(1, len(tokenizer)), [sampler])[0].token == letter
 
 
@@ -248,21 +250,26 @@ def test_a_grammar_that_gives_up_ends_its_own_request_with_an_error(engine_of: A
     assert engine.stats().used_bytes == 0
 
 
-def test_a_structure_that_cannot_be_followed_is_refused_when_its_request_is_added(
-    engine_of: Any,
-) -> None:
+def test_a_structure_that_cannot_be_followed_is_refused_once_it_is_known(engine_of: Any) -> None:
     engine = engine_of()
-    request = random_prompt(0, seed=1).request(
-        "a", ignore_eos=False, structure=Structure("json_schema", '{"type": "objec"}')
+    bad, good = (
+        random_prompt(0, seed=1).request(id, ignore_eos=False, structure=structure)
+        for id, structure in (("a", Structure("json_schema", '{"type": "objec"}')), ("b", ANY))
     )
-    with pytest.raises(RequestError, match="Invalid type"):
-        engine.add(request)
+    events = run(engine, bad, good)
+    assert [(e.finish, e.refused, e.param) for e in events["a"]] == [
+        ("error", "RequestError", "response_format")
+    ]
+    assert "Invalid type" in events["a"][0].error
+    assert events["b"][-1].finish in ("stop", "length")
+    with pytest.raises(RequestError, match="Invalid type"):  # it is remembered
+        engine.add(bad)
     assert not engine.has_work
 
 
 def test_a_token_that_is_not_allowed_is_a_failure(demo: Any) -> None:
-    tokenizer, vocabulary = demo
-    grammar = vocabulary.grammar(ANY)
+    tokenizer, grammars = demo
+    grammar = opened(grammars, ANY)
     grammar.advance(tokenizer.encode("x", add_special_tokens=False)[-1])
     assert "cannot be followed" in grammar.failure
     logits = torch.zeros(len(tokenizer))
@@ -278,7 +285,8 @@ def test_ignoring_the_end_of_a_structured_answer_is_refused() -> None:
 
 
 def test_bytes_of_tokens_are_those_of_the_text(demo: Any) -> None:
-    tokenizer, vocabulary = demo
+    tokenizer, _ = demo
+    vocabulary = Vocabulary(tokenizer.backend_tokenizer.to_str(), [END])
     for example in ("Grüße, 你好 🙂!", " a\n b"):
         ids = tokenizer.encode(example, add_special_tokens=False)
         assert b"".join(map(vocabulary.bytes_of, ids)).decode() == example

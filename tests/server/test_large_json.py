@@ -1,6 +1,7 @@
 """Large bodies are parsed without their pictures, and to the same value."""
 
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -9,8 +10,8 @@ from hypothesis import strategies as st
 from pydantic_core import from_json
 
 from server.api_errors import ApiError
-from server.openai.request import large_json
-from server.openai.request.parse import receive
+from server.openai.request import large_json, parse
+from server.openai.request.parse import LARGE_BYTES, MAX_VALUES, receive
 from server.openai.schemas.requests import ChatRequest
 from server.turns import Turns
 from tests.server.requests import chat, image
@@ -25,6 +26,11 @@ PLACES = st.recursive(
 )
 
 
+def from_json_cut(body: bytes) -> Any:
+    rest, strings = large_json.cut(body)
+    return large_json.restored(from_json(rest), strings)
+
+
 def outcome(parse: Any, body: bytes) -> Any:
     try:
         return parse(body)
@@ -37,7 +43,7 @@ def test_cutting_changes_no_value(value: Any) -> None:
     body = json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogatepass")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(large_json, "LONG_BYTES", 8)
-        assert outcome(large_json.from_json_cut, body) == outcome(from_json, body)
+        assert outcome(from_json_cut, body) == outcome(from_json, body)
 
 
 @given(st.lists(FRAGMENTS, max_size=20).map(b"".join))
@@ -48,7 +54,7 @@ def test_cutting_changes_no_value(value: Any) -> None:
 def test_cutting_makes_no_json_of_what_is_none(body: bytes) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(large_json, "LONG_BYTES", 8)
-        assert outcome(large_json.from_json_cut, body) == outcome(from_json, body)
+        assert outcome(from_json_cut, body) == outcome(from_json, body)
 
 
 async def _pieces(body: bytes) -> Any:
@@ -63,7 +69,7 @@ async def test_the_parser_never_sees_the_pictures_of_a_large_body(
 ) -> None:
     seen: list[int] = []
     monkeypatch.setattr(
-        large_json, "from_json", lambda text: (seen.append(len(text)), from_json(text))[1]
+        parse, "from_json", lambda text: (seen.append(len(text)), from_json(text))[1]
     )
     urls = ["data:image/jpeg;base64," + letter * 2 * 10**6 for letter in "abc"]
     body = json.dumps(chat(*[image(url) for url in urls], "hm")).encode()
@@ -83,3 +89,30 @@ async def test_a_large_body_that_is_wrong_names_the_field() -> None:
     with pytest.raises(ApiError) as refused:
         await receive(ChatRequest, _pieces(body[:-1]), Turns(1))
     assert refused.value.code == "invalid_json"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("value", [[0] * (MAX_VALUES + 2), [[{}]] * MAX_VALUES])
+async def test_a_body_of_very_many_values_is_refused_before_it_is_parsed(
+    monkeypatch: pytest.MonkeyPatch, value: Any
+) -> None:
+    monkeypatch.setattr(parse, "from_json", None)
+    body = json.dumps(chat("hm") | {"metadata": value}, separators=(",", ":")).encode()
+    with pytest.raises(ApiError, match="more than 131072 values"):
+        await receive(ChatRequest, _pieces(body), Turns(1))
+
+
+@pytest.mark.anyio
+async def test_parsing_leaves_the_event_loop_where_it_takes_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads = []
+    monkeypatch.setattr(
+        parse, "from_json", lambda text: (threads.append(threading.current_thread()), {})[1]
+    )
+    for size in (LARGE_BYTES // 2, LARGE_BYTES + 1):
+        body = json.dumps(chat("a" * size)).encode()
+        await receive(ChatRequest, _pieces(body), Turns(1))
+    main = threading.main_thread()
+    assert threads[0] is main
+    assert threads[-1] is not main

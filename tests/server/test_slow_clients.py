@@ -139,3 +139,40 @@ async def test_what_timed_out_holds_no_memory_of_the_bodies_together() -> None:
             response = await client.post(CHAT, content=slow())
             assert response.status_code == 408
         assert (await client.post(CHAT, content=body)).status_code == 200
+
+
+def test_a_client_that_does_not_read_is_cut_off_and_its_request_aborted(
+    server: ServerProcess,
+) -> None:
+    url = httpx.URL(server.url)
+    body = json.dumps(chat("a", stream=True, n=16, max_tokens=4000, ignore_eos=True)).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect((url.host, url.port or 80))
+        connection.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+        until_s = time.monotonic() + 60
+        metrics = ""
+        while 'lookm_request_success_total{finish_reason="abort"} 16.0' not in metrics:
+            assert time.monotonic() < until_s, metrics
+            time.sleep(0.05)
+            metrics = httpx.get(f"{server.url}/metrics").text
+
+
+def test_a_body_of_very_many_tiny_chunks_is_refused(server: ServerProcess) -> None:
+    url = httpx.URL(server.url)
+    head = b"POST /tokenize HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    said = b""
+    with socket.create_connection((url.host, url.port or 80), timeout=10) as connection:
+        try:
+            connection.sendall(head + b"1\r\n \r\n" * 50_000)
+            while piece := connection.recv(65536):
+                said += piece
+        except OSError:  # it hung up before all was sent
+            pass
+    assert said.startswith(b"HTTP/1.1 400 ") or not said
+    body = json.dumps(chat("a")).encode()
+    chunks = (body[n : n + 1] for n in range(len(body)))
+    answered = httpx.post(f"{server.url}/tokenize", content=chunks)
+    assert answered.status_code in (200, 400)
+    assert answered.headers["content-type"] == "application/json"

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from lookm.errors import PromptTooLongError
-from lookm.structure import MAX_SOURCE_CHARACTERS
+from lookm.grammar.source import MAX_SOURCE_CHARACTERS
 from server.api_errors import MAX_SHOWN_CHARACTERS, ApiError
 from server.fake.processor import FakeProcessor
 from server.openai.request.parse import parse

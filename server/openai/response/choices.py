@@ -113,7 +113,8 @@ class Acceptance:
 
 
 async def _merged(choices: Sequence[ChoiceEvents]) -> ChoiceEvents:
-    queue: asyncio.Queue[ChoiceEvent | Exception | None] = asyncio.Queue()
+    # Bounded: nothing is prepared for a client that does not read.
+    queue: asyncio.Queue[ChoiceEvent | Exception | None] = asyncio.Queue(len(choices))
     tasks = [asyncio.create_task(_pump(events, queue)) for events in choices]
     try:
         num_open = len(tasks)
@@ -138,13 +139,13 @@ async def _pump(
     try:
         async with contextlib.aclosing(events):
             async for item in events:
-                queue.put_nowait(item)
+                await queue.put(item)
     except Exception as error:  # noqa: BLE001 - carried to the other side, and raised there
         if isinstance(error, StoppingError):
             clear(queue)
-        queue.put_nowait(error)
+        await queue.put(error)
     else:
-        queue.put_nowait(None)
+        await queue.put(None)
 
 
 def _raise_failure(event: TokenEvent) -> None:

@@ -55,7 +55,7 @@ def tool_form(
 
 
 def _markers(form: CallFormat) -> dict[str, list[str]]:
-    """What stands before, between and after calls (`lookm.structure.Pieces`)."""
+    """What stands before, between and after calls (`lookm.grammar.source.Pieces`)."""
     if form.bare:
         return {"opened": [""], "between": [], "closed": []}
     if form.named_before:
