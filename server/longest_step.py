@@ -14,7 +14,7 @@ class LongestStep:
     def __init__(self) -> None:
         self._steps: deque[tuple[float, float]] = (
             deque()
-        )  # the longest, then ever shorter later ones
+        )  # each longer than all later ones
 
     def add(self, now_s: float, step_s: float) -> None:
         """A step has ended."""
