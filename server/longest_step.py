@@ -12,9 +12,7 @@ class LongestStep:
     """The largest of what was added in the last `WINDOW_S`."""
 
     def __init__(self) -> None:
-        self._steps: deque[tuple[float, float]] = (
-            deque()
-        )  # each longer than all later ones
+        self._steps: deque[tuple[float, float]] = deque()  # each longer than all later ones
 
     def add(self, now_s: float, step_s: float) -> None:
         """A step has ended."""

@@ -91,9 +91,12 @@ class Processor:
         as plain text, never obeyed. Raises `PromptTooLongError` early for what is far too long.
         """
         with self._lock:
-            text = self._expand(self._render(messages, tools), images)
-            self._check_length(text, self._chat_ids, "messages")
-            ids = self._chat_ids(text)
+            rendered = self._render(messages, tools)
+            ids = self._ids_of_plain(rendered, images)
+            if ids is None:
+                text = self._expand(rendered, images)
+                self._check_length(text, self._chat_ids, "messages")
+                ids = self._chat_ids(text)
         if self._template is not self.family.template and ids[: len(self._prefix)] != self._prefix:
             ids = self._prefix + ids
         return tuple(ids)
@@ -171,6 +174,26 @@ class Processor:
             message = "a name in the tools or their arguments spells a control token"
             raise RequestError(message, param="tools")
         return rendered
+
+    def _ids_of_plain(self, text: str, images: Sequence[ImageInput]) -> list[int] | None:
+        """The ids where each image is its control token alone, so many times: tokenized once each.
+
+        None where an image's text is another: all of it must be tokenized, as it stands.
+        """
+        token = self._hf.image_token
+        shown = [_placeholder(image.tensors) for image in arranged(images, self.family)]
+        if any(each != token * (len(each) // len(token)) for each in shown):
+            return None
+        self._check_length(text, self._chat_ids, "messages")
+        short = self._chat_ids(text)
+        if short.count(self.image_token_id) != len(images):
+            return None  # `_expand` says what is wrong, if anything is
+        counts = iter(len(each) // len(token) for each in shown)
+        return [
+            id
+            for each in short
+            for id in ([each] * next(counts) if each == self.image_token_id else (each,))
+        ]
 
     def _expand(self, text: str, images: Sequence[ImageInput]) -> str:
         """Each image's own text in place of its placeholder, before anything is tokenized.

@@ -50,6 +50,11 @@ class LoadedImage:
 
 T = TypeVar("T")
 Use = Callable[[LoadedImage], Awaitable[T]]
+Known = Callable[[str], T | None]
+
+
+def _nothing(_: str) -> None:
+    return None
 
 
 class MediaLoader:
@@ -87,17 +92,22 @@ class MediaLoader:
         return image
 
     async def load_all(
-        self, urls: Sequence[str], params: Sequence[str | None], use: Use[T]
+        self,
+        urls: Sequence[str],
+        params: Sequence[str | None],
+        use: Use[T],
+        known: Known[T] = _nothing,
     ) -> list[tuple[T, ...]]:
         """What `use` makes of the images of each URL of one request, in the order of the URLs.
 
-        `params[i]` names `urls[i]` in errors. Raises the first `MediaError`, or what `use` raises;
+        What is `known` by the digest of its bytes is not decoded again. `params[i]` names `urls[i]`
+        in errors. Raises the first `MediaError`, or what `use` raises;
         the rest is cancelled.
         """
         assert len(urls) == len(params)
         budget = Budget(self.config)
         tasks = [
-            asyncio.create_task(self._load(url, param, budget, use))
+            asyncio.create_task(self._load(url, param, budget, use, known))
             for url, param in zip(urls, params, strict=True)
         ]
         try:
@@ -114,27 +124,35 @@ class MediaLoader:
         self._sandbox.close()
 
     async def _load(
-        self, url: str, param: str | None, budget: Budget, use: Use[T]
+        self, url: str, param: str | None, budget: Budget, use: Use[T], known: Known[T]
     ) -> tuple[T, ...]:
         try:
             if is_data_url(url):
-                return await self._decoded(url, 0.0, param, budget, use)
+                return await self._decoded(url, 0.0, param, budget, use, known)
             with self._downloads.counted(budget) as take:
                 async with self._fetches.turn():
                     begun_s = time.perf_counter()
                     data = await self._fetcher.fetch(url, take)
                     took_s = time.perf_counter() - begun_s
-                return await self._decoded(data, took_s, param, budget, use)
+                return await self._decoded(data, took_s, param, budget, use, known)
         except MediaError as error:
             error.param = param
             raise
 
     async def _decoded(
-        self, source: str | bytes, fetch_s: float, param: str | None, budget: Budget, use: Use[T]
+        self,
+        source: str | bytes,
+        fetch_s: float,
+        param: str | None,
+        budget: Budget,
+        use: Use[T],
+        known: Known[T],
     ) -> tuple[T, ...]:
         async with self._decodes.turn():
             in_thread = asyncio.get_running_loop().run_in_executor
             sent = await in_thread(self._threads, _read, source, self.config, budget)
+            if (found := known(sent.digest)) is not None:
+                return (found,)
             async with self._memory.hold(sent.claim.cost_bytes):
                 begun_s = time.perf_counter()
                 facts, pixels = await self._sandbox.run(self._order(sent.claim), sent.data)

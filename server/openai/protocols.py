@@ -57,7 +57,8 @@ class ChatProcessor(Protocol):
 class ImageLoader(Protocol):
     """Loads the images of one request from untrusted URLs, for each URL any number of them.
 
-    What `use` makes of each is all that stays. Raises `server.media.MediaError`.
+    What `use` makes of each is all that stays; what is `known` by the digest of its bytes is not
+    decoded again. Raises `server.media.MediaError`.
     """
 
     @property
@@ -68,5 +69,6 @@ class ImageLoader(Protocol):
         urls: Sequence[str],
         params: Sequence[str | None],
         use: Callable[[LoadedImage], Awaitable[T]],
+        known: Callable[[str], T | None],
     ) -> Sequence[Sequence[T]]: ...
     async def aclose(self) -> None: ...

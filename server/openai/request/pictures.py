@@ -89,7 +89,8 @@ class PictureLoader:
         sent = [part for part in unique if part.param not in named]
         params = [part.param for part in sent]
         try:
-            loaded = await self.media.load_all([p.url for p in sent], params, self._preprocess)
+            urls = [part.url for part in sent]
+            loaded = await self.media.load_all(urls, params, self._preprocess, self._known)
         except MediaError as error:
             self.metrics.increase("lookm_images_refused_total", reason=error.code)
             raise
@@ -106,12 +107,17 @@ class PictureLoader:
             message = f"The request has {num_pictures} images; {self.max_images} are allowed."
             raise ApiError("invalid_value", message, param="messages")
 
+    def _known(self, digest: str) -> Picture | None:
+        """A picture that was sent before, by the digest of its bytes."""
+        image = self.cache.get(digest)
+        return None if image is None else Picture(image)
+
     async def _preprocess(self, loaded: LoadedImage) -> Picture:
         if loaded.fetch_s:
             self.metrics.observe("lookm_media_fetch_seconds", loaded.fetch_s)
         self.metrics.observe("lookm_media_decode_seconds", loaded.decode_s)
-        if (known := self.cache.get(loaded.digest)) is not None:
-            return Picture(known, loaded.label)
+        if (known := self._known(loaded.digest)) is not None:
+            return Picture(known.image, loaded.label)  # the same picture came twice at once
         try:
             with self.metrics.time("lookm_media_preprocess_seconds"):
                 image = await self.pools.image(

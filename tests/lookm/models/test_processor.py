@@ -105,6 +105,27 @@ def test_prompt_ids_equal_the_processors_own(name: Any, num_images: Any, build: 
     assert ids.count(ours.image_token_id) == counted
 
 
+def test_tokenizing_a_placeholder_once_gives_the_ids_of_all_of_them(
+    build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also beside one that a user spelled out, and where text touches it."""
+    hf_processor, ours = build("llava")
+    images = [ours.image(picture, str(n)) for n, picture in enumerate(PICTURES)]
+    spelled = f"a{hf_processor.image_token}b  "
+    parts: list[dict[str, str]] = [{"type": "text", "text": spelled}]
+    for _ in images:
+        parts += [{"type": "image"}, {"type": "text", "text": spelled}]
+    messages = [{"role": "user", "content": parts}]
+    lengths: list[int] = []
+    own = ours._chat_ids
+    monkeypatch.setattr(ours, "_chat_ids", lambda text: (lengths.append(len(text)), own(text))[1])
+    once = ours.prompt(messages, images)
+    monkeypatch.setattr(ours, "_ids_of_plain", lambda *_: None)
+    assert once == ours.prompt(messages, images)
+    assert once.count(ours.image_token_id) == sum(image.num_tokens for image in images)
+    assert lengths[0] < lengths[-1], "the short way was not taken"
+
+
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_pixels_equal_the_processors_own(name: Any, build: Any) -> None:
     """One image at a time, side by side, where the family pads none of them."""

@@ -4,7 +4,7 @@ import asyncio
 import base64
 import hashlib
 import time
-from typing import get_args
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -107,6 +107,27 @@ async def test_images_of_a_request_keep_their_order(loading: Loading) -> None:
         loaded = await load.load_all(urls, [None] * 20, same)
         assert await load.load_all([], [], same) == []
     assert [image.width for (image,) in loaded] == [1, 2, 3, 8, *range(4, 20)]
+
+
+async def test_a_known_picture_is_not_decoded_again(
+    loading: Loading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = encode(Image.new("RGB", (5, 5)))
+    known = {hashlib.sha256(PNG).hexdigest(): "known"}
+    async with loading() as load:
+        ran: list[Any] = []
+        own = load._sandbox.run
+
+        async def run(*job: Any) -> Any:
+            ran.append(job)
+            return await own(*job)
+
+        monkeypatch.setattr(load._sandbox, "run", run)
+        urls = [data_url(PNG), data_url(other)]
+        first, second = await load.load_all(urls, [None, None], same, known.get)  # type: ignore[arg-type]
+    assert first == ("known",)
+    assert second[0].width == 5
+    assert len(ran) == 1
 
 
 async def test_one_bad_image_fails_the_request_under_its_own_name(loading: Loading) -> None:
