@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from lookm.config import EngineConfig
 from lookm.engine import Engine
 from lookm.errors import ConfigError, LookmError
-from lookm.eval import demo, milebench
+from lookm.eval import demo, milebench, turns, turns_table
 from lookm.eval.local import Local
 from lookm.eval.milebench_score import columns
 from lookm.eval.page import check_charts, markdown
@@ -32,6 +32,7 @@ POLICIES = (FULL, "look-m@0.5", "look-m@0.2")
 MILEBENCH_CONTEXT, LLAVA_IMAGE_TOKENS = 4096, 576
 #: Left free for the chat's own markup, which MileBench does not count.
 MARKUP_TOKENS = 64
+TURNS, TALKS = 4, 40  # of the suite of conversations
 
 
 def main(
@@ -53,7 +54,27 @@ def main(
     return 0
 
 
+def _turns(options: argparse.Namespace, where: dict[str, Any]) -> None:
+    """Conversations, on the demo model here."""
+    num_images, count = options.images[-1], options.count or TALKS
+    if num_images < TURNS:
+        raise ConfigError(f"each turn asks about another picture: {TURNS} pictures at least")
+    talks = [turns.draw_talk(num_images, TURNS, options.seed, number) for number in range(count)]
+    engine = Engine.from_config(EngineConfig(model=options.model or "llava-demo"))
+    report = {"kind": "turns", **where, "turns": TURNS, "images": num_images, "talks": count}
+    report |= {"seed": options.seed, "rows": []}
+    for policy, reuse, found in turns.study(engine, with_full(options.policies), talks):
+        report["rows"].append(turns.row(policy, reuse, found))
+        print(f"{policy} {reuse}", file=sys.stderr)
+    print("\n".join(turns_table.lines(report)))
+    if options.json is not None:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
 def _evaluate(options: argparse.Namespace, where: dict[str, Any]) -> None:
+    if options.suite == "turns":
+        _turns(options, where)
+        return
     if options.report:
         check_charts()
     policies = with_full(options.policies)
@@ -160,7 +181,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description="Answers against kept KV bytes.")
     add = parser.add_argument
     add("--policies", "--kv-cache", nargs="+", default=list(POLICIES), metavar="METHOD@KEPT")
-    add("--suite", choices=("demo", "milebench"), default="demo")
+    add("--suite", choices=("demo", "turns", "milebench"), default="demo")
     add(
         "--tasks", nargs="+", metavar="TASK", help="families, or MileBench's data sets; all of them"
     )

@@ -1,6 +1,6 @@
-"""The tables of README's Results, from committed runs.
+"""The tables of README's Results, and of the pages in docs/, from committed runs.
 
-    python -m server.bench.readme_tables            # rewrites README.md between its markers
+    python -m server.bench.readme_tables            # rewrites the pages between their markers
     python -m server.bench.readme_tables --check    # only says whether it is up to date
 
 Between `<!-- results:own:begin -->` and `<!-- results:own:end -->` is what `results/own.json` says,
@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lookm.bench.records import Json
+from lookm.eval.turns_table import lines as turn_lines
 from server.bench.capacity.report import COLUMNS, cells, paper_lines, paper_rows
 from server.bench.stall_report import LEGEND, described
 from server.bench.stall_report import rows as stall_rows
@@ -24,6 +25,7 @@ from server.bench.tables import markdown_table, seconds
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+PAGES = (README, ROOT / "docs" / "conversations.md")
 RUNS = Path(__file__).parent / "results"
 MAX_WORDS = 12
 MARKED = re.compile(
@@ -36,12 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m server.bench.readme_tables")
     parser.add_argument("--check", action="store_true", help="change nothing; 1 if out of date")
     options = parser.parse_args(arguments)
-    before = README.read_text(encoding="utf-8")
-    after = rendered(before, RUNS)
-    if options.check:
-        return 0 if before == after else 1
-    README.write_text(after, encoding="utf-8")
-    return 0
+    stale = False
+    for page in PAGES:
+        before = page.read_text(encoding="utf-8")
+        after = rendered(before, RUNS)
+        stale = stale or before != after
+        if not options.check:
+            page.write_text(after, encoding="utf-8")
+    return 1 if stale and options.check else 0
 
 
 def rendered(text: str, runs: Path) -> str:
@@ -217,6 +221,16 @@ def plain(report: Json) -> Iterator[str]:
     yield from markdown_table([[name.replace("_", " ") for name in names], *body])
 
 
+def turns(report: Json) -> Iterator[str]:
+    """Whether later questions are still answered, by what is reused."""
+    yield from turn_lines(report)
+    yield ""
+    yield (
+        f"{report['talks']} conversations about {report['images']} pictures, each turn about "
+        "another of them; one user at a time."
+    )
+
+
 TABLES: dict[str, Callable[[Json], Iterator[str]]] = {
     "own": own,
     "peers": peers,
@@ -225,6 +239,7 @@ TABLES: dict[str, Callable[[Json], Iterator[str]]] = {
     "eval": evaluation,
     "stall": stall,
     "conversations": conversations,
+    "turns": turns,
 }
 
 

@@ -11,6 +11,7 @@ from lookm import CachePolicy
 from lookm.device import is_out_of_memory
 from lookm.engine import Engine
 from lookm.models.adapter import Adapter
+from lookm.models.vision import Vision
 from lookm.prefill import PromptContext
 from lookm.runner import _Step
 from tests.lookm.test_fuzz import alone, draw_case, request
@@ -48,7 +49,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
 
     faulty(_Step, "attend", "step")
     faulty(PromptContext, "attend", "prompt")
-    faulty(Adapter, "encode_images", "images")
+    faulty(Vision, "encode_images", "images")
     faulty(Adapter, "logits", "logits")
     return faults
 
@@ -135,7 +136,7 @@ def test_a_decoding_sequence_that_does_not_fit_alone_ends(faults: Faults) -> Non
 @pytest.mark.parametrize("seed", range(3))
 def test_random_faults_change_no_answer_and_leave_nothing(faults: Faults, seed: int) -> None:
     rng = random.Random(seed)
-    cases = {f"r{n}": draw_case(rng) for n in range(40)}
+    cases = {f"r{n}": draw_case(rng) for n in range(24)}
     expected = {name: alone(case) for name, case in cases.items()}
     faults.fails = lambda where, what: rng.random() < 0.01
     engine = tiny_engine(
@@ -145,7 +146,7 @@ def test_random_faults_change_no_answer_and_leave_nothing(faults: Faults, seed: 
         tile_tokens=32,
     )
     tokens, ended = run(engine, [request(name, case) for name, case in cases.items()])
-    assert faults.num_raised > 5
+    assert faults.num_raised > 3
     whole = [name for name in cases if ended[name] != "error"]
     assert len(whole) > len(cases) / 2
     assert {name: tokens[name] for name in whole} == {name: expected[name] for name in whole}

@@ -219,4 +219,4 @@ async def test_the_images_of_all_choices_go_to_the_worker_once(
     monkeypatch.setattr(ApiChannel, "send", spied)
     response = await client.post(CHAT, json=chat(image(), image(data_url(png("blue"))), n=8))
     assert len(response.json()["choices"]) == 8
-    assert sent == [2]
+    assert [num_arrays for num_arrays in sent if num_arrays] == [2]

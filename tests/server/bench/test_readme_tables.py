@@ -5,9 +5,9 @@ import re
 
 import pytest
 
-from server.bench.readme_tables import MARKED, README, RUNS, evaluation, plain, rendered
+from server.bench.readme_tables import MARKED, PAGES, RUNS, evaluation, plain, rendered
 
-TEXT = README.read_text(encoding="utf-8")
+TEXT = "".join(page.read_text(encoding="utf-8") for page in PAGES)
 MARKERS = [found["name"] for found in MARKED.finditer(TEXT)]
 
 
