@@ -7,7 +7,6 @@ Every accepted request ends in exactly one event that has a `finish`. Knows noth
 processes or threads: one owner drives it.
 """
 
-import itertools
 import logging
 import time
 from collections.abc import Iterable, Iterator
@@ -213,15 +212,7 @@ class Engine:
     def _advance(self, prefill: Prefill, until_s: float) -> list[TokenEvent]:
         """Run a long prefill on for the rest of the step's time."""
         started_s = time.monotonic()
-        num_tiles = itertools.count(1)
-        # A GPU's host is ahead of it: what it still has to do is counted there, not timed.
-        most = self._pace.tiles_in_step(self.plan.num_layers)
-
-        def is_late() -> bool:
-            if self._adapter.device.type == "cuda":
-                return next(num_tiles) >= most
-            return time.monotonic() > until_s
-
+        is_late = self._pace.pause(until_s, self.plan.num_layers)
         done, outcome = self._recovery.advance(prefill, is_late)
         self._grammars.settle()
         clock = prefill.sequence.clock

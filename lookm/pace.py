@@ -4,6 +4,8 @@ Learned from what prompts took. A prompt that fits runs in one piece, beside the
 a longer one is run on, in tiles, for the rest of the step's time.
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lookm.batch import Batch
@@ -24,6 +26,7 @@ class Pace:
     limits_s: tuple[float, float]
     max_step_tokens: int
     short_tokens: int
+    counts_tiles: bool = False  # a GPU's host is ahead of it: what it has yet to do is not timed
     tokens_per_s: float | None = None
     decode_s: float | None = None
 
@@ -35,7 +38,8 @@ class Pace:
         if config.max_step_ms is not None:
             limits_s = (config.max_step_ms / 1000,) * 2
         tile = (2048 if cuda else 512) if config.tile_tokens is None else config.tile_tokens
-        return cls(tile, limits_s, config.max_step_tokens, tile if cuda else 128)
+        short = tile if cuda else 128
+        return cls(tile, limits_s, config.max_step_tokens, short, counts_tiles=cuda)
 
     @property
     def step_s(self) -> float:
@@ -61,6 +65,24 @@ class Pace:
         if self.tokens_per_s is None:
             return 2**31
         return max(1, int(self.step_s * self.tokens_per_s * num_layers / self.tile_tokens))
+
+    def pause(self, until_s: float, num_layers: int) -> Callable[[], bool]:
+        """To be asked before every tile of a step but the first: whether it has to wait.
+
+        Where another tile like the last would end further behind `until_s` than this one is before.
+        """
+        if self.counts_tiles:
+            left = iter(range(self.tiles_in_step(num_layers) - 1))
+            return lambda: next(left, None) is None
+        before_s = time.monotonic()
+
+        def is_late() -> bool:
+            nonlocal before_s
+            now_s = time.monotonic()
+            tile_s, before_s = now_s - before_s, now_s
+            return now_s + tile_s / 2 > until_s
+
+        return is_late
 
     def learn_decode(self, spent_s: float) -> None:
         """A step that only decoded took so long."""

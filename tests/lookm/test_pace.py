@@ -45,3 +45,27 @@ def test_on_a_gpu_tiles_are_counted() -> None:
     for _ in range(40):
         pace.learn(40_960, 1)
     assert pace.tiles_in_step(32) == int(0.03 * 40_960 * 32 / 2048)
+
+
+def test_a_step_ends_with_the_tile_that_ends_nearest_to_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for tile_s, num_tiles in ((0.013, 8), (0.03, 3), (0.039, 3), (0.045, 2), (0.5, 1)):
+        now_s = 0.0
+        monkeypatch.setattr("time.monotonic", lambda: now_s)  # noqa: B023 as it is then
+        is_late = Pace.of(EngineConfig(), "cpu").pause(0.1, 12)
+        done = 0
+        while True:
+            now_s += tile_s
+            done += 1
+            if is_late():
+                break
+        assert done == num_tiles, tile_s
+
+
+def test_on_a_gpu_a_step_ends_after_so_many_tiles() -> None:
+    pace = Pace.of(EngineConfig(), "cuda")
+    for _ in range(40):
+        pace.learn(40_960, 1)
+    is_late = pace.pause(0.0, 32)
+    assert [is_late() for _ in range(20)].count(False) == pace.tiles_in_step(32) - 1
