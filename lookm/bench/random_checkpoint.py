@@ -45,6 +45,8 @@ SHAPES: dict[str, Shape] = {
     "tiny": Shape(2, 64, 128, 4, 2, 512, 2, 32, image_side_px=56),
     "mid": Shape(12, 1024, 2816, 16, 16, 32000, 4, 256),
     "mid-gqa": Shape(12, 1024, 2816, 16, 4, 32000, 4, 256),
+    # Long documents on a small machine: 24 pages of 576 tokens, and room for many questions.
+    "pages": Shape(6, 256, 704, 4, 4, 8000, 2, 64, max_context_tokens=20480),
     "llava-1.5-7b": Shape(32, 4096, 11008, 32, 32, 32064, 24, 1024, max_context_tokens=16384),
 }
 
