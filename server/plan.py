@@ -22,7 +22,7 @@ from lookm.config import DType, EngineConfig
 from lookm.device import choose_dtype
 from lookm.errors import ConfigError, ModelError
 from lookm.models.families import family_of
-from lookm.models.loading import load_config, resolve_path
+from lookm.models.loading import find_config, load_config
 from lookm.pages import PageLayout
 from lookm.sizing import (
     CacheShape,
@@ -110,7 +110,8 @@ def read_shape(model: str, dtype: DType = "auto") -> ModelShape:
     """A checkpoint's shape from its config. Raises `ModelError`, `ConfigError`."""
     if dtype not in (names := get_args(DType)):
         raise ConfigError(f"unknown dtype {dtype!r}: choose {', '.join(names)}")
-    config = load_config(resolve_path(model))
+    checkpoint = find_config(model)
+    config = load_config(str(checkpoint.folder))
     family_of(config)
     text = config.get_text_config()
     heads = text.num_attention_heads
@@ -122,7 +123,7 @@ def read_shape(model: str, dtype: DType = "auto") -> ModelShape:
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
         max_context_tokens=text.max_position_embeddings,
         num_parameters=_text_parameters(text) + _vision_parameters(config),
-        dtype=choose_dtype(dtype, getattr(config, "dtype", None), GPU),
+        dtype=choose_dtype(dtype, checkpoint.dtype, GPU),
         windows_L=_windows(text),
     )
 

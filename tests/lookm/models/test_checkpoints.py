@@ -3,6 +3,7 @@
 Only families whose processors can be loaded without torchvision; the others are refused.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,8 @@ def test_a_family_whose_processor_cannot_load_is_refused_with_the_command(
     TOYS["qwen2_vl"].config().save_pretrained(tmp_path / "model")
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('nms does not exist')")
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # put back: what it did to a process
+    monkeypatch.delitem(sys.modules, "torchvision")
     with pytest.raises(ModelError, match=r"Qwen2-VL needs torchvision, .*pip install"):
         Processor.load(str(tmp_path / "model"))
 
