@@ -74,6 +74,12 @@ def open_checkpoint(folder: Path, name: str = "", *, with_weights: bool = True) 
     )
 
 
+def open_config(folder: Path, name: str = "") -> Checkpoint:
+    """A checkpoint as far as its config tells. Raises `ModelError`."""
+    config = read_config(folder, name or str(folder))
+    return Checkpoint(folder, config, {}, _dtype(folder / CONFIG, config, None), None)
+
+
 def read_config(folder: Path, name: str) -> dict[str, Any]:
     """The config of a kind of checkpoint that can be served. Raises `ModelError` for others."""
     if not (folder / CONFIG).is_file():

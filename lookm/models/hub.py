@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lookm.errors import ModelError, in_one_line
+from lookm.models.headers import Weight
 
 SMALL = ("*.json", "*.jinja", "*.txt", "tokenizer.model", "spiece.model")
 SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"
@@ -41,6 +42,11 @@ def cached(name: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
+def download_config(name: str) -> Path:
+    """The config alone. Raises `ModelError`."""
+    return _download(name, ["config.json"])
+
+
 def download_small(name: str) -> Path:
     """All but the weights, as the hub has them now, or as the cache does where there is no network.
     Raises `ModelError`."""
@@ -63,6 +69,23 @@ def download_weights(name: str) -> Path:
     _check_space(name, total_bytes - _partial_bytes(name))
     with _reported(name, len(missing), total_bytes):
         return _download(name, wanted)
+
+
+def remote_weights(name: str) -> dict[str, Weight] | None:
+    """The headers of a repository's safetensors, a few KiB each; None where they cannot be had."""
+    from huggingface_hub import get_safetensors_metadata
+
+    with _quiet():
+        try:
+            files = get_safetensors_metadata(name).files_metadata.values()
+            return {
+                weight: Weight(str(each.dtype), tuple(each.shape))
+                for file in files
+                for weight, each in file.tensors.items()
+            }
+        except Exception as error:  # noqa: BLE001 - network libraries raise of all kinds
+            logger.info("%s: its weights are not judged: %s", name, in_one_line(error))
+            return None
 
 
 def _listed(name: str, patterns: Sequence[str]) -> Sequence[Any] | None:

@@ -6,7 +6,8 @@ import importlib.util
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,15 @@ import torch
 from lookm import demo
 from lookm.errors import ModelError, in_one_line
 from lookm.models import hub
-from lookm.models.checkpoint import Checkpoint, open_checkpoint, read_config, read_weights
+from lookm.models.checkpoint import (
+    Checkpoint,
+    open_checkpoint,
+    open_config,
+    read_config,
+    read_weights,
+)
 from lookm.models.families import FAMILIES, Family, family_of
+from lookm.models.headers import Weight
 from lookm.models.weights import check_loaded, check_weights
 
 _TORCHVISION = "torchvision"
@@ -72,8 +80,19 @@ def find(model: str) -> Checkpoint:
 
 
 def find_config(model: str) -> Checkpoint:
-    """All of a checkpoint but its weights, of which nothing is downloaded. Raises `ModelError`."""
-    return _opened(_local(model) or hub.download_small(model), model, with_weights=False)
+    """What a checkpoint's config alone tells; nothing else is looked at. Raises `ModelError`."""
+    return open_config(_local(model) or hub.download_config(model), model)
+
+
+def find_headers(model: str) -> Checkpoint:
+    """A checkpoint with the names and shapes of its weights, of which nothing is downloaded: a hub
+    name's are asked for (None where the hub does not say). Raises `ModelError`."""
+    if (folder := _local(model)) is not None:
+        return _opened(folder, model)
+    small = _opened(hub.download_small(model), model, with_weights=False)
+    with contextlib.suppress(ModelError):
+        return _opened(small.folder, model)  # they are in the cache
+    return replace(small, weights=hub.remote_weights(model))
 
 
 def _local(model: str) -> Path | None:
@@ -110,25 +129,33 @@ def load_model(path: str, *, dtype: torch.dtype, device: torch.device) -> tuple[
 
     Every weight of the model is one of the checkpoint's, or tied to one. Raises `ModelError`.
     """
-    config = load_config(path)
+    config = judged_config(path, read_weights(Path(path), path))
     family = family_of(config)
+    from transformers import AutoModelForImageTextToText
+
+    with _quiet(), _as_model_error(path):
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
+        )
+    check_loaded(model, info, path)
+    return model.to(device).eval(), family
+
+
+def judged_config(path: str, weights: Mapping[str, Weight] | None) -> Any:
+    """The config of a model that the weights, where their names are known, are those of. None is
+    read. Raises `ModelError`."""
+    config = load_config(path)
+    family_of(config)
     if getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None:
         raise ModelError(
             f"{path!r} softcaps its attention logits (Gemma 2), which is not supported; "
             "PaliGemma 1 and Gemma 3 are",
             param="model",
         )
-    from transformers import AutoModelForImageTextToText
-
-    weights = read_weights(Path(path), path)
-    with _quiet(), _as_model_error(path):
-        if weights is not None:
+    if weights is not None:
+        with _quiet(), _as_model_error(path):
             check_weights(config, weights, path)
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
-        )
-    check_loaded(model, info, path)
-    return model.to(device).eval(), family
+    return config
 
 
 def load_processor(path: str, family: Family) -> Any:
