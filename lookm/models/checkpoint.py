@@ -166,6 +166,16 @@ def _check_ends(path: Path) -> None:
             raise ModelError(f"{path} is cut: it does not end. Download it again", param="model")
 
 
+def weight_files(folder: Path) -> list[set[str]]:
+    """The files that may hold the weights, in transformers' order: the first that are there do."""
+    found: list[set[str]] = []
+    for single, index in ((SINGLE, INDEX), (PICKLED, PICKLED_INDEX)):
+        found.append({single})
+        if (folder / index).is_file():
+            found.append(set(_weight_map(folder / index).values()))
+    return found
+
+
 def read_weights(folder: Path, name: str) -> dict[str, Weight] | None:
     """The headers of what transformers would load, in its order: one file, shards, then pickles,
     which have none (None). Raises `ModelError` for a file that is missing, cut or damaged."""
@@ -211,9 +221,7 @@ def _check_pickled(folder: Path) -> None:
 
 def _shards(index: Path) -> dict[str, str]:
     """Each weight's file. Raises `ModelError` where one is not there."""
-    files = _read_json(index).get("weight_map")
-    if not isinstance(files, dict) or not all(isinstance(each, str) for each in files.values()):
-        raise ModelError(f"{index} has no weight_map: download it again", param="model")
+    files = _weight_map(index)
     missing = sorted({each for each in files.values() if not (index.parent / each).is_file()})
     if missing:
         shown = ", ".join(missing[:3]) + (", …" if len(missing) > 3 else "")
@@ -222,6 +230,13 @@ def _shards(index: Path) -> dict[str, str]:
             f"{index.name} names: {shown}. Download them",
             param="model",
         )
+    return files
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    files = _read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not all(isinstance(each, str) for each in files.values()):
+        raise ModelError(f"{index} has no weight_map: download it again", param="model")
     return files
 
 

@@ -1,7 +1,6 @@
 """A hub name's files, in the hub's cache: found there, or downloaded, with progress in the log.
 
-Only what transformers loads is downloaded: safetensors, or pickles where there are no safetensors,
-and the small files, which come first: what they give reason to refuse costs no download. Downloads
+The small files come first: what they give reason to refuse costs no download of weights. Downloads
 that were cut go on where they ended. Knows huggingface_hub; nothing about models.
 """
 
@@ -12,7 +11,6 @@ import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ from lookm.errors import ModelError, in_one_line
 from lookm.models.headers import Weight
 
 SMALL = ("*.json", "*.jinja", "*.txt", "tokenizer.model", "spiece.model")
-SAFE, PICKLED = "*.safetensors", "pytorch_model*.bin"
 REPORT_S = 5.0
 SPARE_BYTES = 2**26  # beside what is downloaded
 DENIED = (401, 403)
@@ -53,21 +50,20 @@ def download_small(name: str) -> Path:
     return _download(name, SMALL)
 
 
-def download_weights(name: str) -> Path:
-    """The weights. Raises `ModelError`."""
-    files = _listed(name, [SAFE, PICKLED])
+def download_weights(name: str, choices: Sequence[set[str]]) -> Path:
+    """The first of these sets of files that the repository has. Raises `ModelError`."""
+    files = _listed(name, set().union(*choices))
     if files is None:
         return _offline(name, None)
-    names = [each.filename for each in files if "/" not in each.filename]
-    safe = [each for each in names if fnmatch(each, "model*.safetensors")]
-    wanted = safe or [each for each in names if fnmatch(each, PICKLED)]
-    if not wanted:
-        raise ModelError(f"{name} has no weights that transformers loads", param="model")
-    chosen = [each for each in files if each.filename in wanted]
-    missing = [each for each in chosen if each.will_download]
+    there = {each.filename for each in files}
+    wanted = next((each for each in choices if each <= there), None)
+    if wanted is None:
+        raise ModelError(f"{name} has no weights, or not all of them", param="model")
+    missing = [each for each in files if each.filename in wanted and each.will_download]
     total_bytes = sum(each.file_size for each in missing)
-    _check_space(name, total_bytes - _partial_bytes(name))
-    with _reported(name, len(missing), total_bytes):
+    partial_bytes = _bytes(_blobs(name).glob("*.incomplete"))
+    _check_space(name, total_bytes - partial_bytes)
+    with _reported(name, len(missing), total_bytes, partial_bytes):
         return _download(name, wanted)
 
 
@@ -88,7 +84,7 @@ def remote_weights(name: str) -> dict[str, Weight] | None:
             return None
 
 
-def _listed(name: str, patterns: Sequence[str]) -> Sequence[Any] | None:
+def _listed(name: str, patterns: Iterable[str]) -> Sequence[Any] | None:
     """What the hub has, file by file; None where it cannot be reached."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import DryRunError
@@ -104,7 +100,7 @@ def _listed(name: str, patterns: Sequence[str]) -> Sequence[Any] | None:
             raise _refused(name, error) from None
 
 
-def _download(name: str, patterns: Sequence[str]) -> Path:
+def _download(name: str, patterns: Iterable[str]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError
 
@@ -121,12 +117,11 @@ def _offline(name: str, error: Exception | None) -> Path:
     """What the cache has. Raises `ModelError` where it has nothing."""
     folder = cached(name)
     if folder is None:
-        cause = error.__cause__ if error is not None else None
-        denied = next((each for each in (error, cause) if each and _status(each) in DENIED), None)
-        if denied is not None:
-            raise _refused(name, denied)
+        status = _status(error) or _status(error and error.__cause__)
+        if status in DENIED:
+            raise _refused(name, error if _status(error) else error and error.__cause__)
         raise ModelError(
-            f"{name} is not in the cache ({_cache()}), and {_unreachable()}; "
+            f"{name} is not in the cache ({_cache()}), and {_unreachable(status)}; "
             "fill the cache there with `hf download`, or give a directory",
             param="model",
         )
@@ -134,11 +129,13 @@ def _offline(name: str, error: Exception | None) -> Path:
     return folder
 
 
-def _unreachable() -> str:
+def _unreachable(status: int | None = None) -> str:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return "HF_HUB_OFFLINE forbids to ask the hub"
     from huggingface_hub import constants
 
+    if status is not None:
+        return f"the hub ({constants.ENDPOINT}) answers with status {status}"
     return f"the hub ({constants.ENDPOINT}) cannot be reached: look at the network and proxies"
 
 
@@ -146,15 +143,18 @@ def _refused(name: str, error: BaseException | None) -> ModelError:
     """What went wrong, in one line with what to do."""
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    token = "HF_TOKEN holds" if os.environ.get("HF_TOKEN") else "set HF_TOKEN to"
+    has_token = bool(os.environ.get("HF_TOKEN"))
     if isinstance(error, GatedRepoError) or _status(error) == 403:
         message = (
-            f"{name} is gated: accept its licence on its page, and {token} a token of that account"
+            f"{name} is gated: accept its licence on its page, and "
+            + ("look whether HF_TOKEN is" if has_token else "set HF_TOKEN to")
+            + " a token of that account"
         )
     elif isinstance(error, RepositoryNotFoundError) or _status(error) == 401:
         message = (
             f"the hub has no {name}, or it is private: look at the spelling; for a private one, "
-            f"{token} a token that may read it"
+            + ("look whether HF_TOKEN is" if has_token else "set HF_TOKEN to")
+            + " a token that may read it"
         )
     elif isinstance(error, OSError) and error.errno == 28:
         message = f"no space is left for {name} in {_cache()}: free some, or set HF_HOME elsewhere"
@@ -203,18 +203,14 @@ def _bytes(paths: Iterable[Path]) -> int:
     return total
 
 
-def _partial_bytes(name: str) -> int:
-    return _bytes(_blobs(name).glob("*.incomplete"))
-
-
 @contextlib.contextmanager
-def _reported(name: str, num_files: int, total_bytes: int) -> Iterator[None]:
+def _reported(name: str, num_files: int, total_bytes: int, partial_bytes: int) -> Iterator[None]:
     """A line in the log every few seconds, by what lies in the cache, and one at the end."""
     if not num_files:
         yield
         return
     blobs, done, began = _blobs(name), threading.Event(), time.monotonic()
-    begin_bytes, partial_bytes = _bytes(blobs.glob("*")), _partial_bytes(name)
+    begin_bytes = _bytes(blobs.glob("*"))
     logger.info(
         "downloading %s: %d files, %s%s, to %s",
         name,

@@ -22,6 +22,7 @@ from lookm.models.checkpoint import (
     open_config,
     read_config,
     read_weights,
+    weight_files,
 )
 from lookm.models.families import FAMILIES, Family, family_of
 from lookm.models.headers import Weight
@@ -60,8 +61,20 @@ def fetch(model: str) -> Checkpoint:
     where small files tell, before one is downloaded."""
     if (folder := _local(model)) is not None:
         return _opened(folder, model)
-    _opened(hub.download_small(model), model, with_weights=False)
-    return _opened(hub.download_weights(model), model)
+    try:
+        small = hub.download_small(model)
+        _opened(small, model, with_weights=False)
+        return _opened(hub.download_weights(model, weight_files(small)), model)
+    except ModelError as error:
+        folder = hub.cached(model)
+        if folder is None:
+            raise
+        try:
+            checkpoint = _opened(folder, model)
+        except ModelError:
+            raise error from None
+        logger.warning("the cached files are used: %s", error)
+        return checkpoint
 
 
 def find(model: str) -> Checkpoint:
