@@ -14,8 +14,9 @@ import torch
 
 from lookm import Engine, EngineConfig
 from lookm.errors import ModelError
-from lookm.models.checkpoint import open_checkpoint
-from lookm.models.loading import find, load_model
+from lookm.models.checkpoint import open_checkpoint, read_weights
+from lookm.models.headers import Weight
+from lookm.models.loading import find, judged_config, load_model
 from tests.lookm.models.hub_shape import POINTER, WEIGHTS, drop, edit, edit_weights, rename, write
 from tests.lookm.models.toys import TOYS
 
@@ -400,3 +401,27 @@ def test_values_that_make_no_sense_are_refused_in_one_line(
     edit(folder / file, lambda value: value.update(changes))
     config = EngineConfig(model=str(folder), device="cpu", kv_cache_bytes=2**22)
     assert said in refusal(lambda: Engine.from_config(config))
+
+
+@pytest.mark.parametrize("name", TOYS)
+def test_every_family_loads_under_the_hubs_names_and_under_transformers_own(
+    tmp_path: Path, name: str
+) -> None:
+    model = TOYS[name].model()
+    model.save_pretrained(tmp_path, max_shard_size="100KB")  # the hub's
+    weights = read_weights(tmp_path, "toy")
+    assert weights is not None
+    judged_config(str(tmp_path), weights)
+    tied = set(model.all_tied_weights_keys)
+    own = {
+        each: Weight("F32", tuple(tensor.shape))
+        for each, tensor in model.state_dict().items()
+        if each not in tied
+    }
+    judged_config(str(tmp_path), own)
+    for part in ("vis", "layers.0."):
+        lost = next(each for each in weights if part in each)
+        left = {each: weight for each, weight in weights.items() if each != lost}
+        assert lost.rpartition(".")[2] in refusal(
+            lambda left=left: judged_config(str(tmp_path), left)
+        )
