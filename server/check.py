@@ -17,7 +17,7 @@ from lookm.errors import LookmError, PolicyError
 from lookm.memory import free_host_bytes
 from lookm.models.families import FAMILIES, Family
 from lookm.models.generation import generation_defaults
-from lookm.models.loading import find_headers, judged_config, served_name
+from lookm.models.loading import find_headers, judge_weights, served_name, supported_config
 from lookm.models.processor import Processor
 from lookm.policy import PRESETS, resolve
 from lookm.sizing import kept_rows
@@ -81,7 +81,9 @@ def check(model: str, device: str = "auto", dtype: DType = "auto") -> Verdict:
         chosen = choose_device(device)
         place = str(chosen)
         checkpoint = find_headers(model)
-        config = judged_config(str(checkpoint.folder), checkpoint.weights)
+        path = str(checkpoint.folder)
+        config = supported_config(path)
+        judge_weights(config, checkpoint.weights, path)
         processor = Processor.of(checkpoint, name=name)
         shape = shape_of(
             config, choose_dtype(dtype, checkpoint.dtype, chosen), checkpoint.num_parameters

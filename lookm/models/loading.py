@@ -142,7 +142,8 @@ def load_model(path: str, *, dtype: torch.dtype, device: torch.device) -> tuple[
 
     Every weight of the model is one of the checkpoint's, or tied to one. Raises `ModelError`.
     """
-    config = judged_config(path, read_weights(Path(path), path))
+    config = supported_config(path)
+    judge_weights(config, read_weights(Path(path), path), path)
     family = family_of(config)
     from transformers import AutoModelForImageTextToText
 
@@ -154,9 +155,8 @@ def load_model(path: str, *, dtype: torch.dtype, device: torch.device) -> tuple[
     return model.to(device).eval(), family
 
 
-def judged_config(path: str, weights: Mapping[str, Weight] | None) -> Any:
-    """The config of a model that the weights, where their names are known, are those of. None is
-    read. Raises `ModelError`."""
+def supported_config(path: str) -> Any:
+    """The config of a model that can be served. Raises `ModelError`."""
     config = load_config(path)
     family_of(config)
     if getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None:
@@ -165,10 +165,15 @@ def judged_config(path: str, weights: Mapping[str, Weight] | None) -> Any:
             "PaliGemma 1 and Gemma 3 are",
             param="model",
         )
+    return config
+
+
+def judge_weights(config: Any, weights: Mapping[str, Weight] | None, path: str) -> None:
+    """Raises `ModelError` unless the weights, where names are known, are all that the config's
+    model has. None is read."""
     if weights is not None:
         with _quiet(), _as_model_error(path):
             check_weights(config, weights, path)
-    return config
 
 
 def load_processor(path: str, family: Family) -> Any:

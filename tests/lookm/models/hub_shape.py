@@ -34,6 +34,21 @@ def write(folder: Path, name: str = "llava", *, max_shard_size: str = "1GB") -> 
     return folder
 
 
+def as_published(folder: Path) -> None:
+    """The files as repositories of 2024 have them: an image processor's config of its own, the chat
+    template in JSON, and nothing of a type at the top of the config."""
+    processor = json.loads((folder / "processor_config.json").read_text())
+    image_processor = processor.pop("image_processor")
+    image_processor["processor_class"] = processor["processor_class"]
+    (folder / "preprocessor_config.json").write_text(json.dumps(image_processor))
+    (folder / "processor_config.json").write_text(json.dumps(processor))
+    template = folder / "chat_template.jinja"
+    if template.exists():
+        content = {"chat_template": template.read_text()}
+        (folder / "chat_template.json").write_text(json.dumps(content))
+        template.unlink()
+
+
 def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """Change a JSON file."""
     value = json.loads(path.read_text())

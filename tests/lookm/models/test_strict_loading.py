@@ -16,7 +16,7 @@ from lookm import Engine, EngineConfig
 from lookm.errors import ModelError
 from lookm.models.checkpoint import open_checkpoint, read_weights
 from lookm.models.headers import Weight
-from lookm.models.loading import find, judged_config, load_model
+from lookm.models.loading import find, judge_weights, load_config, load_model
 from tests.lookm.models.hub_shape import POINTER, WEIGHTS, drop, edit, edit_weights, rename, write
 from tests.lookm.models.toys import TOYS
 
@@ -411,17 +411,18 @@ def test_every_family_loads_under_the_hubs_names_and_under_transformers_own(
     model.save_pretrained(tmp_path, max_shard_size="100KB")  # the hub's
     weights = read_weights(tmp_path, "toy")
     assert weights is not None
-    judged_config(str(tmp_path), weights)
+    config, path = load_config(str(tmp_path)), str(tmp_path)
+    judge_weights(config, weights, path)
     tied = set(model.all_tied_weights_keys)
     own = {
         each: Weight("F32", tuple(tensor.shape))
         for each, tensor in model.state_dict().items()
         if each not in tied
     }
-    judged_config(str(tmp_path), own)
+    judge_weights(config, own, path)
     for part in ("vis", "layers.0."):
         lost = next(each for each in weights if part in each)
         left = {each: weight for each, weight in weights.items() if each != lost}
         assert lost.rpartition(".")[2] in refusal(
-            lambda left=left: judged_config(str(tmp_path), left)
+            lambda left=left: judge_weights(config, left, path)
         )
