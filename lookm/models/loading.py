@@ -80,15 +80,11 @@ def fetch(model: str) -> Checkpoint:
 def find(model: str) -> Checkpoint:
     """As `fetch`, but for what the cache has whole the hub is not asked. What its processor needs
     is imported. Raises `ModelError`."""
-    folder = _local(model) or hub.cached(model)
-    if folder is not None:
-        family = FAMILIES[read_config(folder, model)["model_type"]]
-        for package in family.packages:
-            require(package, family)
-        if _local(model) is not None:
-            return _opened(folder, model)
+    if (folder := _local(model)) is not None:
+        return _imported(folder, model)
+    if (folder := hub.cached(model)) is not None:
         with contextlib.suppress(ModelError):  # a download that was cut
-            return _opened(folder, model)
+            return _imported(folder, model)
     return fetch(model)
 
 
@@ -114,11 +110,19 @@ def _local(model: str) -> Path | None:
     return path if path.is_dir() else None
 
 
+def _imported(folder: Path, model: str) -> Checkpoint:
+    """As `_opened`, and what its processor needs works. Raises `ModelError`."""
+    family = FAMILIES[read_config(folder, model)["model_type"]]
+    for package in family.packages:
+        require(package, family)
+    return _opened(folder, model)
+
+
 def _opened(folder: Path, model: str, *, with_weights: bool = True) -> Checkpoint:
     """Judged, and what it needs is installed. Raises `ModelError`."""
     family = FAMILIES[read_config(folder, model)["model_type"]]
     for package in family.packages:
-        if package not in sys.modules and importlib.util.find_spec(package) is None:
+        if sys.modules.get(package) is None and importlib.util.find_spec(package) is None:
             raise _needed(package, family)
     return open_checkpoint(folder, model, with_weights=with_weights)
 

@@ -137,6 +137,15 @@ def test_what_the_small_files_tell_costs_no_download(
     assert WEIGHTS not in hub.sent_bytes
 
 
+def test_a_cache_that_holds_a_part_is_filled(hub: FakeHub, ask: Asker, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    assert "found" in ask(home, "find_config")
+    assert set(hub.sent_bytes) <= {"", "config.json"}
+    (snapshot,) = home.glob("*/snapshots/*")
+    (snapshot / "config.json").unlink()
+    assert "found" in ask(home, "find")
+
+
 def test_pickles_beside_safetensors_are_left_there(
     hub: FakeHub, ask: Asker, tmp_path: Path
 ) -> None:
