@@ -25,7 +25,7 @@ from lookm.graphs import make_graphs
 from lookm.memory import make_plan
 from lookm.models.adapter import Adapter
 from lookm.models.image_layouts import arranged
-from lookm.models.loading import load_config, load_model, resolve_path
+from lookm.models.loading import find, load_model, served_name
 from lookm.models.processor import Processor
 from lookm.pace import Pace
 from lookm.pages import PageLayout
@@ -112,10 +112,10 @@ class Engine:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         device = choose_device(config.device)
-        path = resolve_path(config.model)
-        processor = Processor.load(config.model)
-        own = getattr(load_config(path), "dtype", None)
-        dtype = choose_dtype(config.dtype, own, device)
+        checkpoint = find(config.model)
+        processor = Processor.of(checkpoint, name=served_name(config.model))
+        dtype = choose_dtype(config.dtype, checkpoint.dtype, device)
+        path = str(checkpoint.folder)
         model, family = load_model(path, dtype=dtype, device=device)
         image = processor.large_image() if device.type == "cuda" else None
         engine = cls(Adapter(model, family), processor, config, model_path=path, image=image)

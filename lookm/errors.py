@@ -49,3 +49,10 @@ class ConfigError(LookmError):
 
 class QueueFullError(LookmError):
     """The waiting queue is at its bound."""
+
+
+def in_one_line(error: BaseException | None) -> str:
+    """What another library says went wrong, at most 300 characters of it."""
+    text = " ".join(str(error or "").split())
+    is_sentence = " " in text  # a `KeyError` says nothing but its key
+    return (text if is_sentence else f"{type(error).__name__} {text}".strip())[:300]

@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 
 from lookm.errors import LookmError
+from lookm.models.generation import GenerationDefaults, generation_defaults
 from server import health
 from server.api_errors import ApiError, to_api_error
 from server.bodies import Bodies, BodyClock, BodyLimit, Inflate
@@ -36,11 +37,15 @@ HANDLED = (ApiError, LookmError, MediaError, WorkerError, HTTPException)
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What is behind the routes. Made inside the event loop, once for each start of the app."""
+    """What is behind the routes. Made inside the event loop, once for each start of the app.
+
+    `prepare` comes before the engine starts: it refuses what can be known to fail.
+    """
 
     engine: ManagedEngine
     media: ImageLoader
     load_processor: Callable[[], ChatProcessor]
+    prepare: Callable[[], GenerationDefaults] = GenerationDefaults
 
 
 def real_parts(settings: Settings) -> Parts:
@@ -56,7 +61,21 @@ def real_parts(settings: Settings) -> Parts:
         ),
         media=media,
         load_processor=lambda: load_processor(settings.model),
+        prepare=lambda: prepare(settings),
     )
+
+
+def prepare(settings: Settings) -> GenerationDefaults:
+    """Find or download the checkpoint, and judge its files, before a worker loads them: what it
+    says of sampling. Raises `ModelError`."""
+    if is_fake(settings.model):
+        return GenerationDefaults()
+    from lookm.models.loading import fetch
+
+    file = fetch(settings.model).generation_config
+    if settings.generation_config == "none":
+        return GenerationDefaults()
+    return generation_defaults(file, settings.model)
 
 
 def load_processor(model: str) -> ChatProcessor:
@@ -83,7 +102,7 @@ def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = rea
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         parts = make_parts(settings)
-        live = Services(settings, parts.engine, parts.media, parts.load_processor)
+        live = Services(settings, parts.engine, parts.media, parts.load_processor, parts.prepare)
         live.metrics.read("lookm_bodies_held_bytes", lambda: bodies.held_bytes)
         app.state.services = live
         live.start()

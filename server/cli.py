@@ -1,9 +1,10 @@
-"""`lookm serve`, `plan`, `bench`, `eval` and `version`. Knows typer; decides nothing.
+"""`lookm serve`, `check`, `plan`, `bench`, `eval` and `version`. Knows typer; decides nothing.
 
 The options of `serve` are the fields of `Settings`.
 """
 
 import inspect
+import json
 import types
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, cast
@@ -75,6 +76,29 @@ def plan(
     except (LookmError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+@app.command("check")
+def check(
+    model: Annotated[str, typer.Argument(help="Bundled name, directory or hub name.")],
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Say whether a checkpoint will work here, and what it is. Loads no weights.
+
+    The exit status is 0 where it will, and 1 where it will not.
+    """
+    from lookm.config import DType
+    from server.check import check, lines
+
+    verdict = check(model, device, cast(DType, dtype))
+    if as_json:
+        typer.echo(json.dumps(verdict.to_json(), indent=2))
+    else:
+        for line in lines(verdict):
+            typer.echo(line)
+    raise typer.Exit(0 if verdict.works else 1)
 
 
 @app.command(

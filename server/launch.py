@@ -107,7 +107,7 @@ def configure_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
-    for library in ("httpx", "httpcore", "uvicorn", "asyncio"):
+    for library in ("httpx", "httpx2", "httpcore", "uvicorn", "asyncio"):
         logging.getLogger(library).setLevel(logging.WARNING)
     silence_decoders()
 

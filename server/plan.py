@@ -22,7 +22,7 @@ from lookm.config import DType, EngineConfig
 from lookm.device import choose_dtype
 from lookm.errors import ConfigError, ModelError
 from lookm.models.families import family_of
-from lookm.models.loading import load_config, resolve_path
+from lookm.models.loading import find_config, load_config
 from lookm.pages import PageLayout
 from lookm.sizing import (
     CacheShape,
@@ -108,9 +108,19 @@ class Fit:
 
 def read_shape(model: str, dtype: DType = "auto") -> ModelShape:
     """A checkpoint's shape from its config. Raises `ModelError`, `ConfigError`."""
-    if dtype not in (names := get_args(DType)):
-        raise ConfigError(f"unknown dtype {dtype!r}: choose {', '.join(names)}")
-    config = load_config(resolve_path(model))
+    check_dtype(dtype)
+    checkpoint = find_config(model)
+    return shape_of(load_config(str(checkpoint.folder)), choose_dtype(dtype, checkpoint.dtype, GPU))
+
+
+def check_dtype(name: str) -> None:
+    """Raises `ConfigError` for a type that is none."""
+    if name not in (names := get_args(DType)):
+        raise ConfigError(f"unknown dtype {name!r}: choose {', '.join(names)}")
+
+
+def shape_of(config: Any, dtype: torch.dtype, num_parameters: int | None = None) -> ModelShape:
+    """From a transformers config; parameters are estimated where they are not known."""
     family_of(config)
     text = config.get_text_config()
     heads = text.num_attention_heads
@@ -121,8 +131,8 @@ def read_shape(model: str, dtype: DType = "auto") -> ModelShape:
         num_kv_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
         max_context_tokens=text.max_position_embeddings,
-        num_parameters=_text_parameters(text) + _vision_parameters(config),
-        dtype=choose_dtype(dtype, getattr(config, "dtype", None), GPU),
+        num_parameters=num_parameters or _text_parameters(text) + _vision_parameters(config),
+        dtype=dtype,
         windows_L=_windows(text),
     )
 

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Protocol
 
 from lookm.errors import QueueFullError
+from lookm.models.generation import GenerationDefaults
 from lookm.types import ModelInfo
 from server import memory
 from server.api_errors import ApiError
@@ -90,6 +91,7 @@ class Services:
         engine: ManagedEngine,
         media: ImageLoader,
         load_processor: Callable[[], ChatProcessor],
+        prepare: Callable[[], GenerationDefaults] = GenerationDefaults,
     ) -> None:
         self.settings = settings
         self.engine = engine
@@ -105,6 +107,7 @@ class Services:
         self.booting: asyncio.Task[None] | None = None
         self._lag_watch: asyncio.Task[None] | None = None
         self._load_processor = load_processor
+        self._prepare = prepare
         self._pools = Pools(settings.media_threads)
         self._translator: Translator | None = None
         self._giving_back: asyncio.Task[None] | None = None
@@ -158,6 +161,8 @@ class Services:
         self._pools.shutdown()
 
     async def _boot(self) -> None:
+        defaults = await self._pools.text(self._prepare)
+        log.info("sampling where a request does not say: %s", defaults)
         await self.engine.start()
         processor = await self._pools.text(self._load_processor)
         support = await self._pools.text(lambda: tool_support(processor))
@@ -187,6 +192,7 @@ class Services:
             ),
             pools=self._pools,
             tool_support=support,
+            defaults=defaults,
         )
 
 

@@ -89,6 +89,11 @@ class Settings(BaseSettings):
     attention: AttentionName = Field(
         "auto", description="auto, reference, cpu (C++) or triton (CUDA)."
     )
+    generation_config: Literal["auto", "none"] = Field(
+        "auto",
+        description="Where a request does not say: auto samples as the checkpoint's "
+        "generation_config.json does, none as OpenAI (temperature 1, nothing cut off).",
+    )
     graphs: Graphs = Field("auto", description="Decode steps from CUDA graphs: auto, on or off.")
     threads: Count | None = Field(None, description="CPU threads of the engine.")
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from docs.generate.marked import between
-from lookm.models.families import FAMILIES, Family
+from lookm.models.families import FAMILIES
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -12,7 +12,7 @@ def families_table() -> str:
     """The supported families and what is special about each, as Markdown: a table and a note."""
     rows = ["| Family | `model_type` | What is special | Processor needs |", "|---|---|---|---|"]
     for family in FAMILIES.values():
-        special = "; ".join(_specials(family)) or "-"
+        special = "; ".join(family.specials) or "-"
         needs = ", ".join(f"`{package}`" for package in family.packages) or "-"
         rows.append(f"| {family.title} | `{family.model_type}` | {special} | {needs} |")
     note = (
@@ -21,28 +21,6 @@ def families_table() -> str:
         "model with no other layers runs at `full` only."
     )
     return "\n".join([*rows, "", note]) + "\n"
-
-
-def _specials(family: Family) -> list[str]:
-    facts = [
-        (family.position_rows > 1, "M-RoPE"),
-        (family.deepstack, "deepstack features in the first text layers"),
-        (family.two_layouts, "an image alone and an image among others are laid out differently"),
-        (
-            family.prefill == "image blocks",
-            "tokens of an image see each other: prompts with images are prefilled in one go",
-        ),
-        (
-            family.prefill == "prefix",
-            "the whole prompt sees itself: prefilled in one go, one turn of text after the images",
-        ),
-        (
-            family.prefill != "causal",
-            "policies whose score counts causal queries (`mean-h2o`, `roco`) are refused there",
-        ),
-        (family.softcaps_logits, "softcapped logits"),
-    ]
-    return [text for holds, text in facts if holds]
 
 
 def write() -> None:

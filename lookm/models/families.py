@@ -58,6 +58,30 @@ class Family:
     packages: tuple[str, ...] = ()
     template: str | None = None
 
+    @property
+    def specials(self) -> list[str]:
+        """What a user may want to know of the family, in words."""
+        facts = [
+            (self.position_rows > 1, "M-RoPE"),
+            (self.deepstack, "deepstack features in the first text layers"),
+            (self.two_layouts, "an image alone and an image among others are laid out differently"),
+            (
+                self.prefill == "image blocks",
+                "tokens of an image see each other: prompts with images are prefilled in one go",
+            ),
+            (
+                self.prefill == "prefix",
+                "the whole prompt sees itself: prefilled in one go, one turn of text after the "
+                "images",
+            ),
+            (
+                self.prefill != "causal",
+                "policies whose score counts causal queries (`mean-h2o`, `roco`) are refused there",
+            ),
+            (self.softcaps_logits, "softcapped logits"),
+        ]
+        return [text for holds, text in facts if holds]
+
     def causal(self, *, has_images: bool) -> bool:
         """Whether the tokens of such a prompt see only those before them."""
         return self.prefill == "causal" or (self.prefill == "image blocks" and not has_images)

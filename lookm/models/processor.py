@@ -12,9 +12,11 @@ import numpy as np
 from jinja2 import TemplateError
 
 from lookm.errors import ModelError, RequestError
+from lookm.models.chat_forms import Form, find_forms, in_forms
+from lookm.models.checkpoint import Checkpoint
 from lookm.models.families import Family, family_of
 from lookm.models.image_layouts import AMONG, NUM_TOKENS, PLACEHOLDER, arranged
-from lookm.models.loading import load_config, load_processor, resolve_path, served_name
+from lookm.models.loading import find, load_config, load_processor, served_name
 from lookm.models.token_sizes import check_length, max_token_characters
 from lookm.types import Array, ImageInput
 
@@ -35,22 +37,38 @@ class Processor:
         self.image_token_id = int(config.image_token_id)  # one per feature, unlike the placeholder
         self._hf = hf_processor
         self._tokenizer = hf_processor.tokenizer
-        self._template = _template(hf_processor.chat_template) or self.family.template
+        self._template = (
+            _template(hf_processor.chat_template, name)
+            or _template(self._tokenizer.chat_template, name)
+            or self.family.template
+        )
         self._image_settings = hf_processor._merge_kwargs(
             tokenizer_init_kwargs=self._tokenizer.init_kwargs
         )["images_kwargs"]
+        if self.max_context_tokens < 1:
+            message = f"{name}: config.json has {self.max_context_tokens} max_position_embeddings"
+            raise ModelError(message, param="model")
         self._lock = threading.Lock()  # the fast tokenizer keeps mutable settings between calls
         self._prefix = self._bos_prefix()
         self._hidden_ids = self._special_ids()
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         self.max_token_characters = max_token_characters(backend)
+        self._forms: Mapping[str, Form] = {}
+        if self._template is not None:
+            self._forms = find_forms(self.rendered, hf_processor.image_token, name)
+        self._check_image_token()
 
     @classmethod
     def load(cls, model: str) -> "Processor":
         """By bundled name, directory or hub name. Raises `ModelError`."""
-        path = resolve_path(model)
+        return cls.of(find(model), name=served_name(model))
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint, *, name: str) -> "Processor":
+        """Of a checkpoint that was found. Raises `ModelError`."""
+        path = str(checkpoint.folder)
         config = load_config(path)
-        return cls(load_processor(path, family_of(config)), config, name=served_name(model))
+        return cls(load_processor(path, family_of(config)), config, name=name)
 
     @property
     def tokenizer_json(self) -> str | None:
@@ -151,10 +169,11 @@ class Processor:
         template = self._template
         if template is None:
             raise ModelError(f"{self.name} has no chat template", param="messages")
-        keys = [*_keys(list(messages)), *_keys(list(tools))]
+        messages = in_forms(messages, self._forms)
+        keys = [*_keys(messages), *_keys(list(tools))]
         try:
             (marked, marked_keys), marked_tools, *_ = self._tokenizer._mark_chat_inputs(
-                template, [list(messages), keys], list(tools) or None, None, {}, True, False
+                template, [messages, keys], list(tools) or None, None, {}, True, False
             )
             rendered: str = self._tokenizer.apply_chat_template(
                 marked,
@@ -163,7 +182,7 @@ class Processor:
                 tokenize=False,
                 add_generation_prompt=True,
             )
-        except (TemplateError, ValueError, TypeError, KeyError) as error:
+        except (TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:
             # A chat template is a program of the checkpoint: it raises on what it cannot
             # render, for example roles that do not alternate.
             raise RequestError(
@@ -227,6 +246,18 @@ class Processor:
             ids: list[int] = self._tokenizer.encode(_placeholder(tensors), add_special_tokens=False)
         return ids.count(self.image_token_id)
 
+    def _check_image_token(self) -> None:
+        """Raises `ModelError` where the config means another token by an image's features."""
+        from PIL import Image
+
+        if not self.image(Image.new("RGB", (64, 64)), "probe").num_tokens:
+            raise ModelError(
+                f"{self.name}: image_token_id {self.image_token_id} of config.json is "
+                f"{self._tokenizer.convert_ids_to_tokens(self.image_token_id)!r} to the tokenizer, "
+                "and not what its processor puts in an image's place: one is of another model",
+                param="model",
+            )
+
     def _special_ids(self) -> frozenset[int]:
         """Control tokens that are never shown."""
         added = self._tokenizer.added_tokens_decoder
@@ -250,9 +281,15 @@ def _keys(value: Any) -> Iterator[str]:
             yield from _keys(inside)
 
 
-def _template(template: str | Mapping[str, str] | None) -> str | None:
-    """A checkpoint may hold several by name."""
-    return template.get("default") if isinstance(template, Mapping) else template
+def _template(template: str | Mapping[str, str] | None, name: str) -> str | None:
+    """A checkpoint may hold several by name: the default one, or the only one."""
+    if not isinstance(template, Mapping):
+        return template
+    if len(template) > 1 and "default" not in template:
+        names = ", ".join(sorted(template))
+        message = f"{name} has several chat templates and none is called default: {names}"
+        raise ModelError(message, param="model")
+    return template.get("default") or next(iter(template.values()), None)
 
 
 def _placeholder(tensors: Mapping[str, Array]) -> str:

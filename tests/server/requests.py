@@ -13,6 +13,7 @@ import httpx
 from fastapi import FastAPI
 from PIL import Image
 
+from lookm.models.generation import GenerationDefaults
 from lookm.types import EngineStats, ModelInfo, Request, TokenEvent
 from server.app import Parts, create_app
 from server.fake.engine import cache_report
@@ -140,8 +141,9 @@ async def serving(
     )
 
     def make(settings: Settings) -> Parts:
+        prepare = parts.get("prepare", GenerationDefaults)
         media = parts.get("media") or MediaLoader(settings.media_config())
-        return Parts(engine, media, parts.get("load_processor", FakeProcessor))
+        return Parts(engine, media, parts.get("load_processor", FakeProcessor), prepare)
 
     app = create_app(settings, make)
     async with app.router.lifespan_context(app), in_process(app) as client:

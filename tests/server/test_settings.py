@@ -18,6 +18,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "log_level": ("debug", "debug"),
     "reuse": ("kept", "kept"),
     "api_keys": ("a, b", 2),
+    "generation_config": ("none", "none"),
     "cors_origins": ("https://a, https://b", ("https://a", "https://b")),
     "media_allowed_hosts": ("a.example", ("a.example",)),
 }

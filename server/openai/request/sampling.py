@@ -7,6 +7,7 @@ import json
 from dataclasses import dataclass
 
 from lookm.errors import PromptTooLongError
+from lookm.models.generation import GenerationDefaults
 from lookm.types import Sampling, Structure
 from server.api_errors import ApiError
 from server.openai.schemas.requests import (
@@ -18,6 +19,7 @@ from server.openai.schemas.requests import (
 )
 
 COLDEST = 1e-5
+OPENAI = GenerationDefaults()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +44,25 @@ def check_options(body: Generation) -> None:
             raise _clash("top_logprobs", "'top_logprobs' is only allowed with 'logprobs': true.")
 
 
-def sampling(body: Generation, room: Room, structure: Structure | None = None) -> Sampling:
-    """OpenAI's defaults: temperature 1, top_p 1, and as many tokens as fit."""
+def sampling(
+    body: Generation,
+    room: Room,
+    structure: Structure | None = None,
+    defaults: GenerationDefaults = OPENAI,
+) -> Sampling:
+    """Where the request does not say: `defaults`, and as many tokens as fit."""
     stop = body.stop or ()
     biases = (body.logit_bias or {}).items()
     return Sampling(
         max_tokens=max_tokens(body, room),
-        temperature=temperature(body.temperature),
-        top_p=1.0 if body.top_p is None else body.top_p,
-        top_k=max(0, body.top_k or 0),
+        temperature=temperature(_or(body.temperature, defaults.temperature)),
+        top_p=_or(body.top_p, defaults.top_p),
+        top_k=max(0, int(_or(body.top_k, defaults.top_k))),
         seed=body.seed,
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         ignore_eos=bool(body.ignore_eos),
-        min_p=body.min_p or 0.0,
-        repetition_penalty=body.repetition_penalty or 1.0,
+        min_p=_or(body.min_p, defaults.min_p),
+        repetition_penalty=_or(body.repetition_penalty, defaults.repetition_penalty),
         presence_penalty=body.presence_penalty or 0.0,
         frequency_penalty=body.frequency_penalty or 0.0,
         logit_bias=tuple((int(token), bias) for token, bias in biases),
@@ -79,11 +86,13 @@ def max_tokens(body: Generation, room: Room) -> int:
     return wanted
 
 
-def temperature(given: float | None) -> float:
-    """OpenAI's default is 1. Below `COLDEST` logits overflow, and sampling is greedy anyway."""
-    if given is None:
-        return 1.0
+def temperature(given: float) -> float:
+    """Below `COLDEST` logits overflow, and sampling is greedy anyway."""
     return given if given >= COLDEST else 0.0
+
+
+def _or(given: float | None, default: float) -> float:
+    return default if given is None else given
 
 
 def num_logprobs(body: Generation) -> int | None:

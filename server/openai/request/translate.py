@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lookm.errors import PromptTooLongError, RequestError
+from lookm.models.generation import GenerationDefaults
 from lookm.sizing import CacheShape, KeptRows
 from lookm.types import CachePolicy, ImageInput, ModelInfo, Request, Reuse, Structure
 from server.openai.protocols import ChatProcessor
 from server.openai.request import policies
 from server.openai.request.pictures import PictureLoader, images_of, media_parts
 from server.openai.request.pools import Pools
-from server.openai.request.sampling import Room, check_options, sampling
+from server.openai.request.sampling import OPENAI, Room, check_options, sampling
 from server.openai.request.template import template_messages
 from server.openai.request.text_limit import TextLimit, check_schema
 from server.openai.schemas.requests import (
@@ -49,6 +50,7 @@ class Translator:
     pictures: PictureLoader
     pools: Pools
     tool_support: ToolSupport
+    defaults: GenerationDefaults = OPENAI  # of sampling
 
     def policy(self, body: Generation | TokenizeRequest) -> CachePolicy:
         """The cache policy of a request. Raises `ApiError` or `PolicyError`."""
@@ -111,7 +113,7 @@ class Translator:
             prompt_ids=prompt.ids,
             images=prompt.images,
             policy=policy,
-            sampling=sampling(body, self._room(body, policy, prompt), structure),
+            sampling=sampling(body, self._room(body, policy, prompt), structure, self.defaults),
             reuse=policies.reuse(body.kv_cache, self.default_reuse),
             priority=body.priority or 0,
         )

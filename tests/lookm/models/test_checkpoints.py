@@ -3,6 +3,7 @@
 Only families whose processors can be loaded without torchvision; the others are refused.
 """
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from PIL import Image
 from lookm import Engine, EngineConfig, ModelInfo, Processor, Request, Sampling
 from lookm.errors import ModelError
 from lookm.models.loading import load_model
+from tests.lookm.models.hub_shape import as_published
 from tests.lookm.models.toy_processors import PROCESSORS
 from tests.lookm.models.toys import TOYS
 
@@ -36,7 +38,7 @@ def checkpoint(name: str, folder: Path) -> tuple[Any, Any]:
     torch.manual_seed(0)
     model = hf.AutoModelForImageTextToText.from_config(config)
     model.generation_config.eos_token_id = None
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size="100KB")
     processor.save_pretrained(folder)
     loaded = hf.AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     return loaded, hf.AutoProcessor.from_pretrained(folder)
@@ -63,9 +65,14 @@ def theirs(model: Any, processor: Any) -> tuple[list[int], list[int]]:
     return out[0, :num_prompt].tolist(), out[0, num_prompt:].tolist()
 
 
+@pytest.mark.parametrize("published", [False, True])
 @pytest.mark.parametrize("name", LOADABLE)
-def test_a_checkpoint_answers_as_transformers_does(name: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_answers_as_transformers_does(
+    name: Any, published: bool, tmp_path: Path
+) -> None:
     prompt_ids, expected = theirs(*checkpoint(name, tmp_path))
+    if published:
+        as_published(tmp_path)
     config = EngineConfig(
         model=str(tmp_path),
         device="cpu",
@@ -91,6 +98,8 @@ def test_a_family_whose_processor_cannot_load_is_refused_with_the_command(
     TOYS["qwen2_vl"].config().save_pretrained(tmp_path / "model")
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('nms does not exist')")
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # put back: what it did to a process
+    monkeypatch.delitem(sys.modules, "torchvision")
     with pytest.raises(ModelError, match=r"Qwen2-VL needs torchvision, .*pip install"):
         Processor.load(str(tmp_path / "model"))
 

@@ -1,0 +1,124 @@
+"""In which form a chat template takes each role's content: found out once, by rendering a probe.
+
+Templates are programs: some read only a list's first part, some a string, some call a part's text
+`content`. The forms are tried in order, and the first in which all text comes out, in its order, is
+the role's. Where none does, text would vanish in silence: a refusal. Knows messages; no tokenizer.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from types import MappingProxyType
+from typing import Any
+
+from lookm.errors import ModelError, RequestError
+
+Message = Mapping[str, Any]
+Part = Mapping[str, str]
+Content = str | list[dict[str, str]]
+Form = Callable[[Sequence[Part]], Content]
+Render = Callable[[Sequence[Message]], str]
+
+WORDS = {
+    "user": ("heron", "walnut"),
+    "system": ("pebble", "lantern"),
+    "assistant": ("thimble", "orchard"),
+}
+IMAGE: Part = {"type": "image"}
+
+
+def as_is(parts: Sequence[Part]) -> Content:
+    """The parts themselves."""
+    return [dict(part) for part in parts]
+
+
+def joined(parts: Sequence[Part]) -> Content:
+    """Texts that follow each other as one."""
+    content = []
+    for is_text, run in groupby(parts, key=lambda part: part["type"] == "text"):
+        if is_text:
+            content.append({"type": "text", "text": "".join(part["text"] for part in run)})
+        else:
+            content += [dict(part) for part in run]
+    return content
+
+
+def called_content(parts: Sequence[Part]) -> Content:
+    """Joined, each text under the name `content` as well (Pixtral's template reads that)."""
+    return [
+        part | {"content": part["text"]} if part["type"] == "text" else part
+        for part in joined(parts)
+        if isinstance(part, dict)
+    ]
+
+
+def as_string(parts: Sequence[Part]) -> Content:
+    """All text as one string; only for what has no images."""
+    if any(part["type"] != "text" for part in parts):
+        return as_is(parts)
+    return "".join(part["text"] for part in parts)
+
+
+FORMS: tuple[Form, ...] = (as_is, joined, called_content, as_string)
+
+
+def in_forms(messages: Sequence[Message], forms: Mapping[str, Form]) -> list[dict[str, Any]]:
+    """The messages, each list of parts in its role's form."""
+    return [
+        {**message, "content": forms[message["role"]](message["content"])}
+        if isinstance(message.get("content"), list) and message.get("role") in forms
+        else dict(message)
+        for message in messages
+    ]
+
+
+def find_forms(render: Render, image_token: str, name: str) -> Mapping[str, Form]:
+    """Each role's form. A role the template refuses has none: its requests get the template's own
+    words. Raises `ModelError` naming the role whose text, or image, would vanish."""
+    forms: dict[str, Form] = {}
+    for role in WORDS:  # users first: they speak in the others' probes, too
+        form = _form(render, role, forms, image_token, name)
+        if form is not None:
+            forms[role] = form
+    return MappingProxyType(forms)
+
+
+def _form(
+    render: Render, role: str, forms: Mapping[str, Form], image_token: str, name: str
+) -> Form | None:
+    refusal: RequestError | None = None
+    is_lost = False
+    for form in FORMS:
+        try:
+            rendered = render(in_forms(_probe(role), {**forms, role: form}))
+        except RequestError as error:
+            refusal = error
+            continue
+        if _says_all(rendered, role, image_token):
+            return form
+        is_lost = True
+    if is_lost or role == "user":
+        what = "a user's text or image" if role == "user" else f"the text of the role {role!r}"
+        why = "" if refusal is None else f" ({refusal})"
+        raise ModelError(
+            f"the chat template of {name} loses {what}{why}: take a template that shows all of "
+            "a message, as chat_template.jinja in the checkpoint's folder",
+            param="model",
+        )
+    return None
+
+
+def _probe(role: str) -> list[dict[str, Any]]:
+    """A conversation in which the role speaks."""
+    first, second = ({"type": "text", "text": word} for word in WORDS["user"])
+    user = {"role": "user", "content": [first, IMAGE, second, {"type": "text", "text": "?"}]}
+    if role == "user":
+        return [user]
+    turn = {"role": role, "content": [{"type": "text", "text": word} for word in WORDS[role]]}
+    return [turn, user] if role == "system" else [user, turn, user]
+
+
+def _says_all(rendered: str, role: str, image_token: str) -> bool:
+    """Whether both texts are there in their order, and as text: not as Python writes a list."""
+    first, second = (rendered.find(word) for word in WORDS[role])
+    has_image = role != "user" or image_token in rendered
+    return 0 <= first < second and has_image and "'type':" not in rendered
