@@ -118,7 +118,12 @@ def test_tokenizing_a_placeholder_once_gives_the_ids_of_all_of_them(
     messages = [{"role": "user", "content": parts}]
     lengths: list[int] = []
     own = ours._chat_ids
-    monkeypatch.setattr(ours, "_chat_ids", lambda text: (lengths.append(len(text)), own(text))[1])
+
+    def measured(text: str) -> list[int]:
+        lengths.append(len(text))
+        return own(text)
+
+    monkeypatch.setattr(ours, "_chat_ids", measured)
     once = ours.prompt(messages, images)
     monkeypatch.setattr(ours, "_ids_of_plain", lambda *_: None)
     assert once == ours.prompt(messages, images)
