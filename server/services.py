@@ -192,6 +192,7 @@ class Services:
                 metrics=self.metrics,
                 cache=ImageCache(self.settings.image_input_memory),
                 max_images=self.settings.max_images,
+                max_tokens=info.max_context_tokens,
             ),
             pools=self._pools,
             tool_support=support,
