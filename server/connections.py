@@ -176,17 +176,23 @@ def timed_protocol(timeout_s: float, connections: Connections) -> type[H11Protoc
             self._num_crumbs += len(CRUMB.findall(data))
             return self._num_crumbs > MAX_CRUMBS
 
+        def send_400_response(self, msg: str) -> None:
+            """What is no HTTP gets the envelope, too."""
+            self._refuse(ApiError("invalid_value", msg))
+
         def _refuse(self, error: ApiError) -> None:
             """Answer in the app's place, drop what still comes, and close after a while."""
             self._refused = True
             if self.cycle is not None and not self.cycle.response_complete:
                 self.cycle.disconnected = True
                 self.cycle.message_event.set()
-            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-                body = json.dumps(error.envelope()).encode()
-                head = f"HTTP/1.1 {error.status} Bad Request\r\ncontent-type: application/json\r\n"
-                head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-                self.transport.write(head.encode() + body)
+            if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+                self.transport.close()  # in the middle of an answer
+                return
+            body = json.dumps(error.envelope()).encode()
+            head = f"HTTP/1.1 {error.status} Bad Request\r\ncontent-type: application/json\r\n"
+            head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            self.transport.write(head.encode() + body)
             self.transport.write_eof()
             self._stop()
             self._closing = self.loop.call_later(timeout_s, self.transport.close)

@@ -169,3 +169,12 @@ def test_more_idle_connections_than_descriptors(tmp_path: Path) -> None:
     figures.hold()
     assert set(figures.statuses) == {200}
     assert log.stat().st_size < 20_000
+
+
+def test_a_jpeg_padded_with_a_megabyte(server: ServerProcess) -> None:
+    """A search whose time grew with the square of the padding held the interpreter for hours."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(buffer, "JPEG")
+    padded = buffer.getvalue()[:-2] + b"\xff" * 10**6 + b"\0"
+    with watched(server, "a JPEG with a megabyte of padding in its scan"):
+        assert ask(server, asks(image(data_url(padded)))).status_code in (200, 400)
