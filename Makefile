@@ -9,7 +9,7 @@ RUNS := server/bench/results
 NEW_ENOUGH := import sys; v = sys.version_info; \
 	v >= (3, 11) or sys.exit("Python %d.%d is too old: make $(MAKECMDGOALS) PYTHON=python3.11, or newer" % v[:2])
 
-.PHONY: help serve test e2e check fmt release install docs demo eval eval-results bench bench-gpu bench-peers bench-capacity results results-run clean
+.PHONY: help serve test e2e faults check fmt release install docs demo eval eval-results bench bench-gpu bench-peers bench-capacity results results-run clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -32,6 +32,9 @@ test: $(STAMP)  ## Run the test suite (CPU, offline, minutes)
 
 e2e: $(STAMP)  ## Only the tests that start a real server
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m e2e $(ARGS)
+
+faults: $(STAMP)  ## Attack real servers while other clients measure (minutes)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m faults tests/faults --faults-json $(RUNS)/faults.json $(ARGS)
 
 check: $(STAMP)  ## Lint, types and import contracts
 	$(BIN)/ruff check .

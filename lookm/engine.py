@@ -100,7 +100,7 @@ class Engine:
         # much.
         num_logits = adapter.logits(adapter.embed_tokens([0])).shape[-1]
         self._postprocessor = Postprocessor(processor, adapter.eos_ids, num_logits)
-        self._grammars = self._postprocessor.grammars
+        self.grammars = self._postprocessor.grammars
         self.presets = PRESETS  # what requests may ask for; a study may add to it
         self._sequences: dict[str, SequenceState] = {}
         self._aborted: list[SequenceState] = []
@@ -190,7 +190,7 @@ class Engine:
         began_s = time.monotonic()
         due = self._scheduler.schedule()
         if due.is_empty and self._sequences and not events:
-            self._grammars.wait(GRAMMAR_WAIT_S)
+            self.grammars.wait(GRAMMAR_WAIT_S)
         batch, refused = self._prepare(due, began_s + self._pace.encode_s(due))
         events += refused
         if batch.num_tokens:
@@ -202,7 +202,7 @@ class Engine:
                 self._pace.learn(sum(each.work_tokens for each in batch.prefills), spent_s)
             else:
                 self._pace.learn_decode(spent_s)
-            self._grammars.settle()
+            self.grammars.settle()
             events += self._events(outcome)
         for prefill in batch.long:
             events += self._advance(prefill, began_s + self._pace.step_s)
@@ -214,7 +214,7 @@ class Engine:
         started_s = time.monotonic()
         is_late = self._pace.pause(until_s, self.plan.num_layers)
         done, outcome = self._recovery.advance(prefill, is_late)
-        self._grammars.settle()
+        self.grammars.settle()
         clock = prefill.sequence.clock
         clock.prefill_s += time.monotonic() - started_s
         if done:
@@ -287,7 +287,7 @@ class Engine:
 
     def _end_structured(self) -> list[TokenEvent]:
         """The ends of answers whose structure ends them between two tokens."""
-        self._grammars.poll()
+        self.grammars.poll()
         ended = []
         for sequence in list(self._sequences.values()):
             event = self._postprocessor.end_structured(sequence)

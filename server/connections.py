@@ -16,6 +16,7 @@ Knows uvicorn's h11 protocol and nothing above it but which paths are probes.
 
 import asyncio
 import errno
+import json
 import logging
 import re
 import resource
@@ -149,6 +150,7 @@ def timed_protocol(timeout_s: float, connections: Connections) -> type[H11Protoc
         _closing: asyncio.TimerHandle | None = None
         _cutting: asyncio.TimerHandle | None = None
         _num_crumbs = 0
+        _refused = False
 
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
@@ -156,10 +158,10 @@ def timed_protocol(timeout_s: float, connections: Connections) -> type[H11Protoc
             self._watch()
 
         def data_received(self, data: bytes) -> None:
+            if self._refused:
+                return  # closing now would reset the connection before the answer is read
             if self._has_crumbs(data):
-                if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-                    self.send_400_response("The body comes in too many tiny chunks.")
-                self.transport.close()
+                self._refuse(ApiError("invalid_value", "The body comes in too many tiny chunks."))
                 return
             super().data_received(data)
             self._watch()
@@ -173,6 +175,27 @@ def timed_protocol(timeout_s: float, connections: Connections) -> type[H11Protoc
                 self._num_crumbs = 0
             self._num_crumbs += len(CRUMB.findall(data))
             return self._num_crumbs > MAX_CRUMBS
+
+        def send_400_response(self, msg: str) -> None:
+            """What is no HTTP gets the envelope, too."""
+            self._refuse(ApiError("invalid_value", msg))
+
+        def _refuse(self, error: ApiError) -> None:
+            """Answer in the app's place, drop what still comes, and close after a while."""
+            self._refused = True
+            if self.cycle is not None and not self.cycle.response_complete:
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+            if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+                self.transport.close()  # in the middle of an answer
+                return
+            body = json.dumps(error.envelope()).encode()
+            head = f"HTTP/1.1 {error.status} Bad Request\r\ncontent-type: application/json\r\n"
+            head += f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            self.transport.write(head.encode() + body)
+            self.transport.write_eof()
+            self._stop()
+            self._closing = self.loop.call_later(timeout_s, self.transport.close)
 
         def pause_writing(self) -> None:
             """64 KiB wait for the client to read. Closing would wait for them: this cuts it off."""

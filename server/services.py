@@ -24,6 +24,7 @@ from server.metrics import EngineView, Metrics, Observer
 from server.openai.protocols import ChatProcessor, ImageLoader, ServedEngine
 from server.openai.request import policies
 from server.openai.request.image_cache import ImageCache
+from server.openai.request.parse import MAX_TEXT_BYTES
 from server.openai.request.pictures import PictureLoader
 from server.openai.request.pools import Pools
 from server.openai.request.translate import Translator
@@ -100,6 +101,8 @@ class Services:
         self.unanswered = Unanswered()
         self.parsing = Turns(1)  # of large bodies
         self.gate = Gate(settings.max_running + settings.max_waiting, settings.max_running_per_key)
+        # Of all choices but the first of each request: half of the engine's places are for those.
+        self.choice_turns = Turns(max(1, settings.max_running // 2), each=1)
         self.default_policy = policies.read(settings.kv_cache)
         self.started_at = int(time.time())
         self.model = settings.served_model_name or settings.model
@@ -128,6 +131,11 @@ class Services:
         if self._translator is None:
             raise ApiError("engine_unavailable", "The model is loading. Try again in a moment.")
         return self._translator
+
+    @property
+    def max_text_bytes(self) -> int:
+        """Of a body, besides its images."""
+        return MAX_TEXT_BYTES + (self._translator.text_limit.max_bytes if self._translator else 0)
 
     def deadline_s(self) -> float | None:
         """When a request that arrives now must be done, by the event loop's clock."""
@@ -189,6 +197,7 @@ class Services:
                 metrics=self.metrics,
                 cache=ImageCache(self.settings.image_input_memory),
                 max_images=self.settings.max_images,
+                max_tokens=info.max_context_tokens,
             ),
             pools=self._pools,
             tool_support=support,

@@ -80,6 +80,13 @@ class Turns:
         self._owners: dict[Owner, _Account] = {}
         self._keys: dict[str, _Account] = {}
 
+    def has_place(self) -> bool:
+        """Whether the running task's request would not wait now."""
+        owner = current_owner()
+        free = self._free_for(self._account(owner))
+        self._forget(owner)
+        return free
+
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Wait for a place, and hold it."""

@@ -1,8 +1,9 @@
 """The engine's side of structured answers: opens grammars, reads their masks, waits for nobody.
 
-Starts the grammar process with the first structured request. A process that serves a grammar stays
-for a while when nobody uses it: that is the cache. Every reply is read when it is there; an answer
-whose mask is late sits out a step (`TokenGrammar.ready`). Knows nothing about requests or steps.
+Starts the grammar process when told to, or with the first structured request. A process that serves
+a grammar stays for a while when nobody uses it: that is the cache. Every reply is read when it is
+there; an answer whose mask is late sits out a step (`TokenGrammar.ready`). Knows nothing about
+requests or steps.
 """
 
 import contextlib
@@ -64,6 +65,7 @@ class Grammars:
 
     def __init__(self, describe: Callable[[], str | None], end_ids: Iterable[int]) -> None:
         self._describe = describe
+        self._description = b""
         self._end_ids = sorted(end_ids)
         self._control: socket.socket | None = None
         self._selector = selectors.DefaultSelector()
@@ -73,6 +75,11 @@ class Grammars:
         self._refusals: OrderedDict[Key, str] = OrderedDict()
         self._links: set[socket.socket] = set()
         weakref.finalize(self, _close_all, self._links)
+
+    def warm_up(self) -> None:
+        """Start what the first structure would wait for: a large tokenizer takes a moment."""
+        if self._control is None:
+            self._spawn()
 
     def open(self, structure: Structure) -> TokenGrammar:
         """A place at the beginning of a grammar; compiled elsewhere where it is a new one.
@@ -161,9 +168,11 @@ class Grammars:
         ours.setblocking(False)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         environment.pop("GLIBC_TUNABLES", None)  # of huge pages, which many small processes waste
-        described = {"tokenizer": self._describe(), "end_ids": self._end_ids}
+        if not self._description:  # once: should the process die, nobody waits for this again
+            described = {"tokenizer": self._describe(), "end_ids": self._end_ids}
+            self._description = json.dumps(described).encode()
         with tempfile.TemporaryFile() as file:
-            file.write(json.dumps(described).encode())
+            file.write(self._description)
             file.seek(0)
             process = subprocess.Popen(
                 [sys.executable, "-m", "lookm.grammar.process", str(theirs.fileno())],

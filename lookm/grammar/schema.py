@@ -10,13 +10,10 @@ from lookm.errors import RequestError
 
 MAX_KEYS = 512  # of one object in a schema: the compiler's time grows with their square
 
-# What the compiler can follow; the first nine are those that OpenAI allows in strict schemas.
-FORMATS = frozenset(
-    [
-        *("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"),
-        *("uri", "unknown"),
-    ]
+OPENAI_FORMATS = frozenset(
+    ("date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid")
 )
+FORMATS = OPENAI_FORMATS | {"uri", "unknown"}  # what the compiler can follow
 
 HOLD_ONE = ("additionalProperties", "contains", "else", "if", "items", "not", "propertyNames",
             "then", "unevaluatedItems", "unevaluatedProperties")  # fmt: skip
@@ -35,6 +32,19 @@ def checked(schema: Any, param: str) -> dict[str, Any]:
         message = f"an object of the JSON schema has more than {MAX_KEYS} keys"
         raise RequestError(message, param=param)
     return _without_unknown_formats(schema)
+
+
+def formats(schema: Mapping[str, Any]) -> list[str]:
+    """The formats that it and the schemas in it name."""
+    found: list[str] = []
+
+    def look(inside: Mapping[str, Any]) -> dict[str, Any]:
+        if isinstance(name := inside.get("format"), str):
+            found.append(name)
+        return rebuilt(inside, look)
+
+    look(schema)
+    return found
 
 
 def _without_unknown_formats(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -214,6 +214,28 @@ def conversations(report: Json) -> Iterator[str]:
     )
 
 
+def faults(report: Json) -> Iterator[str]:
+    """Attacks, and what other clients saw meanwhile."""
+    memory = "API memory before, at its peak, afterwards"
+    rows: list[tuple[str, ...]] = [
+        ("attack", "worst `/healthz`", "worst small chat", memory, "wrong endings", "pages left")
+    ]
+    for row in report["rows"]:
+        held = [row[f"{name}_bytes"] for name in ("rss_before", "peak_rss", "rss_after")]
+        left_bytes = row["pages_left_bytes"]
+        rows.append(
+            (
+                row["attack"],
+                seconds(row["worst_healthz_s"]),
+                seconds(row["worst_chat_s"]),
+                "-" if None in held else ", ".join(f"{each / 1e6:,.0f}" for each in held) + " MB",
+                f"{row['wrong']} of {row['num_requests']:,}",
+                "-" if left_bytes is None else "none" if not left_bytes else f"{left_bytes:,} B",
+            )
+        )
+    yield from markdown_table(rows)
+
+
 def plain(report: Json) -> Iterator[str]:
     """A run of another kind: its `rows` as they are, a column for each of their names."""
     names = list(report["rows"][0])
@@ -240,6 +262,7 @@ TABLES: dict[str, Callable[[Json], Iterator[str]]] = {
     "stall": stall,
     "conversations": conversations,
     "turns": turns,
+    "faults": faults,
 }
 
 

@@ -15,12 +15,15 @@ from server.media.media_error import MediaError
 # write about ten.
 MAX_JPEG_SCANS = 100
 MAX_BLOCKS = 20_000  # segments of a JPEG, blocks before the first frame of a GIF
+MAX_SUB_BLOCKS = 2**16  # before the first frame of a GIF: 16 MB where they are full
 
 START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
-# In a scan's data FF 00 is a byte and FF D0 to FF D7 are restarts; other markers end it.
-SCAN_END = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
+# In a scan's data FF 00 is a byte and FF D0 to FF D7 are restarts; other markers end it. Markers may
+# be padded, but not `\xff+`: the time would grow with the square of the padding.
+SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
+PADDING = re.compile(rb"\xff*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +64,16 @@ def _gif(data: bytes) -> Header:
     """The screen, or the first frame where that is larger: Pillow makes the screen so large."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
+    num_left = MAX_SUB_BLOCKS
     for _ in range(MAX_BLOCKS):
         kind = data[at]
         if kind == 0x2C:
             left, top, frame_width, frame_height = struct.unpack_from("<HHHH", data, at + 1)
             return Header(max(width, left + frame_width), max(height, top + frame_height))
         at += 2 if kind == 0x21 else 1
-        while kind == 0x21 and data[at]:  # sub-blocks, up to an empty one
+        while kind == 0x21 and data[at] and num_left:  # sub-blocks, up to an empty one
             at += 1 + data[at]
+            num_left -= 1
         at += kind == 0x21
     raise damaged("The GIF has no frame near its beginning. Save and send it again.")
 
@@ -95,9 +100,12 @@ def _jpeg(data: bytes) -> Header:
     num_scans, at = 0, 2
     for _ in range(MAX_BLOCKS):
         at = data.find(b"\xff", at)
-        while 0 <= at < len(data) - 1 and data[at + 1] == 0xFF:  # markers may be padded
-            at += 1
-        if not 0 <= at < len(data) - 1:
+        if at < 0:
+            break
+        padding = PADDING.match(data, at)
+        assert padding is not None, "it matches nothing, too"
+        at = padding.end() - 1
+        if at == len(data) - 1:
             break
         marker, at = data[at + 1], at + 2
         if marker == END_OF_IMAGE:

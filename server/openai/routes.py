@@ -31,11 +31,12 @@ from server.openai.response.choices import (
     choice_events,
     each_choice,
     first_events,
+    in_turn,
     merged,
 )
 from server.openai.response.stream import EventStream, collect, ended, written
 from server.openai.response.text_chunks import TextChunks
-from server.openai.response.whole import whole_json
+from server.openai.response.whole import WholeAnswer, whole_json
 from server.openai.response.writers import AnswerHeader, CompletionWriter, Writer
 from server.openai.schemas.answers import (
     ChatCompletion,
@@ -144,7 +145,7 @@ class RequestHandler:
         collected = await collect(events, self.num_choices)
         headers = self._headers(collected[0].last)
         written = await whole_json(writer, collected)
-        return Response(written, 200, headers, "application/json")
+        return WholeAnswer(written, headers)
 
     async def _stream(self, events: ChoiceEvents, writer: Writer) -> Response:
         """Headers wait for the engine's consent: what is refused until then has a proper status.
@@ -186,7 +187,11 @@ class RequestHandler:
         self, choice: int, request: EngineRequest, deadline_s: float | None
     ) -> ChoiceEvents:
         metrics = RequestMetrics(self.live.metrics, self.request.state.arrived_s)
-        events = self.live.engine.submit(request, self.accepted)
+        submit = partial(self.live.engine.submit, request)
+        if self.num_choices == 1:
+            events = submit(self.accepted)
+        else:
+            events = in_turn(self.live.choice_turns, submit, self.accepted)
         return choice_events(choice, events, metrics, deadline_s)
 
     def _check_num_choices(self) -> None:

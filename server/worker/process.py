@@ -135,7 +135,9 @@ def load_engine(config: EngineConfig) -> EngineLike:
         return FakeEngine.from_config(config)
     from lookm.engine import Engine
 
-    return Engine.from_config(config)
+    engine = Engine.from_config(config)
+    engine.grammars.warm_up()
+    return engine
 
 
 def set_thread_environment(config: EngineConfig) -> None:

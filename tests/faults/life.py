@@ -3,65 +3,21 @@
 Each takes a server of its own (`ServerProcess`), uses loopback only, and ends in bounded time.
 """
 
-import contextlib
 import os
 import signal
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 
+from tests.faults.watch import Figures, watched
 from tests.server.process import ServerProcess
 from tests.server.raw_http import RawClient
 from tests.server.requests import CHAT, chat
 
 FOREVER = {"max_tokens": 1500, "ignore_eos": True}
-
-
-@dataclass
-class Figures:
-    """What happened to the others meanwhile."""
-
-    took_s: float = 0.0
-    status: int | None = None
-    worst_healthz_s: float = 0.0
-    num_requests: int = 0
-    wrong: list[str] = field(default_factory=list)
-
-    def check(self, client: RawClient, *, stream: bool) -> None:
-        """An ending is an answer's, or an error's in its envelope; a stream's has `[DONE]`."""
-        self.num_requests += 1
-        begun = stream and client.status == 200
-        well = client.ended_well if begun else client.status == 200 or client.failed
-        if not well:
-            self.wrong.append(f"{client.status} {client.received[-120:]!r}")
-
-
-@contextlib.contextmanager
-def measured(server: ServerProcess) -> Iterator[Figures]:
-    """The worst `/healthz` while the body runs."""
-    figures, over = Figures(), threading.Event()
-
-    def ask() -> None:
-        with httpx.Client(timeout=60) as client:
-            while not over.wait(0.02):
-                begun_s = time.monotonic()
-                client.get(f"{server.url}/healthz")
-                figures.worst_healthz_s = max(figures.worst_healthz_s, time.monotonic() - begun_s)
-
-    asking = threading.Thread(target=ask)
-    asking.start()
-    begun_s = time.monotonic()
-    try:
-        yield figures
-    finally:
-        figures.took_s = time.monotonic() - begun_s
-        over.set()
-        asking.join()
 
 
 def stop_under_fire(server: ServerProcess, model: str, signals: Sequence[int]) -> Figures:
@@ -138,7 +94,11 @@ def hurt_worker(server: ServerProcess, model: str, number: int) -> Figures:
     for n, client in enumerate(clients):
         client.ask(chat("Tell me.", model=model, stream=n % 2 == 0, **FOREVER))
     clients[0].read_until(b"data: ")
-    with measured(server) as figures, ThreadPoolExecutor(len(clients)) as readers:
+    attack = f"{signal.Signals(number).name} to the worker under 20 requests"
+    with (
+        watched(server, attack, model=model, lasts=False) as figures,
+        ThreadPoolExecutor(len(clients)) as readers,
+    ):
         os.kill(worker, number)
         reading = [readers.submit(client.read_to_end) for client in clients]
         for each in reading:
@@ -147,8 +107,8 @@ def hurt_worker(server: ServerProcess, model: str, number: int) -> Figures:
         while httpx.get(f"{server.url}/readyz").status_code != 200:
             assert time.monotonic() < deadline_s, "no worker came"
             time.sleep(0.05)
-    for n, client in enumerate(clients):
-        figures.check(client, stream=n % 2 == 0)
+        for n, client in enumerate(clients):
+            figures.check(client, stream=n % 2 == 0)
     return figures
 
 

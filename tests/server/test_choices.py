@@ -180,6 +180,26 @@ async def test_leaving_closes_every_choice(stream: bool) -> None:
         assert engine.open == 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_further_choices_leave_half_of_the_places_to_others(stream: bool) -> None:
+    """Sixteen choices that nobody reads are not before a newcomer's only one."""
+    settings = Settings(model="fake", max_running=4, max_waiting=60)
+    async with serving(settings, begins, accepts=True) as (_, engine, app):
+        visits = [Visit(app, chat(n=16, stream=stream)) for _ in range(2)]
+        await until(lambda: engine.open == 2 + 2)  # their first ones, and two of thirty others
+        if stream:  # nothing can be refused any more
+            for visit in visits:
+                await visit.first_byte.wait()
+        newcomer = Visit(app, chat(n=16, stream=stream))
+        await until(lambda: engine.open == 5)
+        await visits[0].leave()
+        await until(lambda: engine.open == 4)  # the newcomer's turn is before the others' next
+        assert engine.requests[-1].id.rpartition("-")[0] != engine.requests[0].id.rpartition("-")[0]
+        for visit in (visits[1], newcomer):
+            await visit.leave()
+        assert engine.open == 0
+
+
 async def test_a_stream_begins_while_later_choices_still_wait_for_their_turn() -> None:
     async def first_only(request: Request) -> AsyncIterator[TokenEvent]:
         if not request.id.endswith("-0"):

@@ -18,7 +18,7 @@ from tests.server.requests import chat, image
 
 FRAGMENTS = st.sampled_from(
     [b'"data:', b'"', b"data:", b"\\", b'\\"', b"\n", b"a", b"aaaaaaaaa", b",", b":", b"[", b"]",
-     b"{", b"}", b'"url":', "é".encode(), b"\xff", b"1", b" "]
+     b"{", b"}", b'"url":', b"\\/", b"\\\\", "é".encode(), b"\xff", b"1", b" "]
 )  # fmt: skip
 PLACES = st.recursive(
     st.text(max_size=3) | st.just("data:" + "a" * 20) | st.just('data:"' + "b" * 20),
@@ -77,6 +77,23 @@ async def test_the_parser_never_sees_the_pictures_of_a_large_body(
     assert seen == [seen[0]]
     assert seen[0] < 2000
     assert [part.image_url.url for part in parsed.messages[0].content[:3]] == urls  # type: ignore
+
+
+def test_slashes_that_are_escaped_are_cut_too() -> None:
+    body = json.dumps(chat(image("data:image/png;base64," + "a/b" * 10**5))).replace("/", "\\/")
+    assert len(large_json.cut(body.encode())[0]) < 1000
+    assert from_json_cut(body.encode()) == json.loads(body)
+
+
+@pytest.mark.anyio
+async def test_more_text_than_any_context_has_is_not_even_parsed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parse, "from_json", None)
+    body = json.dumps(chat("a b\n" * 2_500_000)).encode()
+    with pytest.raises(ApiError) as refused:
+        await receive(ChatRequest, _pieces(body), Turns(1))
+    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "messages")
 
 
 @pytest.mark.anyio

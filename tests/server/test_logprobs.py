@@ -94,6 +94,21 @@ async def test_response_formats_become_structures(
         assert engine.requests[0].sampling.structure == structure
 
 
+@pytest.mark.parametrize("name", ["password", "path", "uri"])
+async def test_a_strict_schema_has_only_formats_that_openai_knows(name: str) -> None:
+    schema = {"type": "object", "$defs": {"a": {"anyOf": [{"type": "string", "format": name}]}}}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True}}
+    async with serving(Settings(model="fake"), says) as (client, *_):
+        refused = await client.post(CHAT, json=chat(response_format=form))
+        assert refused.status_code == 400
+        assert refused.json()["error"]["param"] == "response_format"
+        assert repr(name) in refused.json()["error"]["message"]
+        form["json_schema"]["strict"] = False
+        assert (await client.post(CHAT, json=chat(response_format=form))).status_code == 200
+        form["json_schema"] |= {"strict": True, "schema": {"properties": {"format": {"const": 1}}}}
+        assert (await client.post(CHAT, json=chat(response_format=form))).status_code == 200
+
+
 async def test_penalties_and_biases_reach_the_engine() -> None:
     fields = {"presence_penalty": 0.5, "frequency_penalty": -1, "logit_bias": {"17": -100}}
     more = {"min_p": 0.1, "repetition_penalty": 1.2, "min_tokens": 2, "stop_token_ids": [5]}

@@ -1,19 +1,21 @@
 """Parts of messages become pictures: in their order, loaded once, any number from each part."""
 
+import re
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from PIL import Image
 
 from lookm.types import ImageInput
-from server.fake.processor import FakeProcessor
+from server.fake.processor import IMAGE_TOKENS, FakeProcessor
 from server.media import LoadedImage
 from server.openai.request.pictures import MediaPart, Picture, distinct, media_parts
 from server.openai.request.template import template_messages
 from server.openai.schemas.requests import ChatRequest
 from server.settings import Settings
-from tests.server.requests import CHAT, chat, data_url, image, png, says, serving, text
+from tests.server.requests import CHAT, INFO, chat, data_url, image, png, says, serving, text
 
 pytestmark = pytest.mark.anyio
 
@@ -54,6 +56,21 @@ async def test_images_reach_the_engine_in_order_and_repeated_ones_are_loaded_onc
     assert digests[0] == digests[3]
     assert len(set(digests)) == 3
     assert "lookm_media_preprocess_seconds_count 3.0" in metrics
+
+
+async def test_no_more_pictures_are_prepared_than_a_context_holds() -> None:
+    info = replace(INFO, max_context_tokens=3 * IMAGE_TOKENS)
+    pictures = [image(data_url(png(size=(8, 8 + n)))) for n in range(20)]
+    async with serving(Settings(model="fake"), says, info=info) as (client, engine, _):
+        for _ in range(2):  # the second time the first ones are known
+            refused = await client.post(CHAT, json=chat(*pictures))
+            assert refused.status_code == 400
+            assert refused.json()["error"]["code"] == "context_length_exceeded"
+        assert not engine.requests
+        metrics = (await client.get("/metrics")).text
+        (count,) = re.findall(r"lookm_media_preprocess_seconds_count (\S+)", metrics)
+        assert float(count) <= 3 + 1 + 2 * 2  # each of two threads may have begun another
+        assert (await client.post(CHAT, json=chat(*pictures[:2]))).status_code == 200
 
 
 def test_equal_urls_are_one_and_alike_ones_are_not() -> None:

@@ -5,11 +5,14 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lookm.errors import PromptTooLongError
 from lookm.grammar.source import MAX_SOURCE_CHARACTERS
 from server.api_errors import MAX_SHOWN_CHARACTERS, ApiError
 from server.fake.processor import FakeProcessor
+from server.openai.request import text_limit
 from server.openai.request.parse import parse
 from server.openai.request.text_limit import (
     MAX_HIDDEN_CHARACTERS,
@@ -120,3 +123,10 @@ async def test_no_error_repeats_megabytes(client: httpx.AsyncClient) -> None:
         assert len(response.content) < 3 * MAX_SHOWN_CHARACTERS
     error = ApiError("invalid_value", "y" * 10**6, param="z" * 10**6)
     assert error.message == str(error) == "y" * MAX_SHOWN_CHARACTERS + "..."
+
+
+@given(st.text(alphabet=" \n\tab\u2003", max_size=40))
+def test_trimmed_text_is_measured_without_a_copy(text: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_limit, "PIECE_CHARACTERS", 4)
+        assert text_limit._trimmed_length(text) == len(text.strip())

@@ -26,4 +26,5 @@ async def read(model: type[M], request: Request) -> M:
             "unsupported_media_type",
             f"A page in a browser must send application/json, not {kind[:80]!r}.",
         )
-    return await receive(model, request.stream(), request.app.state.services.parsing)
+    live = request.app.state.services
+    return await receive(model, request.stream(), live.parsing, live.max_text_bytes)

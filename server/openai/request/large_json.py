@@ -11,11 +11,14 @@ from typing import Any
 
 LONG_BYTES = 64 * 2**10
 BEGINNING = b'"data:'
-# A string with an escape is left to the parser; raw control characters are no JSON.
-UNCUT = (b"\\", b"\n", b"\r", b"\t", b"\0")
+WINDOW_BYTES = 2**20  # searched at once: a few ms
+# Some encoders write the slashes of a URL as `\/`. A string with any other escape is left to the
+# parser; raw control characters are no JSON.
+SLASH = b"\\/"
+UNCUT = (b"\n", b"\r", b"\t", b"\0")
 
 
-def cut(body: bytes | bytearray) -> tuple[bytes, dict[str, str]]:
+def cut(body: bytes | bytearray) -> tuple[bytes | bytearray, dict[str, str]]:
     """The text with short names in the place of long data: URLs, and what they stand for.
 
     A quote and `data:` begin a string wherever the quote is not escaped; its end is the next quote,
@@ -25,8 +28,8 @@ def cut(body: bytes | bytearray) -> tuple[bytes, dict[str, str]]:
     kept: list[bytes | bytearray] = []
     strings: dict[str, str] = {}
     at = copied = 0
-    while (start := body.find(BEGINNING, at)) >= 0:
-        end = body.find(b'"', start + 1)
+    while (start := _find(body, BEGINNING, at)) >= 0:
+        end = _find(body, b'"', start + 1)
         if end < 0:
             break
         at = end
@@ -34,12 +37,36 @@ def cut(body: bytes | bytearray) -> tuple[bytes, dict[str, str]]:
             continue
         if any(body.find(each, start, end) >= 0 for each in UNCUT):
             continue
+        if (string := _decoded(body, start + 1, end)) is None:
+            continue
         name = f"{nonce}-{len(strings)}"
-        strings[name] = str(memoryview(body)[start + 1 : end], "utf-8")
+        strings[name] = string
         kept += [body[copied : start + 1], name.encode()]
         copied = end
+    if not strings:
+        return body, strings
     kept.append(body[copied:])
     return b"".join(kept), strings
+
+
+def _find(body: bytes | bytearray, what: bytes, at: int) -> int:
+    """`body.find(what, at)`, in steps between which others get on."""
+    while at < len(body):
+        if (found := body.find(what, at, at + WINDOW_BYTES + len(what) - 1)) >= 0:
+            return found
+        at += WINDOW_BYTES
+    return -1
+
+
+def _decoded(body: bytes | bytearray, start: int, end: int) -> str | None:
+    """The string; None where it has escapes that the parser should read."""
+    num_escapes = body.count(b"\\", start, end)
+    if not num_escapes:
+        return str(memoryview(body)[start:end], "utf-8")
+    slashes = body.count(SLASH, start, end)
+    if slashes != num_escapes:  # with an escaped backslash before a slash there are more
+        return None
+    return str(bytes(body[start:end]).replace(SLASH, b"/"), "utf-8")
 
 
 def restored(value: Any, strings: Mapping[str, str]) -> Any:
@@ -53,7 +80,7 @@ def restored(value: Any, strings: Mapping[str, str]) -> Any:
     return value
 
 
-def num_values(text: bytes, enough: int) -> int:
+def num_values(text: bytes | bytearray, enough: int) -> int:
     """About how many values a JSON text has, strings' commas and brackets counted, too.
 
     Counting ends where there are more than `enough`; each piece is counted in less than 1 ms.

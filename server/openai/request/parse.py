@@ -26,6 +26,7 @@ Location = Sequence[str | int]
 LARGE_BYTES = 256 * 2**10  # from here on parsing leaves the event loop: 5 ms
 HUGE_BYTES = 4 * 2**20  # these take turns: each is in memory three times for a moment
 MAX_VALUES = 2**17  # of a body, by its commas and brackets: the parser takes 20 ms for them
+MAX_TEXT_BYTES = 8 * 2**20  # beside what fits a context: the parser takes 30 ms for them
 MAX_NAME_CHARACTERS = 100  # of an unknown field, to look for one that was meant
 UNION_MEMBERS = {"<string>": "a string", "<array>": "an array", "<object>": "an object"}
 WRONG_KEY = "[key]"  # what pydantic adds where it is a mapping's key that is wrong
@@ -35,17 +36,22 @@ TAGGED_ITEMS = ("messages", "<array>")
 TAGGED_FIELDS = ("response_format", "tool_choice")
 
 
-async def receive(model: type[M], chunks: Chunks, turns: Turns) -> M:
-    """Read a body and parse it; nothing keeps its bytes. Raises `ApiError`."""
+async def receive(
+    model: type[M], chunks: Chunks, turns: Turns, max_text_bytes: int = MAX_TEXT_BYTES
+) -> M:
+    """Read a body and parse it; nothing keeps its bytes. Raises `ApiError`.
+
+    Besides its long data: URLs it may have `max_text_bytes`.
+    """
     body = bytearray()  # grows in place, and one large block goes back to the system at once
     async for chunk in chunks:
         body += chunk
     if len(body) <= LARGE_BYTES:
         return parse(model, bytes(body).removeprefix(codecs.BOM_UTF8))
     if len(body) <= HUGE_BYTES:
-        return await asyncio.to_thread(_parse_large, model, body)
+        return await asyncio.to_thread(_parse_large, model, body, max_text_bytes)
     async with turns.turn():
-        return await asyncio.to_thread(_parse_large, model, body)
+        return await asyncio.to_thread(_parse_large, model, body, max_text_bytes)
 
 
 def parse(model: type[M], body: bytes | bytearray) -> M:
@@ -59,13 +65,20 @@ def parse(model: type[M], body: bytes | bytearray) -> M:
         raise explain([dict(item) for item in found], known=tuple(model.model_fields)) from None
 
 
-def _parse_large(model: type[M], body: bytearray) -> M:
+def _parse_large(model: type[M], body: bytearray, max_text_bytes: int) -> M:
     if body.startswith(codecs.BOM_UTF8):
         del body[: len(codecs.BOM_UTF8)]
     rest, strings = cut(body)
     if num_values(rest, MAX_VALUES) > MAX_VALUES:
         message = f"The body has more than {MAX_VALUES} values, by its commas and brackets."
         raise ApiError("invalid_value", message)
+    if len(rest) > max_text_bytes:
+        message = (
+            f"Besides its images the body has {len(rest)} bytes; text that fits the model's "
+            f"context would be at most {max_text_bytes}: shorten it."
+        )
+        param = "prompt" if "prompt" in model.model_fields else "messages"
+        raise ApiError("context_length_exceeded", message, param=param)
     with contextlib.suppress(ValueError):
         return model.model_validate(restored(from_json(rest), strings))
     return parse(model, body)

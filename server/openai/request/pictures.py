@@ -11,8 +11,9 @@ event loop. Knows parts and URLs; nothing about templates (`template` puts the p
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from lookm.errors import LookmError
+from lookm.errors import LookmError, PromptTooLongError
 from lookm.types import ImageInput
 from server.api_errors import ApiError, to_api_error
 from server.media import LoadedImage, MediaError
@@ -72,7 +73,11 @@ def images_of(pictures: Mapping[Place, Pictures]) -> Iterator[ImageInput]:
 
 @dataclass(frozen=True, slots=True)
 class PictureLoader:
-    """Loads the pictures of a request: at most `max_images`, each URL once."""
+    """Loads the pictures of a request: at most `max_images`, each URL once.
+
+    Once those that are prepared fill a context of `max_tokens` no more are: pictures of models with
+    native resolution are tens of megabytes each.
+    """
 
     media: ImageLoader
     processor: ChatProcessor
@@ -80,17 +85,20 @@ class PictureLoader:
     metrics: Metrics
     cache: ImageCache
     max_images: int
+    max_tokens: int
 
     async def load(self, parts: Sequence[MediaPart]) -> dict[Place, Pictures]:
         """The pictures of each part. Raises `ApiError`, `MediaError`: one failure ends them all."""
         self._check_number(len(parts))  # each gives one at least: nothing is fetched for too many
         unique, indices = distinct(parts)
-        named = {p.param: self._named(p) for p in unique if is_named(p.url)}
+        room = _Room(self.max_tokens)
+        named = {p.param: self._named(p, room) for p in unique if is_named(p.url)}
         sent = [part for part in unique if part.param not in named]
         params = [part.param for part in sent]
         try:
             urls = [part.url for part in sent]
-            loaded = await self.media.load_all(urls, params, self._preprocess, self._known)
+            preprocess = partial(self._preprocess, room)
+            loaded = await self.media.load_all(urls, params, preprocess, partial(self._known, room))
         except MediaError as error:
             self.metrics.increase("lookm_images_refused_total", reason=error.code)
             raise
@@ -99,25 +107,25 @@ class PictureLoader:
         self._check_number(sum(len(pictures[n]) for n in indices))
         return {part.place: pictures[n] for part, n in zip(parts, indices, strict=True)}
 
-    def _named(self, part: MediaPart) -> Pictures:
-        return (Picture(self.cache.named(part.url, part.param)),)
+    def _named(self, part: MediaPart, room: "_Room") -> Pictures:
+        return (room.take(Picture(self.cache.named(part.url, part.param))),)
 
     def _check_number(self, num_pictures: int) -> None:
         if num_pictures > self.max_images:
             message = f"The request has {num_pictures} images; {self.max_images} are allowed."
             raise ApiError("invalid_value", message, param="messages")
 
-    def _known(self, digest: str) -> Picture | None:
+    def _known(self, room: "_Room", digest: str) -> Picture | None:
         """A picture that was sent before, by the digest of its bytes."""
         image = self.cache.get(digest)
-        return None if image is None else Picture(image)
+        return None if image is None else room.take(Picture(image))
 
-    async def _preprocess(self, loaded: LoadedImage) -> Picture:
+    async def _preprocess(self, room: "_Room", loaded: LoadedImage) -> Picture:
         if loaded.fetch_s:
             self.metrics.observe("lookm_media_fetch_seconds", loaded.fetch_s)
         self.metrics.observe("lookm_media_decode_seconds", loaded.decode_s)
-        if (known := self._known(loaded.digest)) is not None:
-            return Picture(known.image, loaded.label)  # the same picture came twice at once
+        if (known := self.cache.get(loaded.digest)) is not None:
+            return room.take(Picture(known, loaded.label))  # the same picture came twice at once
         try:
             with self.metrics.time("lookm_media_preprocess_seconds"):
                 image = await self.pools.image(
@@ -126,7 +134,26 @@ class PictureLoader:
         except LookmError as error:
             raise to_api_error(error, param=loaded.param) from error
         self.cache.put(image)
-        return Picture(image, loaded.label)
+        return room.take(Picture(image, loaded.label))
+
+
+@dataclass(slots=True)
+class _Room:
+    """What the pictures of one request have left of the context."""
+
+    max_tokens: int
+    num_tokens: int = 0
+
+    def take(self, picture: Picture) -> Picture:
+        """One more. Raises `PromptTooLongError` where all do not fit."""
+        self.num_tokens += picture.image.num_tokens
+        if self.num_tokens > self.max_tokens:
+            raise PromptTooLongError(
+                f"The images have {self.num_tokens} tokens or more and the model's context is "
+                f"{self.max_tokens}: send fewer or smaller ones.",
+                param="messages",
+            )
+        return picture
 
 
 def distinct(parts: Sequence[MediaPart]) -> tuple[list[MediaPart], list[int]]:

@@ -23,6 +23,7 @@ from server.openai.schemas.requests import (
 from server.openai.schemas.tools import Tool
 
 MAX_HIDDEN_CHARACTERS = 2**20
+PIECE_CHARACTERS = 2**16
 MAX_SCHEMA_CHARACTERS = 2**16  # the grammar compiler's limit of a schema that is written as JSON
 
 
@@ -37,6 +38,11 @@ class TextLimit:
     def max_characters(self) -> int:
         """More than these cannot be in one context."""
         return self.context_tokens * self.token_characters
+
+    @property
+    def max_bytes(self) -> int:
+        """Of such text as JSON, whose longest character is two escapes."""
+        return 12 * self.max_characters
 
     def check_prompt(self, text: str) -> None:
         """Of a text completion. Raises `PromptTooLongError`."""
@@ -114,7 +120,20 @@ def _measured(texts: Iterable[str], enough: int) -> int:
     """The characters of all, as they are where that is not more than `enough`; else trimmed."""
     listed = list(texts)
     as_they_are = sum(map(len, listed))
-    return as_they_are if as_they_are <= enough else sum(len(text.strip()) for text in listed)
+    return as_they_are if as_they_are <= enough else sum(map(_trimmed_length, listed))
+
+
+def _trimmed_length(text: str) -> int:
+    """`len(text.strip())`, without a copy of 100 MB."""
+    start, end = 0, len(text)
+    while start < end and not (piece := text[start : start + PIECE_CHARACTERS].lstrip()):
+        start += PIECE_CHARACTERS
+    if start >= end:
+        return 0
+    start += len(text[start : start + PIECE_CHARACTERS]) - len(piece)
+    while not (piece := text[max(start, end - PIECE_CHARACTERS) : end].rstrip()):
+        end -= PIECE_CHARACTERS
+    return max(start, end - PIECE_CHARACTERS) + len(piece) - start
 
 
 def _written(answers: Sequence[AssistantMessage]) -> Iterator[str]:

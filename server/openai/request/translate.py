@@ -17,6 +17,7 @@ from server.openai.request import policies
 from server.openai.request.pictures import PictureLoader, images_of, media_parts
 from server.openai.request.pools import Pools
 from server.openai.request.sampling import OPENAI, Room, check_options, sampling
+from server.openai.request.strict_schema import check_strict
 from server.openai.request.template import template_messages
 from server.openai.request.text_limit import TextLimit, check_schema
 from server.openai.schemas.requests import (
@@ -72,6 +73,7 @@ class Translator:
         check_schema(body.response_format)
         self.text_limit.check_chat(body.messages, body.tools or ())
         use = tool_use(body, self.tool_support)
+        check_strict(body)
         prompt = await self.chat_prompt(body.messages, use.tools)
         body.messages.clear()  # data URLs may be 100 MB, and the answer may take minutes
         request = self._request(body, request_id, policy, prompt, use.structure)

@@ -7,7 +7,7 @@ HTTP.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from lookm.types import Request, TokenEvent
 from server.api_errors import ApiError
 from server.openai.abort import abort_at
 from server.request_metrics import RequestMetrics
+from server.turns import Turns
 from server.worker.streams import clear
 from server.worker.worker_errors import StoppingError
 
@@ -65,6 +66,27 @@ async def choice_events(
         raise
     finally:
         metrics.close()
+
+
+async def in_turn(
+    turns: Turns,
+    submit: Callable[[Callable[[], None]], AsyncGenerator[TokenEvent]],
+    accepted: Callable[[], None],
+) -> AsyncGenerator[TokenEvent]:
+    """The events of one of several choices, submitted when it has its turn.
+
+    While it waits for that it counts as accepted: the gate has a place for it.
+    """
+    if not turns.has_place():
+        accepted()
+        accepted = _nothing
+    async with turns.turn(), contextlib.aclosing(submit(accepted)) as events:
+        async for event in events:
+            yield event
+
+
+def _nothing() -> None:
+    pass
 
 
 def merged(choices: Sequence[ChoiceEvents]) -> ChoiceEvents:

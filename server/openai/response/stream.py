@@ -14,22 +14,21 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from lookm.types import TokenEvent
 from server.api_errors import to_api_error
 from server.openai.abort import abort_on_disconnect
 from server.openai.response.choices import ChoiceEvent, ChoiceEvents
-from server.openai.response.writers import Collected, Writer
+from server.openai.response.writers import Collected, Collecting, Writer
 
 COMMENT = b": keep-alive\n\n"  # to a reader of server-sent events it is nothing
 
 
 async def collect(events: ChoiceEvents, num_choices: int) -> list[Collected]:
     """The whole answer of each choice."""
-    events_of: list[list[TokenEvent]] = [[] for _ in range(num_choices)]
+    choices = [Collecting() for _ in range(num_choices)]
     async with contextlib.aclosing(events):
         async for item in events:
-            events_of[item.choice].append(item.event)
-    return [Collected.of(each) for each in events_of]
+            choices[item.choice].add(item.event)
+    return [each.collected() for each in choices]
 
 
 async def written(

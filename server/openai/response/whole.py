@@ -2,13 +2,16 @@
 
 Sixteen choices of 1,900 tokens with 20 log-probabilities each are 600,000 objects and 50 MB. They
 are made in a thread, and written in parts: the serializer does not release the interpreter's lock.
+Nor are the parts ever one: each is sent when the client has taken what came before it.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pydantic import TypeAdapter
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from lookm.types import TokenLogprob
 from server.openai.response.logprobs import chat_logprobs
@@ -24,12 +27,30 @@ NO_CHOICES = b'"choices":[]'
 NO_ENTRIES = b'"content":[]'
 
 
-async def whole_json(writer: Writer, collected: Sequence[Collected]) -> bytes:
-    """The answer's bytes."""
-    num_entries = sum(1 + len(each.top) for one in collected for each in one.logprobs)
+async def whole_json(writer: Writer, collected: Sequence[Collected]) -> list[bytes]:
+    """The answer's bytes, in parts."""
+    num_entries = sum(len(one.logprobs) * _num_each(one.logprobs) for one in collected)
     if num_entries < LARGE_ENTRIES:
-        return writer.whole(collected).to_json().encode()
-    return await asyncio.to_thread(lambda: b"".join(parts(writer, collected)))
+        return [writer.whole(collected).to_json().encode()]
+    return await asyncio.to_thread(lambda: list(parts(writer, collected)))
+
+
+class WholeAnswer(Response):
+    """Sends the parts of an answer, as fast as its client reads."""
+
+    media_type = "application/json"
+
+    def __init__(self, written: Sequence[bytes], headers: Mapping[str, str]) -> None:
+        super().__init__(headers={**headers, "content-length": str(sum(map(len, written)))})
+        self._written = written
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        del scope, receive
+        start = {"status": self.status_code, "headers": self.raw_headers}
+        await send({"type": "http.response.start", **start})
+        for part in self._written:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 def parts(writer: Writer, collected: Sequence[Collected]) -> Iterator[bytes]:
@@ -57,6 +78,11 @@ def parts(writer: Writer, collected: Sequence[Collected]) -> Iterator[bytes]:
         else:
             yield written
     yield b"]" + after
+
+
+def _num_each(tokens: Sequence[TokenLogprob]) -> int:
+    """Entries of a token; all have as many."""
+    return 1 + len(tokens[0].top) if tokens else 0
 
 
 def _entries(tokens: Sequence[TokenLogprob]) -> Iterator[bytes]:

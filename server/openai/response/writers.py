@@ -16,11 +16,12 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, Self, TypedDict
+from typing import Protocol, TypedDict
 
 from lookm.types import TokenEvent, TokenLogprob
 from server.api_errors import ApiError
 from server.openai.response.choices import ChoiceEvent
+from server.openai.response.packed import PackedLogprobs
 from server.openai.schemas.answers import Answer, ChatChunk, TextCompletion, Usage, usage_of
 
 Chunk = ChatChunk | TextCompletion
@@ -61,15 +62,29 @@ class Collected:
     """One whole choice: its text, the log-probabilities of its tokens, its terminal event."""
 
     text: str
-    logprobs: tuple[TokenLogprob, ...]
+    logprobs: Sequence[TokenLogprob]
     last: TokenEvent
 
-    @classmethod
-    def of(cls, events: Sequence[TokenEvent]) -> Self:
-        """The choice that these events are, from the first to the terminal one."""
-        text = "".join(event.text for event in events)
-        logprobs = tuple(event.logprobs for event in events if event.logprobs is not None)
-        return cls(text, logprobs, events[-1])
+
+@dataclass(slots=True)
+class Collecting:
+    """A choice that becomes whole, event by event."""
+
+    texts: list[str] = field(default_factory=list)
+    logprobs: PackedLogprobs = field(default_factory=PackedLogprobs)
+    last: TokenEvent | None = None
+
+    def add(self, event: TokenEvent) -> None:
+        """The next event; the terminal one is the last."""
+        self.texts.append(event.text)
+        if event.logprobs is not None:
+            self.logprobs.add(event.logprobs)
+        self.last = event
+
+    def collected(self) -> Collected:
+        """The whole choice."""
+        assert self.last is not None, "every accepted request has a terminal event"
+        return Collected("".join(self.texts), self.logprobs, self.last)
 
 
 class Writer(Protocol):

@@ -145,12 +145,17 @@ class KvCache(Strict):
 
 
 class JsonSchema(Strict):
-    """A schema that the answer fits. It is always enforced, `strict` or not."""
+    """A schema that the answer fits. It is always enforced, `strict` or not.
+
+    Formats that nobody knows are ignored; in a strict schema they are refused.
+    """
 
     name: Annotated[str, Accepted("the model does not see it")]
     schema_: Annotated[dict[str, Any], Field(alias="schema"), Honoured()]
     description: Annotated[str | None, Accepted("the model does not see it")] = None
-    strict: Annotated[bool | None, Accepted("every schema is enforced")] = None
+    strict: Annotated[
+        bool | None, Honoured("every schema is enforced; a strict one has OpenAI's formats only")
+    ] = None
 
 
 class TextFormat(Strict):

@@ -41,12 +41,13 @@ def test_webp_with_alpha_and_top_down_bitmaps_are_read() -> None:
     "data",
     [
         b"\xff\xd8" + b"\xff\xe0\0\2" * 10**6,
-        b"\xff\xd8" + b"\xff" * 10**6,
+        b"\xff\xd8" + b"\xff" * 10**7,
+        b"\xff\xd8" + b"\xff\xda\0\x08\1\1\0\0\x3f\0" + b"\xff" * 10**7 + b"\0",
         b"\xff\xd8" + b"\xff\xda\0\x08\1\1\0\0\x3f\0" * 10**5,
         b"GIF89a" + b"\1\0\1\0\0\0\0" + b"!\xfe\1x\0" * 10**6,
         b"GIF89a" + b"\1\0\1\0\0\0\0" + b"!\xfe" + b"\1x" * 10**6,
     ],
-    ids=["segments", "padding", "scans", "blocks", "sub-blocks"],
+    ids=["segments", "padding", "padding-in-a-scan", "scans", "blocks", "sub-blocks"],
 )
 @pytest.mark.timeout(20)
 def test_headers_made_to_be_long_are_refused(data: bytes) -> None:
