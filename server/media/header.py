@@ -20,8 +20,8 @@ MAX_SUB_BLOCKS = 2**16  # before the first frame of a GIF: 16 MB where they are 
 START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 START_OF_SCAN, END_OF_IMAGE = 0xDA, 0xD9
 WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
-# In a scan's data FF 00 is a byte and FF D0 to FF D7 are restarts; other markers end it. Markers may
-# be padded, but not `\xff+`: the time would grow with the square of the padding.
+# In a scan's data FF 00 is a byte and FF D0 to FF D7 are restarts; other markers end it. Markers
+# may be padded, but not `\xff+`: the time would grow with the square of the padding.
 SCAN_END = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 PADDING = re.compile(rb"\xff*")
 
