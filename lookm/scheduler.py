@@ -20,7 +20,7 @@ from lookm.errors import QueueFullError
 from lookm.pace import Pace
 from lookm.parking import Offer, Parking
 from lookm.sequence import PARTS, SequenceState
-from lookm.store import PromptStore
+from lookm.store import BLOCK_TOKENS, PromptStore
 
 
 class Scheduler:
@@ -122,7 +122,7 @@ class Scheduler:
 
     def _grow_decodes(self) -> list[SequenceState]:
         """Reserve each decoding sequence's next row, oldest first, preempting the newest."""
-        decodes = []
+        decodes: list[SequenceState] = []
         for sequence in list(self.running):
             if sequence not in self.running or not sequence.decoding or sequence.awaits_mask:
                 continue
@@ -131,7 +131,10 @@ class Scheduler:
             # may be this very sequence, which then waits.
             while sequence in self.running and self._short_of(sequence, rows_L):
                 # Of the least important: `max` takes the first of equals, so from the newest on.
-                self._preempt(max(reversed(self.running), key=_priority))
+                victim = max(reversed(self.running), key=_priority)
+                self._preempt(victim)
+                if victim in decodes:  # an older one, but less important
+                    decodes.remove(victim)
             if sequence in self.running:
                 self._reserve(sequence, rows_L)
                 decodes.append(sequence)
@@ -162,17 +165,25 @@ class Scheduler:
         self.num_preemptions += 1
 
     def _is_computed_for(self, sequence: SequenceState) -> bool:
-        """Whether the next block that the store lacks of its prompt is being computed by another.
+        """Whether another is computing most of what it would compute itself: then it waits for it.
 
-        Then it waits, and takes it over. Those behind it do not: they have other prompts.
+        Not for one that is less important, and not where all of it fits a piece of a step anyway: a
+        short question with the same system text does not wait for somebody's images. Those behind
+        it do not wait: they have other prompts.
         """
         needs = sequence.recipe.preset.needs
         if sequence.compresses and not needs.additive:
             return False  # it will be computed afresh
         known = self._store.num_known(sequence.keys)
-        next_key = sequence.keys[known : known + 1]
-        return bool(next_key) and any(
-            other.prefilling and other.keys[known : known + 1] == next_key for other in self.running
+        rest = sequence.num_prompt - known * BLOCK_TOKENS
+        if rest <= self._longest:
+            return False
+        return any(
+            other.prefilling
+            and _priority(other) <= _priority(sequence)
+            and _stores_sums(other, sequence)
+            and 2 * BLOCK_TOKENS * _num_common(other, sequence, known) >= rest
+            for other in self.running
         )
 
     def _fits(self, sequence: SequenceState, offer: Offer | None) -> bool:
@@ -270,3 +281,22 @@ def _priority(sequence: SequenceState) -> int:
 
 def _count_decoding(sequences: Iterable[SequenceState]) -> int:
     return sum(sequence.decoding for sequence in sequences)
+
+
+def _stores_sums(other: SequenceState, sequence: SequenceState) -> bool:
+    """Whether what `other` leaves in the store has the sums that the sequence is scored by."""
+    needs, found = sequence.recipe.preset.needs, other.recipe.preset.needs
+    if not sequence.compresses or not (needs.sums or needs.squares):
+        return True
+    has_sums = other.compresses and (found.sums or found.squares)
+    return has_sums and (found.squares or not needs.squares)
+
+
+def _num_common(other: SequenceState, sequence: SequenceState, known: int) -> int:
+    """How many blocks from `known` on both have, and will be in the store when `other` is done."""
+    held = len(other.keys) if other.capture is None else other.capture.num_blocks
+    last = min(held, len(sequence.keys))
+    for n in range(known, last):  # keys are chained: the first that differs is the end
+        if other.keys[n] != sequence.keys[n]:
+            return n - known
+    return max(0, last - known)

@@ -28,6 +28,11 @@ class Capture:
         self._slots: list[Slot] = []
         self._snapshots: dict[int, list[tuple[torch.Tensor, torch.Tensor | None]]] = {}
 
+    @property
+    def num_blocks(self) -> int:
+        """Of the prompt, from its first, that will be held when it is done: room may be short."""
+        return len(self._keys)
+
     def write(self, layer: int, start: int, k_KTD: torch.Tensor, v_KTD: torch.Tensor) -> None:
         """Rows of tokens `start ..` of one layer, but those of the last, unfilled block."""
         first = self._first * BLOCK_TOKENS
