@@ -138,13 +138,13 @@ def test_random_faults_change_no_answer_and_leave_nothing(faults: Faults, seed: 
     rng = random.Random(seed)
     cases = {f"r{n}": draw_case(rng) for n in range(40)}
     expected = {name: alone(case) for name, case in cases.items()}
-    faults.fails = lambda where, what: rng.random() < 0.02
     engine = tiny_engine(
         page_tokens=4,
         kv_cache_bytes=3 * 36 * 2 * 2 * 4 * 16 * 4,
         max_step_tokens=40,
         tile_tokens=32,
     )
+    faults.fails = lambda where, what: rng.random() < 0.02
     tokens, ended = run(engine, [request(name, case) for name, case in cases.items()])
     assert faults.num_raised > 3
     whole = [name for name in cases if ended[name] != "error"]
