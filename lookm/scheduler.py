@@ -252,7 +252,8 @@ class Scheduler:
             tile = self._pace.tile_tokens
             ready.sort(key=lambda seq: (_priority(seq), len(seq.tokens) - seq.seen > tile))
         for sequence in ready[:1]:
-            end = sequence.num_prompt if sequence.indivisible else len(sequence.tokens)
+            whole = sequence.indivisible and sequence.prefilling
+            end = sequence.num_prompt if whole else len(sequence.tokens)
             batch.long.append(Prefill(sequence, sequence.seen, end))
 
     def _prefill(self, sequence: SequenceState, budget: int, batch: Batch) -> int:

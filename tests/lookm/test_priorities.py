@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lookm.engine import Engine
-from tests.lookm.tiny import Prompt, random_prompt, tiny_engine, tiny_llava
+from tests.lookm.tiny import Prompt, answers, random_prompt, tiny_engine, tiny_llava
 
 SYSTEM_TOKENS = 70
 
@@ -123,3 +123,29 @@ def test_an_important_prompt_does_not_wait_for_the_same_one_that_is_not() -> Non
     while engine.has_work:
         order += [event.request_id for event in engine.step() if event.finish]
     assert order == ["high", "mid", "low"]
+
+
+def test_a_compressed_answer_longer_than_a_tile_goes_on_after_it_gave_way() -> None:
+    """Its prompt is one piece; the tokens that it had generated are computed again behind it."""
+    prompts = [random_prompt(8, seed=seed, text_tokens=20) for seed in (1, 2)]
+    requests = [
+        prompt.request(str(n), "look-m@0.3", max_tokens=120) for n, prompt in enumerate(prompts)
+    ]
+    plain = {"prompt_store_bytes": 0, "parking": False, "tile_tokens": 16, "page_tokens": 4}
+    expected = answers(tiny_engine(tiny_llava(), kv_cache_bytes=2**22, **plain), requests)
+    page_bytes = 2 * 2 * 4 * 16 * 4
+    for num_pages in (130, 140, 150, 160):
+        tight = tiny_engine(tiny_llava(), kv_cache_bytes=num_pages * page_bytes, **plain)
+        tokens: dict[str, list[int]] = {request.id: [] for request in requests}
+        for request in requests:
+            tight.add(request)
+        for _ in range(3000):
+            if not tight.has_work:
+                break
+            for event in tight.step():
+                if event.token_id is not None:
+                    tokens[event.request_id].append(event.token_id)
+            tight.check()
+        assert not tight.has_work, "somebody is never computed again"
+        assert tight.stats().preemptions_total > 0
+        assert tokens == expected
