@@ -194,12 +194,12 @@ class Parking:
         self.num_pages -= parked.cache.num_pages
 
     def _copied(self, sequence: SequenceState, offer: Offer) -> bool:
-        """Copy the rows to pages of the sequence's own, where there is room for both."""
+        """Copy the rows to pages of the sequence's own, where so many are free: nobody else's
+        conversation is dropped for a copy."""
         cache, source = sequence.cache, offer.parked.cache
         needed = cache.missing_pages(offer.bound_L + sequence.num_generated)
-        if self._pool.num_free + self.num_pages < needed:
+        if self._pool.num_free < needed:
             return False
-        self.make_room(needed)
         cache.reserve(offer.rows_L)
         for layer, rows in enumerate(offer.rows_L):
             k_KSD, v_KSD = source.gather(layer)
