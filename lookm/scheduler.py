@@ -252,15 +252,13 @@ class Scheduler:
             tile = self._pace.tile_tokens
             ready.sort(key=lambda seq: (_priority(seq), len(seq.tokens) - seq.seen > tile))
         for sequence in ready[:1]:
-            whole = sequence.indivisible and sequence.prefilling
-            end = sequence.num_prompt if whole else len(sequence.tokens)
+            end = sequence.num_prompt if sequence.indivisible else len(sequence.tokens)
             batch.long.append(Prefill(sequence, sequence.seen, end))
 
     def _prefill(self, sequence: SequenceState, budget: int, batch: Batch) -> int:
         """Hand out the sequence's next units of work; return what is left of the token budget."""
         start, total = sequence.seen, len(sequence.tokens)
-        first = sequence.indivisible and start == sequence.num_taken
-        end = sequence.num_prompt if first else min(total, start + budget)
+        end = sequence.num_prompt if sequence.indivisible else min(total, start + budget)
         if end <= start:
             return budget
         _offer_images(sequence, batch)

@@ -157,8 +157,11 @@ class SequenceState:
 
     @property
     def indivisible(self) -> bool:
-        """Whether its prompt is one unit of work, never prefilled in chunks."""
-        return self.compresses or not self.causal
+        """Whether its next unit of work is its prompt as a whole, never prefilled in chunks.
+
+        Tokens that were generated before a preemption come after it, and in chunks.
+        """
+        return self.prefilling and (self.compresses or not self.causal)
 
     @property
     def prefilling(self) -> bool:

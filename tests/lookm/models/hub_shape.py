@@ -19,8 +19,8 @@ POINTER = (
 )
 
 
-def write(folder: Path, name: str = "llava", *, max_shard_size: str = "1GB") -> Path:
-    """Model and processor of a family, saved."""
+def built(name: str) -> tuple[Any, Any]:
+    """Model and processor of a family, whose vocabulary is the tokenizer's."""
     processor = PROCESSORS[name]()
     tokenizer = processor.tokenizer
     config = TOYS[name].config()
@@ -28,7 +28,12 @@ def write(folder: Path, name: str = "llava", *, max_shard_size: str = "1GB") -> 
     feature = getattr(tokenizer, "image_token", None) or "<image>"
     config.image_token_id = tokenizer.convert_tokens_to_ids(feature)
     torch.manual_seed(0)
-    model = hf.AutoModelForImageTextToText.from_config(config)
+    return hf.AutoModelForImageTextToText.from_config(config), processor
+
+
+def write(folder: Path, name: str = "llava", *, max_shard_size: str = "1GB") -> Path:
+    """Model and processor of a family, saved."""
+    model, processor = built(name)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     processor.save_pretrained(folder)
     return folder

@@ -16,8 +16,8 @@ from PIL import Image
 from lookm import Engine, EngineConfig, ModelInfo, Processor, Request, Sampling
 from lookm.errors import ModelError
 from lookm.models.loading import load_model
+from tests.lookm.models import hub_shape
 from tests.lookm.models.hub_shape import as_published
-from tests.lookm.models.toy_processors import PROCESSORS
 from tests.lookm.models.toys import TOYS
 
 LOADABLE = ("llava", "llava_next", "idefics3", "gemma3", "paligemma")
@@ -29,14 +29,7 @@ PICTURES = [
 
 def checkpoint(name: str, folder: Path) -> tuple[Any, Any]:
     """A tiny model and its processor, saved as a checkpoint is; and both as loaded again."""
-    processor = PROCESSORS[name]()
-    tokenizer = processor.tokenizer
-    config = TOYS[name].config()
-    config.text_config.vocab_size = len(tokenizer)
-    feature = getattr(tokenizer, "image_token", None) or "<image>"
-    config.image_token_id = tokenizer.convert_tokens_to_ids(feature)
-    torch.manual_seed(0)
-    model = hf.AutoModelForImageTextToText.from_config(config)
+    model, processor = hub_shape.built(name)
     model.generation_config.eos_token_id = None
     model.save_pretrained(folder, max_shard_size="100KB")
     processor.save_pretrained(folder)
