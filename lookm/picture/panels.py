@@ -27,6 +27,10 @@ class Panel:
     title: str
     caption: str
 
+    @property
+    def words(self) -> tuple[str, str]:
+        return self.title, self.caption
+
 
 def panels(
     positions: Positions, images: Sequence[Image.Image], shares: Shares, side: int = 448
@@ -100,7 +104,7 @@ def _caption(grids: Sequence[PlacedGrid], shares: Shares) -> str:
     if len(grids) > 1:
         shape = f"{len(grids)} x {shape}"
     if at_N.min() < shares.num_unknown:
-        return f"{shape}: what was kept is not known"
+        return f"{shape}: what was kept is not all known"
     parts = [f"{shares.kept_T[at_N].mean():.0%} kept"]
     if shares.merges:
         parts.append(f"{shares.merged_T[at_N].mean():.0%} merged")
@@ -119,7 +123,7 @@ def _veiled(
     picture = np.asarray(upright.resize(size, Image.Resampling.LANCZOS), dtype=np.float64)
     if not grids:
         return Image.fromarray(picture.round().astype(np.uint8))
-    made = np.asarray(hatch(size), dtype=np.float64).copy()
+    made = 0.3 * picture + 0.7 * np.asarray(hatch(size), dtype=np.float64)
     across, down = size[0] / placed.width, size[1] / placed.height
     for grid in grids:
         left, top, right, bottom = grid.box

@@ -15,6 +15,7 @@ from lookm.picture.words import Font, draw_cells, draw_words
 from lookm.positions import Describer, Positions, decode, describe
 
 WIDTH, MARGIN, GAP = 960, 24, 18
+FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial.ttf", "Helvetica.ttc")
 
 
 def show(
@@ -41,7 +42,8 @@ def show(
     """
     positions = _positions(kept, images, ids, processor)
     shares = shares_of(positions, layer, head)
-    large, small = (_font(font, size) for size in (20, 14))
+    is_ascii = all(word.isascii() for run in positions.text for word in run.tokens)
+    large, small = (_font(font, size, is_ascii=is_ascii and title.isascii()) for size in (20, 14))
     width = WIDTH - 2 * MARGIN
     made = panels(positions, images, shares, side=_side(positions)) if images else []
     parts = [
@@ -114,27 +116,27 @@ def _side(positions: Positions) -> int:
 
 def _rows(made: Sequence[Panel], font: Font, width: int) -> list[Image.Image]:
     """Panels side by side, as many as fit, each over its caption."""
-    rows: list[list[Panel]] = []
-    left = 0
+    rows: list[list[tuple[int, Panel]]] = []
+    x = width
     for panel in made:
-        if panel.image.width > left:
+        needed = max(panel.image.width, *(int(font.getlength(text)) for text in panel.words))
+        if x + needed > width:
             rows.append([])
-            left = width
-        rows[-1].append(panel)
-        left -= max(panel.image.width, 200) + GAP
+            x = 0
+        rows[-1].append((x, panel))
+        x += needed + GAP
     return [_row(row, font, width) for row in rows]
 
 
-def _row(row: Sequence[Panel], font: Font, width: int) -> Image.Image:
-    height = max(panel.image.height for panel in row)
+def _row(row: Sequence[tuple[int, Panel]], font: Font, width: int) -> Image.Image:
+    """Panels at their places."""
+    height = max(panel.image.height for _, panel in row)
     sheet = Image.new("RGB", (width, height + 44), PAPER)
     draw = ImageDraw.Draw(sheet)
-    x = 0
-    for panel in row:
+    for x, panel in row:
         sheet.paste(panel.image, (x, 0))
         draw.text((x, panel.image.height + 5), panel.title, fill=INK, font=font)
         draw.text((x, panel.image.height + 23), panel.caption, fill=FAINT, font=font)
-        x += max(panel.image.width, 200) + GAP
     return sheet
 
 
@@ -159,10 +161,12 @@ def _stacked(parts: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
-def _font(path: str | None, size: int) -> Font:
-    if path is None:
-        return ImageFont.load_default(size)
-    try:
-        return ImageFont.truetype(path, size)
-    except OSError as error:
-        raise RequestError(f"{path} is no font: {error}") from error
+def _font(path: str | None, size: int, *, is_ascii: bool) -> Font:
+    """Pillow's own is ASCII's; for more, one of those that most systems have."""
+    for name in [path] if path else [] if is_ascii else FONTS:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError as error:
+            if path:
+                raise RequestError(f"{path} is no font: {error}") from error
+    return ImageFont.load_default(size)
