@@ -59,13 +59,26 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Card:
+    """A title, lines of text and pictures (data URLs, each with what it shows in words), beside
+    others; a `wide` one has a row of its own."""
+
+    title: str
+    text: Sequence[str] = ()
+    images: Sequence[tuple[str, str]] = ()
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
-    """A heading, a paragraph for each of `text`, charts (SVG from `line_chart`), then tables."""
+    """A heading, a paragraph for each of `text`, charts (SVG from `line_chart`), then tables, then
+    cards."""
 
     title: str
     text: Sequence[str] = ()
     charts: Sequence[str] = ()
     tables: Sequence[Table] = ()
+    cards: Sequence[Card] = ()
 
 
 def line_chart(
@@ -184,7 +197,20 @@ def _section(one: Section) -> str:
         figures = "\n".join(f"<figure>{chart}</figure>" for chart in one.charts)
         parts.append(f'<div class="charts">\n{figures}\n</div>')
     parts += [_table(table) for table in one.tables]
+    if one.cards:
+        parts.append(f'<div class="cards">\n{"".join(map(_card, one.cards))}</div>')
     return "<section>\n" + "\n".join(parts) + "\n</section>"
+
+
+def _card(card: Card) -> str:
+    images = "".join(
+        f'<img src="{_escape(source)}" alt="{_escape(words)}" title="{_escape(words)}">'
+        for source, words in card.images
+    )
+    text = "".join(f"<p>{_escape(line)}</p>" for line in card.text)
+    kind = "card wide" if card.wide else "card"
+    shown = f'<div class="images">{images}</div>' if images else ""
+    return f'<div class="{kind}"><h3>{_escape(card.title)}</h3>{text}{shown}</div>\n'
 
 
 def _table(table: Table) -> str:
@@ -245,4 +271,15 @@ table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabul
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left;
   white-space: nowrap; } th { background: var(--soft); } td.number { text-align: right; }
 tbody tr:hover { background: var(--soft); }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr));
+  gap: 1rem; margin: 1rem 0; }
+.card { border: 1px solid var(--line); border-radius: .5rem; padding: .6rem .8rem .8rem;
+  min-width: 0; }
+.card.wide { grid-column: 1 / -1; border: 0; padding: .8rem 0 0; }
+.card h3 { font-size: 1rem; margin: 0 0 .2rem; overflow-wrap: anywhere; }
+.card p { font-size: .9rem; margin: .15rem 0; }
+.images { display: flex; flex-wrap: wrap; gap: .5rem; margin-top: .5rem; }
+.images img { width: min(100%, 9.5rem); height: auto; }
+@media (max-width: 30rem) { body { font-size: 15px; } main { padding: 1rem .75rem 3rem; }
+  th, td { padding: .3rem .45rem; } }
 """
