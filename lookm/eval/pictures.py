@@ -74,11 +74,12 @@ def _cards(
         shares = shares_of(positions)
         shown = panels(positions, pictures, shares, side=SIDE)
         answer = answers[question.key, policy]
+        marked = {1.0: "right", 0.0: "wrong"}.get(answer.score, f"{answer.score:.0%} right")
         said = answer.text if answer.error is None else f"no answer: {answer.error}"
         kept = "everything kept" if policy == FULL else f"{shares.kept_T.mean():.0%} of tokens kept"
         yield Card(
             title=policy,
-            text=(f"{said} ({'right' if answer.score == 1 else f'{answer.score:.0%}'})", kept),
+            text=(f"{said} ({marked})", kept),
             images=[
                 (_data_url(one.image), f"{one.title}, {policy}: {one.caption}") for one in shown
             ],

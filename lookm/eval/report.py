@@ -149,4 +149,4 @@ def _how(about: Json) -> Section:
         for name, value in about.items()
         if name != "columns"
     ]
-    return Section("How it was measured", tables=[Table(["", ""], rows)])
+    return Section("How it was measured", tables=[Table(["what", "was"], rows)])
