@@ -23,6 +23,7 @@ from server.media import MediaError, MediaLoader
 from server.middleware import HeadAsGet, Journal, Keys, error_response
 from server.openai import openapi, routes, tokenize
 from server.openai.protocols import ChatProcessor, ImageLoader
+from server.playground import route as playground
 from server.services import ManagedEngine, Services
 from server.settings import Settings
 from server.stopping import Answering
@@ -125,6 +126,8 @@ def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = rea
     app.include_router(health.router)
     app.include_router(routes.router)
     app.include_router(tokenize.router)
+    if settings.playground:
+        app.include_router(playground.router)
     app.openapi = openapi.describe(app)  # type: ignore[method-assign]
     return app
 

@@ -1,0 +1,91 @@
+// Draws one view of an image on a canvas: clear where a patch was kept, veiled where it was dropped,
+// striped where it was merged into a kept one. Knows pixels; `positions` knows what they mean.
+
+import { patches } from "./positions.js";
+
+const LONGEST = 960; // pixels of the canvas
+const VEIL = "126, 124, 120"; // a grey that is neither paper nor ink
+const STRIPE = "#f5b83d";
+const VEILED = 0.86;
+const UNSEEN = "rgba(126, 124, 120, 0.25)"; // outside of every patch
+
+/** What of the plane a view needs: the image, and where a grid reaches beyond it. */
+function frameOf({ width, height }, view) {
+  const [lefts, tops, rights, bottoms] = [0, 1, 2, 3].map((side) => view.map(({ box }) => box[side]));
+  return [Math.min(0, ...lefts), Math.min(0, ...tops), Math.max(width, ...rights), Math.max(height, ...bottoms)];
+}
+
+/** The patches of a view with their places on a canvas of `width` x `height`. */
+export function layout(image, view) {
+  const [left, top, right, bottom] = frameOf(image, view);
+  const scale = LONGEST / Math.max(right - left, bottom - top);
+  const place = ([l, t, r, b]) => [(l - left) * scale, (t - top) * scale, (r - l) * scale, (b - t) * scale];
+  return {
+    width: Math.max(1, Math.round((right - left) * scale)),
+    height: Math.max(1, Math.round((bottom - top) * scale)),
+    picture: place([0, 0, image.width, image.height]),
+    patches: patches(view).map((patch) => ({ ...patch, place: place(patch.box) })),
+  };
+}
+
+/** Paint it: `counts` as of `Positions.count`, `active` the patch that is ringed or null. */
+export function paint(canvas, bitmap, { width, height, picture, patches }, counts, active = null) {
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  const context = canvas.getContext("2d");
+  context.clearRect(0, 0, width, height);
+  context.fillStyle = "#fff";
+  context.fillRect(...picture);
+  if (bitmap) context.drawImage(bitmap, ...picture);
+  veilOutside(context, width, height, patches);
+  for (const { token, place } of patches) {
+    const kept = counts.kept[token] / counts.of;
+    const merged = counts.merged[token] / counts.of;
+    shade(context, place, kept, merged);
+  }
+  if (active) ring(context, active.place);
+}
+
+/** One patch, or anything else that has a place. */
+export function shade(context, [x, y, width, height], kept, merged) {
+  context.save();
+  context.beginPath();
+  const [left, top] = [Math.round(x), Math.round(y)]; // whole pixels: no seams between patches
+  context.rect(left, top, Math.round(x + width) - left, Math.round(y + height) - top);
+  context.clip();
+  context.fillStyle = `rgba(${VEIL}, ${VEILED * (1 - kept)})`;
+  context.fill();
+  if (merged > 0) stripe(context, x, y, width, height, merged);
+  context.restore();
+}
+
+function stripe(context, x, y, width, height, merged) {
+  const gap = Math.min(14, Math.max(5, Math.min(width, height) / 3));
+  context.globalAlpha = merged;
+  context.strokeStyle = STRIPE;
+  context.lineWidth = gap / 3.5;
+  context.beginPath();
+  const from = Math.floor((x - (y + height)) / gap) * gap; // on one raster over the whole canvas
+  for (let shift = from; shift <= x + width - y; shift += gap) {
+    context.moveTo(y + shift, y);
+    context.lineTo(y + height + shift, y + height);
+  }
+  context.stroke();
+}
+
+function veilOutside(context, width, height, patches) {
+  context.save();
+  context.beginPath();
+  context.rect(0, 0, width, height);
+  for (const { place } of patches) context.rect(...place);
+  context.clip("evenodd");
+  context.fillStyle = UNSEEN;
+  context.fillRect(0, 0, width, height);
+  context.restore();
+}
+
+function ring(context, [x, y, width, height]) {
+  for (const [style, lineWidth] of [["#000", 7], ["#fff", 3]]) {
+    Object.assign(context, { strokeStyle: style, lineWidth });
+    context.strokeRect(x, y, width, height);
+  }
+}
