@@ -119,6 +119,7 @@ def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = rea
         lifespan=lifespan,
         middleware=_middleware(settings, bodies, lambda: app.state.services),
         redirect_slashes=False,
+        swagger_ui_parameters={"tryItOutEnabled": True},
     )
     for kind in HANDLED:
         app.add_exception_handler(kind, _error_response)
@@ -128,7 +129,9 @@ def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = rea
     app.include_router(tokenize.router)
     if settings.playground:
         app.include_router(playground.router)
-    app.openapi = openapi.describe(app)  # type: ignore[method-assign]
+    app.openapi = openapi.describe(  # type: ignore[method-assign]
+        app, lambda: app.state.services.model, with_key=bool(settings.keys())
+    )
     return app
 
 

@@ -24,7 +24,7 @@ from server.turns import owned_by
 log = logging.getLogger("lookm.access")
 
 HEALTH_PATHS = frozenset({"/healthz", "/health", "/readyz"})
-# Without a key: pages on which one is entered, and what they load. They say nothing of the model.
+# Without a key: pages on which one is entered, and what they load.
 PAGES = frozenset({"/", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 PAGES_ASSETS = ("/playground/", "/static-offline-docs/")
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -86,7 +86,7 @@ class Journal:
 
 
 class Keys:
-    """Asks for one of the API keys, on every route but the probes and pages. No keys: asks for nothing.
+    """Asks for one of the API keys, on every route but probes and pages. No keys: asks for nothing.
 
     What follows is done for this request and this key (`server.turns`).
     """

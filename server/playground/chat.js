@@ -86,7 +86,7 @@ function questionOf({ text, images }) {
     "div",
     { className: "question" },
     make("ul", { "aria-label": "Images", hidden: !shown.length }, ...shown),
-    make("p", {}, text),
+    make("h2", {}, text),
   );
 }
 

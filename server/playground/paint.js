@@ -28,8 +28,9 @@ export function layout(image, view) {
   };
 }
 
-/** Paint it: `counts` as of `Positions.count`, `active` the patch that is ringed or null. */
-export function paint(canvas, bitmap, { width, height, picture, patches }, counts, active = null) {
+/** Paint it: `counts` as of `Positions.count`, `active` the patch that is ringed, if any, `scale`
+ * pixels of the canvas in one of the window. */
+export function paint(canvas, bitmap, { width, height, picture, patches }, counts, active, scale) {
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   const context = canvas.getContext("2d");
   context.clearRect(0, 0, width, height);
@@ -42,7 +43,7 @@ export function paint(canvas, bitmap, { width, height, picture, patches }, count
     const merged = counts.merged[token] / counts.of;
     shade(context, place, kept, merged);
   }
-  if (active) ring(context, active.place);
+  if (active) ring(context, active.place, scale);
 }
 
 /** One patch, or anything else that has a place. */
@@ -59,7 +60,7 @@ export function shade(context, [x, y, width, height], kept, merged) {
 }
 
 function stripe(context, x, y, width, height, merged) {
-  const gap = Math.min(14, Math.max(5, Math.min(width, height) / 3));
+  const gap = Math.min(20, Math.max(5, Math.min(width, height) / 1.5)); // seen at any size
   context.globalAlpha = merged;
   context.strokeStyle = STRIPE;
   context.lineWidth = gap / 3.5;
@@ -83,9 +84,9 @@ function veilOutside(context, width, height, patches) {
   context.restore();
 }
 
-function ring(context, [x, y, width, height]) {
-  for (const [style, lineWidth] of [["#000", 7], ["#fff", 3]]) {
-    Object.assign(context, { strokeStyle: style, lineWidth });
+function ring(context, [x, y, width, height], scale) {
+  for (const [strokeStyle, lineWidth] of [["#000", 5 * scale], ["#fff", 2 * scale]]) {
+    Object.assign(context, { strokeStyle, lineWidth });
     context.strokeRect(x, y, width, height);
   }
 }

@@ -3,7 +3,7 @@
 import { make } from "./dom.js";
 import { percent } from "./format.js";
 import { layout, paint } from "./paint.js";
-import { views } from "./positions.js";
+import { cropped, views } from "./positions.js";
 import { download } from "./png.js";
 import { explore } from "./tip.js";
 
@@ -42,7 +42,7 @@ export function picture(images, columns) {
       make("label", { htmlFor: head.id }, "KV head"),
       head,
     ),
-    legend(),
+    legend(known.some(({ positions }) => positions.images.some(cropped))),
     make("div", { className: `columns of-${columns.length}` }, ...drawn.map(({ node }) => node)),
   );
 }
@@ -148,7 +148,7 @@ class Figure {
   }
 
   repaint() {
-    paint(this.canvas, this.bitmap, this.placed, this.column.counts, this.placed.patches[this.active]);
+    paint(this.canvas, this.bitmap, this.placed, this.column.counts, this.placed.patches[this.active], this.#scale);
   }
 
   /** Pixels of the canvas in one of the window. */
@@ -172,14 +172,15 @@ class Figure {
     this.active = index;
     this.repaint();
     if (index < 0) return null;
-    const { token, row, column, place: [x, y, width, height] } = this.placed.patches[index];
+    const { token, tile, row, column, place: [x, y, width, height] } = this.placed.patches[index];
     const { left, top } = this.canvas.getBoundingClientRect();
-    const where = `${this.title}, row ${row + 1}, column ${column + 1} (token ${token})`;
+    const inTile = this.placed.patches.at(-1).tile ? ` tile ${tile + 1},` : "";
+    const where = `${this.title},${inTile} row ${row + 1}, column ${column + 1} (token ${token})`;
     return { text: `${where}: ${this.column.fate(token)}`, x: left + (x + width) / this.#scale, y: top + (y + height) / this.#scale };
   }
 }
 
-function legend() {
+function legend(anyCropped) {
   const entry = (kind, text) => make("li", {}, make("span", { className: `swatch ${kind}` }), text);
   return make(
     "ul",
@@ -188,5 +189,6 @@ function legend() {
     entry("part", "Half veiled: kept in some layers and heads"),
     entry("veiled", "Grey: dropped"),
     entry("striped", "Striped: merged into what was kept"),
+    ...(anyCropped ? [entry("unseen", "Faded edge: the model does not see it")] : []),
   );
 }

@@ -1,5 +1,7 @@
 // `usage.kv_cache.positions`, decoded: which tokens each layer and KV head kept, which it merged.
 
+const SLACK = 0.5; // pixels: the edges of boxes may be rounded
+
 /** See `Positions`. */
 export async function decode(positions) {
   const kept = await inflated(positions.kept);
@@ -51,19 +53,27 @@ export function views({ grids }) {
 }
 
 function overlap([left, top, right, bottom], [left2, top2, right2, bottom2]) {
-  const slack = 0.5; // boxes are in pixels, and their edges may be rounded
   const across = Math.min(right, right2) - Math.max(left, left2);
   const down = Math.min(bottom, bottom2) - Math.max(top, top2);
-  return across > slack && down > slack;
+  return across > SLACK && down > SLACK;
 }
 
-/** The patches of a view: `{token, row, column, box}`, boxes in pixels of the image. */
+/** Whether some of the image is outside of what the model sees. */
+export function cropped({ width, height, grids }) {
+  const seen = (side, most) => grids.reduce((found, { box }) => most(found, box[side]), grids[0].box[side]);
+  const [left, top] = [seen(0, Math.min), seen(1, Math.min)];
+  const [right, bottom] = [seen(2, Math.max), seen(3, Math.max)];
+  return left > SLACK || top > SLACK || right < width - SLACK || bottom < height - SLACK;
+}
+
+/** The patches of a view: `{token, tile, row, column, box}`, boxes in pixels of the image. */
 export function patches(view) {
-  return view.flatMap(({ first_token, rows, columns, row_stride, box: [left, top, right, bottom] }) => {
+  return view.flatMap(({ first_token, rows, columns, row_stride, box: [left, top, right, bottom] }, tile) => {
     const [width, height] = [(right - left) / columns, (bottom - top) / rows];
     return range(rows).flatMap((row) =>
       range(columns).map((column) => ({
         token: first_token + row * row_stride + column,
+        tile,
         row,
         column,
         box: [left + column * width, top + row * height, left + (column + 1) * width, top + (row + 1) * height],
