@@ -28,6 +28,7 @@ from lookm.attention import (
 )
 from lookm.attention.spread import Spread
 from lookm.errors import RequestError
+from lookm.held import HeldTokens
 from lookm.policy import Compressed, PromptPolicy, View
 from lookm.policy.depth import Ledger
 from lookm.types import CachePolicy, Needs
@@ -39,7 +40,7 @@ class PromptLook:
     """One prompt under one policy. Its life is the prompt's: it may be spread over many steps.
 
     `is_image_T` is where the layers' tensors are. The totals count what the layers have kept so
-    far; on CUDA `compress_s` is the time to enqueue.
+    far; on CUDA `compress_s` is the time to enqueue. `held` writes down which tokens those are.
     """
 
     def __init__(
@@ -49,8 +50,10 @@ class PromptLook:
         *,
         num_layers: int,
         backend: Backend,
+        held: HeldTokens | None = None,
     ) -> None:
         self.policy = policy
+        self.held = held
         self.is_image_T = is_image_T
         self.num_layers = num_layers
         self.backend = backend
@@ -155,6 +158,8 @@ class LayerLook:
         prompt.num_seen += 1
         prompt.num_evicted += kept.num_evicted
         prompt.num_merged += kept.num_merged
+        if prompt.held is not None:
+            prompt.held.add(kept)
         prompt.compress_s += time.monotonic() - started_s
         return kept
 
@@ -236,13 +241,10 @@ def compress(
     wide_query, wide_key, wide_value = query.double(), key.double(), value.double()
     one.observe(wide_query, wide_key)
     kept = one.compress(wide_query, wide_key, wide_value)
-    return Compressed(
+    return replace(
+        kept,
         key=kept.key.to(key.dtype, copy=True),
         value=kept.value.to(value.dtype, copy=True),
-        positions=kept.positions,
-        num_evicted=kept.num_evicted,
-        num_merged=kept.num_merged,
-        compressed=kept.compressed,
     )
 
 

@@ -18,6 +18,7 @@ import torch
 
 from lookm.cache import PagePool, SequenceCache
 from lookm.cache.table import Int32, Int64
+from lookm.kept import KeptPositions
 from lookm.policy import recent_rows
 from lookm.sequence import SequenceState, TakenOver
 from lookm.sizing import kept_rows
@@ -42,6 +43,7 @@ class Parked:
     num_prompt: int
     num_compressed: int
     report: CacheReport
+    positions: KeptPositions | None  # of its prompt, where it asked for them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,6 +106,7 @@ class Parking:
                 num_prompt=sequence.num_prompt,
                 num_compressed=compressed,
                 report=report,
+                positions=sequence.positions,
             )
         )
 
@@ -164,7 +167,7 @@ class Parking:
             sequence.cache = SequenceCache(self._pool, len(parked.cache.pages))
             parked.cache.cut(taken.rows_L)
             self._add(replace(parked, ids_N=parked.ids_N[: taken.num_tokens]))
-        sequence.taken, sequence.report, sequence.seen = None, None, 0
+        sequence.taken, sequence.report, sequence.positions, sequence.seen = None, None, None, 0
 
     def make_room(self, num_pages: int) -> None:
         """Drop the least recently used until so many pages are free, or nobody is parked."""

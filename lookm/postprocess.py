@@ -68,6 +68,7 @@ class Postprocessor:
             timing=sequence.clock.timing() if finish else None,
             logprobs=None if at_end else self._logprobs(choice),
             stop_reason=detokenizer.stopped_by if by_id is None else by_id,
+            positions=sequence.positions if finish else None,
         )
 
     def end(
@@ -88,6 +89,7 @@ class Postprocessor:
             cache=sequence.report,
             timing=sequence.clock.timing(),
             error=error,
+            positions=sequence.positions if finish == "stop" else None,
         )
 
     def end_structured(self, sequence: SequenceState) -> TokenEvent | None:

@@ -113,6 +113,8 @@ class LayerPrefill:
             # Nothing is lost by what is left out, but it is not kept: usage counts what is held.
             first = max(0, k_KSD.shape[1] - before - rows.window + 1)
             look.num_evicted += first
+            if look.held is not None:
+                look.held.add_recent(first, rows.k_KTD.shape[0])
             cache = self._prefill.sequence.cache
             cache.append(rows.layer, k_KSD[:, before + first :], v_KSD[:, before + first :])
         return self._seen(rows, k_KSD, v_KSD)

@@ -11,6 +11,7 @@ import torch
 
 from lookm.attention import Backend, Statistics
 from lookm.batch import Prefill
+from lookm.held import HeldTokens
 from lookm.look import PromptLook
 from lookm.models.adapter import Adapter
 from lookm.policy import PromptPolicy
@@ -82,6 +83,7 @@ class Prompts:
             is_image_T.to(adapter.device),
             num_layers=len(windows_L),
             backend=self._backend,
+            held=HeldTokens(len(ids)) if sequence.request.positions else None,
         )
 
     def num_known_images(self, sequence: SequenceState) -> int:

@@ -17,6 +17,8 @@ from lookm.batch import Batch, Encode, Prefill
 from lookm.cache import DecodeTables, PagePool
 from lookm.device import is_out_of_memory
 from lookm.graphs import DecodeGraphs
+from lookm.held import Before, positions
+from lookm.kept import KeptPositions
 from lookm.models.adapter import Adapter
 from lookm.models.attention_interface import LayerRows
 from lookm.models.features import FeatureCache
@@ -207,9 +209,21 @@ class Runner:
         if prefill.end >= sequence.num_prompt:
             if sequence.report is None:
                 sequence.report = self._report(sequence)
+            if sequence.request.positions:
+                sequence.positions = self._positions(sequence)
             if sequence.look is not None:
                 sequence.clock.compress_s += sequence.look.compress_s
             sequence.end_prefill()
+
+    def _positions(self, sequence: SequenceState) -> KeptPositions:
+        """What the device holds of the prompt; again after a preemption."""
+        look, taken, dims = sequence.look, sequence.taken, self._adapter.dimensions
+        shape = (len(sequence.cache.pages), dims.num_kv_heads, sequence.num_prompt)
+        new = look.held if look else None  # of what was not taken over
+        if taken is None:
+            return positions(new, shape)
+        before = Before(taken.num_tokens, taken.num_compressed, taken.parked.positions)
+        return positions(new, shape, before)
 
     def _report(self, sequence: SequenceState) -> CacheReport:
         num_layers = len(sequence.cache.pages)

@@ -17,6 +17,7 @@ import torch
 from lookm.cache import SequenceCache
 from lookm.cache.table import Int64
 from lookm.detokenize import Detokenizer
+from lookm.kept import KeptPositions
 from lookm.look import PromptLook
 from lookm.models.inputs import EmbeddedPrompt
 from lookm.models.tiles import TiledForward
@@ -107,6 +108,7 @@ class SequenceState:
     next_pos: int = 0
     alone: bool = False
     report: CacheReport | None = None
+    positions: KeptPositions | None = None
     clock: Clock = field(default_factory=Clock)
 
     @property

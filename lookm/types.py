@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from lookm.kept import KeptPositions
+
 Merge = Literal["none", "average", "pivot", "weighted"]
 TextMode = Literal["protect", "prior", "none"]
 Reuse = Literal["exact", "kept", "none"]
@@ -144,6 +146,8 @@ class Request:
 
     Of those that wait, and of long prompts, the one of the lowest `priority` comes first; when
     pages are short the one of the highest goes.
+
+    `positions`: its last event says which tokens of the prompt were kept.
     """
 
     id: str
@@ -154,6 +158,7 @@ class Request:
     reuse: Reuse = "exact"
     salt: str = field(default="", repr=False)
     priority: int = 0
+    positions: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +226,8 @@ class TokenEvent:
 
     `token_id` is None on events without a new token (abort, error). `text` is what may be shown
     now: it can lag behind the tokens (stop strings, incomplete UTF-8) and is complete at the end.
-    `cache` is set on the first event and on the last; `timing` and `error` only on the last.
+    `cache` is set on the first event and on the last; `timing`, `error` and, where they were asked
+    for, `positions` only on the last.
     `logprobs`, where asked for, comes with its token, also while the text is held back; the token
     that ends an answer has none, for it adds no text. `stop_reason` says which stop string or which
     of the `stop_token_ids` ended the answer. `refused`: the request can never be served, which was
@@ -240,6 +246,7 @@ class TokenEvent:
     stop_reason: str | int | None = None
     refused: str | None = None
     param: str | None = None
+    positions: KeptPositions | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,6 +202,7 @@ class Services:
             pools=self._pools,
             tool_support=support,
             defaults=defaults,
+            positions=self.settings.positions,
         )
 
 

@@ -114,6 +114,11 @@ class Settings(BaseSettings):
     parking: bool = Field(
         True, description="Conversations keep their pages between turns until others need them."
     )
+    positions: bool = Field(
+        True,
+        description="Requests may ask which tokens of their prompt were kept (`positions` in "
+        "`kv_cache`).",
+    )
     prompt_store_shared: bool = Field(
         False, description="Requests with different API keys reuse each other's prompts."
     )

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from lookm.errors import ModelError
+from lookm.models import grids
 
 Prefill = Literal["causal", "image blocks", "prefix"]
 
@@ -29,6 +30,7 @@ class Family:
       tokens and cache keys of the two differ.
     - `stacked_features`: features are merged as one tensor, not as a list of one per image.
     - `deepstack`: the vision tower also gives features for the first layers of the text model.
+    - `layout`: which part of the picture each of its tokens stands for.
 
     Text model
     - `text_model`: its attribute. `position_rows`: RoPE rows (3 for M-RoPE).
@@ -44,6 +46,7 @@ class Family:
 
     model_type: str
     title: str
+    layout: grids.Layout
     image_tensors: tuple[str, ...] = ("pixel_values",)
     grid_tensors: tuple[str, ...] = ()
     two_layouts: bool = False
@@ -114,11 +117,17 @@ _MASKED = ("pixel_values", "pixel_attention_mask")
 _VIDEO = ("torchvision",)  # their processors insist on a video processor, which needs it
 
 _ROWS = (
-    Family("llava", "LLaVA 1.5, Pixtral and others in LLaVA's form", image_tensors=_SIZED),
-    Family("llava_next", "LLaVA-NeXT (LLaVA 1.6)", image_tensors=_SIZED),
+    Family(
+        "llava",
+        "LLaVA 1.5, Pixtral and others in LLaVA's form",
+        grids.cropped,
+        image_tensors=_SIZED,
+    ),
+    Family("llava_next", "LLaVA-NeXT (LLaVA 1.6)", grids.anyres, image_tensors=_SIZED),
     Family(
         "llava_onevision",
         "LLaVA-OneVision",
+        grids.onevision,
         image_tensors=(*_SIZED, "batch_num_images"),
         two_layouts=True,
         packages=_VIDEO,
@@ -127,6 +136,7 @@ _ROWS = (
         Family(
             model_type,
             title,
+            grids.merged,
             image_tensors=_GRIDS,
             grid_tensors=("image_grid_thw",),
             deepstack=deepstack,
@@ -140,11 +150,12 @@ _ROWS = (
             ("qwen3_vl", "Qwen3-VL", True),
         )
     ),
-    Family("internvl", "InternVL", stacked_features=True, packages=_VIDEO),
-    Family("idefics3", "Idefics3", image_tensors=_MASKED, text_model="text_model"),
+    Family("internvl", "InternVL", grids.tiled, stacked_features=True, packages=_VIDEO),
+    Family("idefics3", "Idefics3", grids.named, image_tensors=_MASKED, text_model="text_model"),
     Family(
         "smolvlm",
         "SmolVLM",
+        grids.named,
         image_tensors=_MASKED,
         text_model="text_model",
         packages=(*_VIDEO, "num2words"),
@@ -152,14 +163,22 @@ _ROWS = (
     Family(
         "gemma3",
         "Gemma 3",
+        grids.whole,
         stacked_features=True,
         prefill="image blocks",
         type_argument="token_type_ids",
     ),
-    Family("mistral3", "Mistral Small 3.1", image_tensors=_SIZED, packages=("torchvision",)),
+    Family(
+        "mistral3",
+        "Mistral Small 3.1",
+        grids.sized,
+        image_tensors=_SIZED,
+        packages=("torchvision",),
+    ),
     Family(
         "paligemma",
         "PaliGemma",
+        grids.whole,
         stacked_features=True,
         softcaps_logits=True,
         prefill="prefix",

@@ -13,6 +13,8 @@ from lookm.types import ImageInput
 AMONG = "among_others."
 NUM_TOKENS = f"{AMONG}num_tokens"
 PLACEHOLDER = "placeholder"  # what stands for the image in the prompt's text, UTF-8 as uint8
+GRIDS = "grids"  # which part of the picture each of its tokens stands for (`grids.to_array`)
+SIZE = "size"  # width and height of the picture as it was sent
 
 
 def arranged(images: Sequence[ImageInput], family: Family) -> tuple[ImageInput, ...]:

@@ -15,8 +15,11 @@ from lookm.errors import ModelError, RequestError
 from lookm.models.chat_forms import Form, find_forms, in_forms
 from lookm.models.checkpoint import Checkpoint
 from lookm.models.families import Family, family_of
-from lookm.models.image_layouts import AMONG, NUM_TOKENS, PLACEHOLDER, arranged
+from lookm.models.grids import Seen, grids_of, to_array
+from lookm.models.image_layouts import AMONG, GRIDS, NUM_TOKENS, PLACEHOLDER, SIZE, arranged
 from lookm.models.loading import find, load_config, load_processor, served_name
+from lookm.models.places import PlacedImage, places
+from lookm.models.shown_tokens import shown
 from lookm.models.token_sizes import check_length, max_token_characters
 from lookm.types import Array, ImageInput
 
@@ -76,17 +79,20 @@ class Processor:
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         return None if backend is None else str(backend.to_str())
 
-    def image(self, image: "Image.Image", digest: str) -> ImageInput:
+    def image(
+        self, image: "Image.Image", digest: str, sent: tuple[int, int] | None = None
+    ) -> ImageInput:
         """Preprocess one RGB image: resize, normalise, count its tokens. CPU work.
 
         `digest` is the image's name in the engine's cache of features: another for every picture.
+        `sent` is its width and height before it was reduced, if it was.
         """
-        tensors = self._image_tensors([image])
-        num_tokens = self._num_tokens(tensors)
+        sent = sent or image.size
+        tensors, num_tokens = self._image_tensors([image], sent)
         if self.family.two_layouts:
-            among = self._image_tensors([image, image])
+            among, num_among = self._image_tensors([image, image], sent)
             tensors |= {AMONG + name: array for name, array in among.items()}
-            tensors[NUM_TOKENS] = np.array(self._num_tokens(among))
+            tensors[NUM_TOKENS] = np.array(num_among)
         return ImageInput(digest=digest, tensors=tensors, num_tokens=num_tokens)
 
     def large_image(self) -> ImageInput:
@@ -138,9 +144,7 @@ class Processor:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, control tokens left out but for those that announce a call."""
-        ids = [token for token in ids if token not in self._hidden_ids]
-        with self._lock:
-            return str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+        return self._decode([token for token in ids if token not in self._hidden_ids])
 
     def _chat_ids(self, text: str) -> list[int]:
         """Of a rendered chat."""
@@ -229,22 +233,41 @@ class Processor:
             )
         return text
 
-    def _image_tensors(self, images: list["Image.Image"]) -> dict[str, Array]:
-        """What the processor makes of the first of `images`, and the text that stands for it."""
+    def _image_tensors(
+        self, images: list["Image.Image"], sent: tuple[int, int]
+    ) -> tuple[dict[str, Array], int]:
+        """What the processor makes of the first of `images`, and how many tokens stand for it."""
         outputs, texts = self._hf._process_images([images], **self._image_settings)
-        return {
-            **{
-                name: _array(outputs[name], len(images))
-                for name in self.family.image_tensors
-                if name in outputs
-            },
-            PLACEHOLDER: np.frombuffer(texts[0].encode(), dtype=np.uint8),
+        tensors = {
+            name: _array(outputs[name], len(images))
+            for name in self.family.image_tensors
+            if name in outputs
         }
-
-    def _num_tokens(self, tensors: Mapping[str, Array]) -> int:
         with self._lock:
-            ids: list[int] = self._tokenizer.encode(_placeholder(tensors), add_special_tokens=False)
-        return ids.count(self.image_token_id)
+            ids: list[int] = self._tokenizer.encode(texts[0], add_special_tokens=False)
+        num_tokens = ids.count(self.image_token_id)
+        size = images[0].size
+        seen = Seen(size, num_tokens, tensors, texts[0], self._hf, self._image_settings)
+        factors = (sent[0] / size[0], sent[1] / size[1])
+        grids = to_array(grids_of(seen, self.family.layout), factors)
+        named = {
+            PLACEHOLDER: np.frombuffer(texts[0].encode(), dtype=np.uint8),
+            SIZE: np.array(sent),
+            GRIDS: grids,
+        }
+        return tensors | named, num_tokens
+
+    def places(self, ids: Sequence[int], images: Sequence[ImageInput]) -> tuple[PlacedImage, ...]:
+        """Where the images of a prompt are, and what their tokens stand for."""
+        return places(ids, arranged(images, self.family), self.image_token_id)
+
+    def shown(self, ids: Sequence[int]) -> list[str]:
+        """What each of the ids adds to a text, control tokens by their names."""
+        return shown(ids, self._decode)
+
+    def _decode(self, ids: list[int]) -> str:
+        with self._lock:
+            return str(self._tokenizer.decode(ids, clean_up_tokenization_spaces=False))
 
     def _check_image_token(self) -> None:
         """Raises `ModelError` where the config means another token by an image's features."""

@@ -22,7 +22,8 @@ class Compressed:
     `key` and `value` `[K, S, D]` in the dtype of the input, `positions` `[K, S]` int64, ascending:
     where each row stood in the prompt, and so its rotation. `num_evicted` is T - S; `num_merged` of
     those were merged into kept rows (mean over heads, rounded). `compressed` is False where nothing
-    was dropped.
+    was dropped. `evicted` `[K, T - S]` int64, ascending, are the other positions; `merges`: they
+    were merged, all of them, or those whose `weight` `[K, T - S]` is not 0.
     """
 
     key: torch.Tensor
@@ -31,6 +32,26 @@ class Compressed:
     num_evicted: int
     num_merged: int
     compressed: bool
+    evicted: torch.Tensor
+    merges: bool = False
+    weight: torch.Tensor | None = None
+
+    @property
+    def kept_mask(self) -> torch.Tensor:
+        """Which tokens of the prompt each head keeps, bool `[K, T]`."""
+        return self._mask(self.positions, True)
+
+    @property
+    def merged_mask(self) -> torch.Tensor | None:
+        """Which were evicted and merged into kept ones, bool `[K, T]`; None: nothing merges."""
+        if not self.merges:
+            return None
+        return self._mask(self.evicted, True if self.weight is None else self.weight != 0)
+
+    def _mask(self, positions: torch.Tensor, values: torch.Tensor | bool) -> torch.Tensor:
+        shape = len(positions), self.positions.shape[1] + self.evicted.shape[1]
+        mask_KT = torch.zeros(shape, dtype=torch.bool, device=positions.device)
+        return mask_KT.scatter_(1, positions, values)
 
 
 def compress(view: View, prompt: PromptPolicy, kernels: MergeKernels | None = None) -> Compressed:
@@ -43,9 +64,10 @@ def compress(view: View, prompt: PromptPolicy, kernels: MergeKernels | None = No
     preset = prompt.recipe.preset
     assert preset.score is not None, "only `full` has no score, and it keeps everything"
     kept_KS, evicted_KE = select(view, preset.score, prompt.tier_T, prompt.ledger.next(view))
-    kept, num_merged = _rows(view, kept_KS), 0
+    kept, num_merged, weight_KE = _rows(view, kept_KS), 0, None
     if preset.merge is not None:
-        kept, num_merged = merge(kept, _rows(view, evicted_KE), preset.merge, kernels)
+        evicted = _rows(view, evicted_KE)
+        kept, num_merged, weight_KE = merge(kept, evicted, preset.merge, kernels)
     return Compressed(
         key=kept.key,
         value=kept.value,
@@ -53,6 +75,9 @@ def compress(view: View, prompt: PromptPolicy, kernels: MergeKernels | None = No
         num_evicted=evicted_KE.shape[1],
         num_merged=num_merged,
         compressed=True,
+        evicted=evicted_KE,
+        merges=preset.merge is not None,
+        weight=weight_KE,
     )
 
 
@@ -116,4 +141,5 @@ def _everything(view: View) -> Compressed:
         num_evicted=0,
         num_merged=0,
         compressed=False,
+        evicted=positions_T.new_empty(view.num_heads, 0),
     )

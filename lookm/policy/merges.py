@@ -145,13 +145,14 @@ class MergeKernels(Protocol):
 
 def merge(
     kept: Rows, evicted: Rows, rule: MergeRule, kernels: MergeKernels | None = None
-) -> tuple[Rows, int]:
+) -> tuple[Rows, int, torch.Tensor | None]:
     """`kept` with the rows of `evicted` merged into the rows nearest to them, and how many were.
 
     Sums are float32 (float64 for float64 inputs), the result has the inputs' dtype, and rows that
     receive nothing are `kept`'s, bit for bit. Similarities are computed `MAX_TILE_ELEMENTS` at a
     time. `kernels` may do the work faster. The number is of rows per head, a rounded mean where
-    heads differ.
+    heads differ. Where the rule is selective also the evicted rows' weights `[K, E]`, 0 where one
+    was dropped.
     """
     keys, values = (kept.key, evicted.key), (kept.value, evicted.value)
     pairs = _pairs(kept, evicted, rule, kernels)
@@ -166,10 +167,10 @@ def merge(
         (value_KSD,) = _combined([values], pairs, weights, kernels)
     else:
         key_KSD, value_KSD = _combined([keys, values], pairs, weights, kernels)
-    num_merged = evicted.key.shape[1]
-    if rule.selective:
-        num_merged = round(int((weights[0] != 0).sum()) / len(weights[0]))
-    return Rows(key_KSD, value_KSD, kept.is_image), num_merged
+    merged = Rows(key_KSD, value_KSD, kept.is_image)
+    if not rule.selective:
+        return merged, evicted.key.shape[1], None
+    return merged, round(int((weights[0] != 0).sum()) / len(weights[0])), weights[0]
 
 
 def _pairs(kept: Rows, evicted: Rows, rule: MergeRule, kernels: MergeKernels | None) -> Pairs:

@@ -14,8 +14,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Self
 
+import numpy as np
+
 from lookm.config import EngineConfig
 from lookm.errors import ConfigError, ModelError, PromptTooLongError, QueueFullError, RequestError
+from lookm.kept import KeptPositions
 from lookm.types import CacheReport, EngineStats, FinishReason, ModelInfo, Request, Timing
 from lookm.types import TokenEvent as Event
 
@@ -28,6 +31,7 @@ SLOW_ID = 900_006  # every step with this request in it takes 50 ms
 HANG_ID = 900_007  # the step never returns
 MISHAPS = frozenset((RAISE_ID, EXIT_ID, REJECT_ID, ERROR_ID, STOP_ID, SLOW_ID, HANG_ID))
 
+NUM_LAYERS, NUM_KV_HEADS = 2, 2
 KV_BYTES_PER_TOKEN = 1024
 MAX_CONTEXT_TOKENS = 8192
 
@@ -111,7 +115,7 @@ class FakeEngine:
             kv_bytes_per_token=KV_BYTES_PER_TOKEN,
             page_tokens=self.config.page_tokens,
             capacity_bytes=self.config.kv_cache_bytes or 64 * 2**20,
-            num_layers=2,
+            num_layers=NUM_LAYERS,
             dtype="float32",
             device="cpu",
         )
@@ -224,6 +228,7 @@ class FakeEngine:
             cache=cache_report(sequence.request) if sequence.started_s else None,
             timing=Timing(queue_s=started_s - sequence.added_s, decode_s=now_s - started_s),
             error="The fake engine was asked to fail this request." if finish == "error" else None,
+            positions=kept_positions(sequence.request) if finish in ("stop", "length") else None,
         )
 
 
@@ -252,4 +257,20 @@ def cache_report(request: Request) -> CacheReport:
         bytes=kept * KV_BYTES_PER_TOKEN,
         full_bytes=tokens * KV_BYTES_PER_TOKEN,
         compressed=kept < tokens,
+    )
+
+
+def kept_positions(request: Request) -> KeptPositions | None:
+    """As many as the report says, spread over the prompt; other ones in each head and layer."""
+    if not request.positions:
+        return None
+    report = cache_report(request)
+    tokens, kept = report.prompt_tokens, report.kept_tokens
+    shift_LK1 = np.arange(NUM_LAYERS * NUM_KV_HEADS).reshape(NUM_LAYERS, NUM_KV_HEADS, 1)
+    place_LKT = (np.arange(tokens) + shift_LK1) % tokens
+    mask_LKT = (place_LKT + 1) * kept // tokens > place_LKT * kept // tokens
+    return KeptPositions(
+        num_tokens=tokens,
+        kept=np.packbits(mask_LKT, axis=-1),
+        merged=np.packbits(~mask_LKT, axis=-1) if report.merged_tokens else None,
     )

@@ -10,13 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lookm.models.grids import Grid, to_array
+from lookm.models.image_layouts import GRIDS, SIZE
+from lookm.models.places import PlacedImage, places
 from lookm.types import ImageInput
 from server.fake import engine as fake
 
 if TYPE_CHECKING:
     from PIL import Image
 
-IMAGE_TOKENS = 64
+SIDE = 8
+IMAGE_TOKENS = SIDE**2
 IMAGE_TOKEN_ID = 1
 FIRST_WORD_ID = 1000
 NUM_WORDS = 30_000
@@ -38,10 +42,25 @@ class FakeProcessor:
     image_token_id = IMAGE_TOKEN_ID
     max_token_characters = 1024  # words are as long as one likes
 
-    def image(self, image: "Image.Image", digest: str) -> ImageInput:
+    def image(
+        self, image: "Image.Image", digest: str, sent: tuple[int, int] | None = None
+    ) -> ImageInput:
         """The size of the image, as if it were its pixels."""
-        size = np.asarray(image.size, dtype=np.float32)
-        return ImageInput(digest=digest, tensors={"pixel_values": size}, num_tokens=IMAGE_TOKENS)
+        width, height = sent or image.size
+        tensors = {
+            "pixel_values": np.asarray(image.size, dtype=np.float32),
+            SIZE: np.array([width, height]),
+            GRIDS: to_array([Grid(0, SIDE, SIDE, SIDE, (0, 0, width, height))], (1, 1)),
+        }
+        return ImageInput(digest=digest, tensors=tensors, num_tokens=IMAGE_TOKENS)
+
+    def places(self, ids: Sequence[int], images: Sequence[ImageInput]) -> tuple[PlacedImage, ...]:
+        """Where the images are."""
+        return places(ids, images, IMAGE_TOKEN_ID)
+
+    def shown(self, ids: Sequence[int]) -> list[str]:
+        """Ids do not remember their words."""
+        return [f" word-{id}" for id in ids]
 
     def prompt(
         self,

@@ -7,6 +7,7 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from lookm.models.places import PlacedImage
 from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
 from server.media import LoadedImage
 
@@ -41,7 +42,9 @@ class ChatProcessor(Protocol):
     @property
     def max_token_characters(self) -> int: ...
 
-    def image(self, image: "Image.Image", digest: str) -> ImageInput: ...
+    def image(
+        self, image: "Image.Image", digest: str, sent: tuple[int, int] | None = None
+    ) -> ImageInput: ...
     def prompt(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -52,6 +55,10 @@ class ChatProcessor(Protocol):
         self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] = ()
     ) -> str: ...
     def text(self, text: str) -> tuple[int, ...]: ...
+    def places(
+        self, ids: Sequence[int], images: Sequence[ImageInput]
+    ) -> tuple[PlacedImage, ...]: ...
+    def shown(self, ids: Sequence[int]) -> list[str]: ...
 
 
 class ImageLoader(Protocol):

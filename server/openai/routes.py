@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import uuid
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,7 @@ from server.openai.response.choices import (
     in_turn,
     merged,
 )
+from server.openai.response.kept_positions import positions_usage
 from server.openai.response.stream import EventStream, collect, ended, written
 from server.openai.response.text_chunks import TextChunks
 from server.openai.response.whole import WholeAnswer, whole_json
@@ -175,13 +176,21 @@ class RequestHandler:
                 async with contextlib.aclosing(merged(choices)) as events:
                     async for item in events:
                         self._note(item)
-                        yield item
+                        yield await self._with_positions(item, request)
         except (asyncio.CancelledError, GeneratorExit):
             self.request.state.left = True
             raise
         except Exception as error:
             self.request.state.error_code = to_api_error(error).code
             raise
+
+    async def _with_positions(self, item: ChoiceEvent, request: EngineRequest) -> ChoiceEvent:
+        """The event with its positions as they are sent, where it has any."""
+        kept, translator = item.event.positions, self.live.translator
+        if kept is None:
+            return item
+        work = partial(positions_usage, kept, request, translator.processor)
+        return replace(item, positions=await translator.pools.text(work))
 
     def _choice(
         self, choice: int, request: EngineRequest, deadline_s: float | None

@@ -70,7 +70,7 @@ async function* events(stream, signal) {
     if (done) return;
     const parts = (text + value).split("\n\n");
     text = parts.pop();
-    for (const part of parts) if (part.startsWith("data: ")) yield part.slice(6);
+    for (const line of parts.flatMap((part) => part.split("\n"))) if (line.startsWith("data: ")) yield line.slice(6);
   }
 }
 

@@ -7,7 +7,7 @@ const LONGEST = 960; // pixels of the canvas
 const VEIL = "126, 124, 120"; // a grey that is neither paper nor ink
 const STRIPE = "#f5b83d";
 const VEILED = 0.86;
-const UNSEEN = "rgba(126, 124, 120, 0.25)"; // outside of every patch
+const UNSEEN = "rgba(126, 124, 120, 0.25)"; // outside of every patch, or nobody knows
 
 /** What of the plane a view needs: the image, and where a grid reaches beyond it. */
 function frameOf({ width, height }, view) {
@@ -39,6 +39,11 @@ export function paint(canvas, bitmap, { width, height, picture, patches }, count
   if (bitmap) context.drawImage(bitmap, ...picture);
   veilOutside(context, width, height, patches);
   for (const { token, place } of patches) {
+    if (token < counts.unknown) {
+      context.fillStyle = UNSEEN;
+      context.fillRect(...place);
+      continue;
+    }
     const kept = counts.kept[token] / counts.of;
     const merged = counts.merged[token] / counts.of;
     shade(context, place, kept, merged);

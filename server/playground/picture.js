@@ -75,7 +75,8 @@ class Column {
     this.counts = this.positions.count(chosen.layer, chosen.head);
     for (const figure of this.figures) figure.repaint();
     for (const { node, token } of this.words) {
-      node.style.setProperty("--dropped", 1 - this.counts.kept[token] / this.counts.of);
+      const known = token >= this.counts.unknown;
+      node.style.setProperty("--dropped", known ? 1 - this.counts.kept[token] / this.counts.of : 0);
       node.classList.toggle("merged", this.counts.merged[token] * 2 > this.counts.of);
     }
   }
@@ -84,6 +85,7 @@ class Column {
   fate(token) {
     const [kept, merged, of] = [this.counts.kept[token], this.counts.merged[token], this.counts.of];
     const dropped = of - kept - merged;
+    if (token < this.counts.unknown) return "not known, an earlier turn decided it";
     if (of === 1) return kept ? "kept" : merged ? "merged into a kept token" : "dropped";
     const parts = [`kept in ${kept} of ${of} (${percent(kept / of)})`];
     if (merged) parts.push(`merged in ${merged}`);

@@ -11,13 +11,14 @@ export async function decode(positions) {
 
 /** Bits in rows, one for each layer and KV head, a bit a token, rows padded to whole bytes. */
 class Positions {
-  constructor({ num_tokens, num_layers, num_kv_heads, text, images }, kept, merged) {
+  constructor({ num_tokens, num_layers, num_kv_heads, num_unknown, text, images }, kept, merged) {
     Object.assign(this, { numTokens: num_tokens, numLayers: num_layers, numHeads: num_kv_heads });
-    Object.assign(this, { text, images, kept, merged });
+    Object.assign(this, { numUnknown: num_unknown, text, images, kept, merged });
   }
 
   /** Of each token, in how many layers and heads it was kept, and merged; `layer` and `head` may be
-   * null, for all of them. `of` is how many there are. */
+   * null, for all of them. `of` is how many there are; of the first `unknown` tokens, which an
+   * earlier turn kept or not, nothing is known. */
   count(layer, head) {
     const layers = layer === null ? range(this.numLayers) : [layer];
     const heads = head === null ? range(this.numHeads) : [head];
@@ -27,6 +28,7 @@ class Positions {
       kept: this.#sum(this.kept, rows),
       merged: this.merged === null ? none : this.#sum(this.merged, rows),
       of: rows.length,
+      unknown: this.numUnknown,
     };
   }
 

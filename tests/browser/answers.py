@@ -36,7 +36,8 @@ def stream(*texts: str, positions: dict[str, Any] | None = None, done: bool = Tr
 def failing_stream(*texts: str, message: str) -> str:
     """A stream in which the server says that it failed."""
     error = {"message": message, "type": "server_error", "param": None, "code": "engine_failed"}
-    return stream(*texts, done=False) + f"data: {json.dumps({'error': error})}\n\n"
+    failure = f"event: error\ndata: {json.dumps({'error': error})}\n\n"
+    return stream(*texts, done=False) + failure + "data: [DONE]\n\n"
 
 
 def positions_of(
@@ -44,6 +45,7 @@ def positions_of(
     merged_LKT: np.ndarray | None,
     images: Sequence[dict[str, Any]],
     text: Sequence[dict[str, Any]] = (),
+    num_unknown: int = 0,
 ) -> dict[str, Any]:
     """`usage.kv_cache.positions`, as it is documented."""
     num_layers, num_kv_heads, num_tokens = kept_LKT.shape
@@ -52,6 +54,7 @@ def positions_of(
         "num_tokens": num_tokens,
         "num_layers": num_layers,
         "num_kv_heads": num_kv_heads,
+        "num_unknown": num_unknown,
         "kept": _bitmap(kept_LKT),
         "merged": None if merged_LKT is None else _bitmap(merged_LKT),
         "text": list(text),

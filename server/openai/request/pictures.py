@@ -129,7 +129,9 @@ class PictureLoader:
         try:
             with self.metrics.time("lookm_media_preprocess_seconds"):
                 image = await self.pools.image(
-                    lambda: self.processor.image(loaded.image, loaded.digest)
+                    lambda: self.processor.image(
+                        loaded.image, loaded.digest, (loaded.width, loaded.height)
+                    )
                 )
         except LookmError as error:
             raise to_api_error(error, param=loaded.param) from error

@@ -44,6 +44,15 @@ def reuse(given: str | KvCache | None, default: Reuse) -> Reuse:
     return default if given is None or isinstance(given, str) else given.reuse or default
 
 
+def positions(given: str | KvCache | None, *, allowed: bool) -> bool:
+    """Whether it is to be told which tokens are kept. Raises `ApiError` where that may not be."""
+    asked = given is not None and not isinstance(given, str) and bool(given.positions)
+    if asked and not allowed:
+        message = "This server does not tell which tokens are kept (it runs with --no-positions)."
+        raise ApiError("unsupported_parameter", message, param="kv_cache.positions")
+    return asked
+
+
 def split_model(model: str, served: str) -> CachePolicy | None:
     """The policy in `served:policy`, None for `served` alone. Raises `ApiError`."""
     if model == served:
@@ -64,18 +73,19 @@ def choose(
     given: str | KvCache | None, in_model: CachePolicy | None, default: CachePolicy
 ) -> CachePolicy:
     """The policy of one request. Raises `ApiError` where body and model name disagree."""
-    in_body = None if given is None or _says_only_reuse(given) else read(given)
+    in_body = None if given is None or _says_no_policy(given) else read(given)
     if in_body is not None and in_model is not None and in_body != in_model:
         message = "'kv_cache' and the policy in 'model' differ: give one of them."
         raise ApiError("invalid_kv_cache", message, param="kv_cache")
     return in_body or in_model or default
 
 
-def _says_only_reuse(given: str | KvCache) -> bool:
+def _says_no_policy(given: str | KvCache) -> bool:
     """Whether the policy itself is left open. Raises `ApiError` where half of one is given."""
     if isinstance(given, str) or given.method is not None:
         return False
-    if given.model_dump(exclude_none=True).keys() != {"reuse"}:
+    said = given.model_dump(exclude_none=True).keys()
+    if not said or not said <= {"reuse", "positions"}:
         message = "Missing required parameter: 'kv_cache.method'."
         raise ApiError("missing_required_parameter", message, param="kv_cache.method")
     return True

@@ -52,6 +52,7 @@ class Translator:
     pools: Pools
     tool_support: ToolSupport
     defaults: GenerationDefaults = OPENAI  # of sampling
+    positions: bool = True  # whether requests may ask for them
 
     def policy(self, body: Generation | TokenizeRequest) -> CachePolicy:
         """The cache policy of a request. Raises `ApiError` or `PolicyError`."""
@@ -118,6 +119,7 @@ class Translator:
             sampling=sampling(body, self._room(body, policy, prompt), structure, self.defaults),
             reuse=policies.reuse(body.kv_cache, self.default_reuse),
             priority=body.priority or 0,
+            positions=policies.positions(body.kv_cache, allowed=self.positions),
         )
 
     def _room(self, body: Generation, policy: CachePolicy, prompt: PreparedPrompt) -> Room:

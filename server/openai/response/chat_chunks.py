@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from server.openai.response.choices import ChoiceEvent
 from server.openai.response.logprobs import chat_logprobs
 from server.openai.response.tool_calls import deltas_of, message_of
-from server.openai.response.writers import AnswerHeader, Collected
+from server.openai.response.writers import AnswerHeader, Collected, usage_of_all
 from server.openai.schemas.answers import (
     ChatChunk,
     ChatCompletion,
@@ -19,7 +19,6 @@ from server.openai.schemas.answers import (
     Delta,
     Finish,
     finish_of,
-    usage_of,
 )
 from server.openai.tools.reader import CallReader
 
@@ -36,7 +35,7 @@ class ChatChunks:
         return ChatCompletion(
             object="chat.completion",
             choices=[self._choice(index, each) for index, each in enumerate(collected)],
-            usage=usage_of([each.last for each in collected]),
+            usage=usage_of_all(collected),
             **self.header.fields(),
         )
 

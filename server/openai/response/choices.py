@@ -14,6 +14,7 @@ from typing import Any
 from lookm.types import Request, TokenEvent
 from server.api_errors import ApiError
 from server.openai.abort import abort_at
+from server.openai.schemas.answers import KeptPositionsUsage
 from server.request_metrics import RequestMetrics
 from server.turns import Turns
 from server.worker.streams import clear
@@ -22,10 +23,12 @@ from server.worker.worker_errors import StoppingError
 
 @dataclass(frozen=True, slots=True)
 class ChoiceEvent:
-    """An event, and the index of the choice that it belongs to."""
+    """An event, and the index of the choice that it belongs to. `positions` are the event's, as
+    they are sent."""
 
     choice: int
     event: TokenEvent
+    positions: KeptPositionsUsage | None = None
 
 
 ChoiceEvents = AsyncGenerator[ChoiceEvent]
@@ -41,7 +44,12 @@ def each_choice(request: Request, num_choices: int) -> Iterator[Request]:
         sampling = request.sampling
         if seed is not None:
             sampling = replace(sampling, seed=_signed64(seed + choice))
-        yield replace(request, id=f"{request.id}-{choice}", sampling=sampling)
+        yield replace(
+            request,
+            id=f"{request.id}-{choice}",
+            sampling=sampling,
+            positions=request.positions and choice == 0,  # the others hold the same
+        )
 
 
 async def choice_events(

@@ -27,7 +27,7 @@ async def collect(events: ChoiceEvents, num_choices: int) -> list[Collected]:
     choices = [Collecting() for _ in range(num_choices)]
     async with contextlib.aclosing(events):
         async for item in events:
-            choices[item.choice].add(item.event)
+            choices[item.choice].add(item)
     return [each.collected() for each in choices]
 
 

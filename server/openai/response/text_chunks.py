@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from server.openai.response.choices import ChoiceEvent
 from server.openai.response.logprobs import text_logprobs
-from server.openai.response.writers import AnswerHeader, Collected
-from server.openai.schemas.answers import Finish, TextChoice, TextCompletion, finish_of, usage_of
+from server.openai.response.writers import AnswerHeader, Collected, usage_of_all
+from server.openai.schemas.answers import Finish, TextChoice, TextCompletion, finish_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class TextChunks:
 
     def whole(self, collected: Sequence[Collected]) -> TextCompletion:
         whole = self._chunk([self._choice(index, each) for index, each in enumerate(collected)])
-        whole.usage = usage_of([each.last for each in collected])
+        whole.usage = usage_of_all(collected)
         return whole
 
     def first(self, choice: int) -> Iterator[TextCompletion]:

@@ -22,7 +22,14 @@ from lookm.types import TokenEvent, TokenLogprob
 from server.api_errors import ApiError
 from server.openai.response.choices import ChoiceEvent
 from server.openai.response.packed import PackedLogprobs
-from server.openai.schemas.answers import Answer, ChatChunk, TextCompletion, Usage, usage_of
+from server.openai.schemas.answers import (
+    Answer,
+    ChatChunk,
+    KeptPositionsUsage,
+    TextCompletion,
+    Usage,
+    usage_of,
+)
 
 Chunk = ChatChunk | TextCompletion
 
@@ -59,11 +66,19 @@ class HeaderFields(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """One whole choice: its text, the log-probabilities of its tokens, its terminal event."""
+    """One whole choice: its text, the log-probabilities of its tokens, its terminal event and the
+    positions of that."""
 
     text: str
     logprobs: Sequence[TokenLogprob]
     last: TokenEvent
+    positions: KeptPositionsUsage | None = None
+
+
+def usage_of_all(collected: Sequence[Collected]) -> Usage:
+    """What all choices took together."""
+    positions = next((each.positions for each in collected if each.positions is not None), None)
+    return usage_of([each.last for each in collected], positions)
 
 
 @dataclass(slots=True)
@@ -72,19 +87,20 @@ class Collecting:
 
     texts: list[str] = field(default_factory=list)
     logprobs: PackedLogprobs = field(default_factory=PackedLogprobs)
-    last: TokenEvent | None = None
+    last: ChoiceEvent | None = None
 
-    def add(self, event: TokenEvent) -> None:
+    def add(self, item: ChoiceEvent) -> None:
         """The next event; the terminal one is the last."""
-        self.texts.append(event.text)
-        if event.logprobs is not None:
-            self.logprobs.add(event.logprobs)
-        self.last = event
+        self.texts.append(item.event.text)
+        if item.event.logprobs is not None:
+            self.logprobs.add(item.event.logprobs)
+        self.last = item
 
     def collected(self) -> Collected:
         """The whole choice."""
-        assert self.last is not None, "every accepted request has a terminal event"
-        return Collected("".join(self.texts), self.logprobs, self.last)
+        last = self.last
+        assert last is not None, "every accepted request has a terminal event"
+        return Collected("".join(self.texts), self.logprobs, last.event, last.positions)
 
 
 class Writer(Protocol):
@@ -114,6 +130,7 @@ class CompletionWriter:
 
     chunks: Chunks
     ends: list[TokenEvent] = field(default_factory=list)
+    positions: KeptPositionsUsage | None = None
 
     def whole(self, collected: Sequence[Collected]) -> Answer:
         return self.chunks.whole(collected)
@@ -124,12 +141,15 @@ class CompletionWriter:
     def add(self, item: ChoiceEvent) -> bytes:
         if item.event.finish is not None:
             self.ends.append(item.event)
+            self.positions = item.positions or self.positions
         return self._frames(self.chunks.of(item))
 
     def end(self) -> bytes:
         if not self.chunks.header.include_usage:
             return DONE
-        return self._frame(self.chunks.without_choices(), usage_of(self.ends)) + DONE
+        return (
+            self._frame(self.chunks.without_choices(), usage_of(self.ends, self.positions)) + DONE
+        )
 
     def fail(self, error: ApiError) -> bytes:
         return b"event: error\n" + _data(json.dumps(error.envelope())) + DONE

@@ -23,6 +23,52 @@ class Answer(BaseModel):
         return self.model_dump_json(exclude_unset=True)
 
 
+class PatchGrid(Answer):
+    """Patches of an image: the one at a row and a column is prompt token
+    `first_token + row * row_stride + column`. All of them cover `box`: left, top, right, bottom in
+    pixels of the image as it was sent."""
+
+    first_token: int
+    rows: int
+    columns: int
+    row_stride: int
+    box: tuple[float, float, float, float]
+
+
+class ImagePositions(Answer):
+    """An image as it was sent, in pixels, and which tokens of the prompt it is."""
+
+    width: int
+    height: int
+    first_token: int
+    num_tokens: int
+    grids: list[PatchGrid]
+
+
+class TextPositions(Answer):
+    """Text between images: what each token shows."""
+
+    first_token: int
+    tokens: list[str]
+
+
+class KeptPositionsUsage(Answer):
+    """Which tokens of the prompt are held: `kept` and `merged` are base64 of zlib of bits
+    `[layers, KV heads, tokens]`, each row filled up to whole bytes, the first of eight
+    tokens the highest bit. Nothing is known of the first `num_unknown` tokens.
+    """
+
+    encoding: Literal["bitmap+zlib"]
+    num_tokens: int
+    num_layers: int
+    num_kv_heads: int
+    num_unknown: int
+    kept: str
+    merged: str | None
+    text: list[TextPositions]
+    images: list[ImagePositions]
+
+
 class KvCacheUsage(Answer):
     """What was really kept of the prompt; tokens are means over the layers.
 
@@ -41,6 +87,10 @@ class KvCacheUsage(Answer):
     bytes: Annotated[int, Field(description="what the prompt's cache takes in the KV pool")]
     full_bytes: Annotated[int, Field(description="what it would take at `full`")]
     compressed: Annotated[bool, Field(description="false where everything was kept")]
+    positions: Annotated[
+        KeptPositionsUsage | None,
+        Field(description="which tokens those are, where `kv_cache.positions` asked for it"),
+    ] = None
 
 
 class PromptTokensDetails(Answer):
@@ -180,9 +230,10 @@ def finish_of(last: TokenEvent, *, called: bool = False) -> Finish:
     return "tool_calls" if called and last.finish == "stop" else last.finish
 
 
-def usage_of(ends: Sequence[TokenEvent]) -> Usage:
-    """The usage that the terminal events of a request's choices tell."""
-    report = ends[0].cache
+def usage_of(ends: Sequence[TokenEvent], positions: KeptPositionsUsage | None = None) -> Usage:
+    """The usage that the terminal events of a request's choices tell: of the one whose `positions`
+    these are, what is kept."""
+    report = next((end for end in ends if end.positions is not None), ends[0]).cache
     assert report is not None, "an answered request has a cache report"
     num_generated = sum(last.num_generated for last in ends)
     return Usage(
@@ -192,12 +243,12 @@ def usage_of(ends: Sequence[TokenEvent]) -> Usage:
         prompt_tokens_details=PromptTokensDetails(
             cached_tokens=report.cached_tokens, image_tokens=report.image_tokens
         ),
-        kv_cache=_kv_cache(report),
+        kv_cache=_kv_cache(report, positions),
     )
 
 
-def _kv_cache(report: CacheReport) -> KvCacheUsage:
-    return KvCacheUsage(
+def _kv_cache(report: CacheReport, positions: KeptPositionsUsage | None) -> KvCacheUsage:
+    usage = KvCacheUsage(
         method=report.policy.method,
         keep=report.policy.keep,
         keep_tokens=report.policy.keep_tokens,
@@ -209,6 +260,9 @@ def _kv_cache(report: CacheReport) -> KvCacheUsage:
         full_bytes=report.full_bytes,
         compressed=report.compressed,
     )
+    if positions is not None:  # set, and so sent
+        usage.positions = positions
+    return usage
 
 
 def kept_ratio(report: CacheReport) -> str:

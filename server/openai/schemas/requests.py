@@ -121,7 +121,8 @@ class KvCache(Strict):
     """How much of this request's prompt cache is kept, in full. See `lookm.CachePolicy`."""
 
     method: Annotated[
-        str | None, Honoured("a preset; may be left out where only `reuse` is said")
+        str | None,
+        Honoured("a preset; may be left out where only `reuse` and `positions` are said"),
     ] = None
     keep: Annotated[float | None, Honoured("fraction of the prompt that is kept")] = None
     keep_tokens: Annotated[
@@ -140,6 +141,14 @@ class KvCache(Strict):
             "exact (the default): what earlier prompts with the same beginning computed is taken "
             "over, for the same answer; kept: a later turn goes on from what earlier turns under "
             "the same policy kept, and only new images are compressed; none: everything is computed"
+        ),
+    ] = None
+    positions: Annotated[
+        bool | None,
+        Honoured(
+            "true: `usage.kv_cache.positions` says which tokens of the prompt each layer and KV "
+            "head holds, and which patch of which image each is ([the format](positions.md)); with "
+            "`n`, of the first choice; refused where the server runs with `--no-positions`"
         ),
     ] = None
 

@@ -29,7 +29,7 @@ def all_text(key: Any, value: Any) -> Any:
 def test_one_row_into_one_follows_the_formula(how: Any, expected: Any) -> None:
     kept = all_text(torch.tensor([[[3.0, 0.0]]]), torch.tensor([[[3.0, 3.0]]]))
     evicted = all_text(torch.tensor([[[1.0, 0.0], [2.0, 0.0]]]), torch.ones(1, 2, 2))
-    got, _ = merge(kept, evicted, MERGES[how])
+    got, *_ = merge(kept, evicted, MERGES[how])
     # average (3+1+2)/3, pivot (3*2 + 3/2)/3, weighted as average: both cosines are 1
     torch.testing.assert_close(got.key, torch.tensor([[[expected, 0.0]]]))
     value = {"average": 5 / 3, "pivot": (3 * 2 + 1) / 3, "weighted": 5 / 3}[how]
@@ -39,7 +39,7 @@ def test_one_row_into_one_follows_the_formula(how: Any, expected: Any) -> None:
 def test_weighted_uses_the_cosine_of_keys_for_values_too() -> None:
     kept = all_text(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[[0.0, 0.0]]]))
     evicted = all_text(torch.tensor([[[3.0, 4.0]]]), torch.tensor([[[10.0, 20.0]]]))
-    got, _ = merge(kept, evicted, MERGES["weighted"])
+    got, *_ = merge(kept, evicted, MERGES["weighted"])
     torch.testing.assert_close(got.value, torch.tensor([[[3.0, 6.0]]]))  # 0.6 * e / 2
 
 
@@ -56,7 +56,7 @@ def test_a_row_nothing_merges_into_is_untouched_bit_for_bit() -> None:
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
         kept, evicted = rows(30, seed=3, dtype=dtype), rows(5, seed=4, dtype=dtype)
         target_KE, _ = nearest_by_cosine(kept.key, evicted.key)
-        got, _ = merge(kept, evicted, MERGES["pivot"])
+        got, *_ = merge(kept, evicted, MERGES["pivot"])
         for head in range(2):
             lonely = torch.ones(30, dtype=torch.bool)
             lonely[target_KE[head]] = False
@@ -69,7 +69,7 @@ def test_half_precision_is_rounded_once_not_per_merged_row() -> None:
     """A thousand rows into one: summed in bfloat16 the total would stop growing at 256."""
     kept = all_text(torch.ones(1, 1, 4).bfloat16(), torch.ones(1, 1, 4).bfloat16())
     evicted = all_text(torch.ones(1, 1000, 4).bfloat16(), torch.full((1, 1000, 4), 3.0).bfloat16())
-    got, _ = merge(kept, evicted, MERGES["average"])
+    got, *_ = merge(kept, evicted, MERGES["average"])
     assert got.value.dtype == torch.bfloat16
     assert got.value.float().unique().tolist() == [3.0]
 
@@ -78,7 +78,7 @@ def test_a_key_of_length_zero_merges_without_nan() -> None:
     kept = rows(3, seed=5)
     evicted = all_text(torch.zeros(2, 2, 8), torch.ones(2, 2, 8))
     for how in ("average", "pivot", "weighted"):
-        got, _ = merge(kept, evicted, MERGES[how])
+        got, *_ = merge(kept, evicted, MERGES[how])
         assert got.key.isfinite().all()
         assert got.value.isfinite().all()
 
@@ -90,7 +90,7 @@ def test_a_centroid_is_as_long_as_its_members_are_on_average() -> None:
         torch.tensor([[[3.0, 3.0, 0.0], [3.0, -3.0, 0.0]]]),
         torch.tensor([[[0.0, 3, 0], [0, 0, 3]]]),
     )
-    got, num_merged = merge(kept, evicted, MERGES["centroid"])
+    got, num_merged, _ = merge(kept, evicted, MERGES["centroid"])
     torch.testing.assert_close(got.key, torch.tensor([[[(2 + 2 * 18**0.5) / 3, 0.0, 0.0]]]))
     torch.testing.assert_close(got.value, torch.ones(1, 1, 3))
     assert num_merged == 2
@@ -102,7 +102,7 @@ def test_a_centroid_takes_neither_the_other_modality_nor_what_points_away() -> N
     evicted_key = torch.tensor([[[2.0, 0.5], [-1.0, 0.5], [-1.0, 0.0], [1.0, 5.0]]])
     is_image = torch.tensor([[True, True, True, False]])
     evicted = Rows(evicted_key, torch.ones(1, 4, 2), is_image)
-    got, num_merged = merge(kept, evicted, MERGES["centroid"])
+    got, num_merged, _ = merge(kept, evicted, MERGES["centroid"])
     # the first merges into the image row, the last into the text row, the others into none
     assert num_merged == 2
     torch.testing.assert_close(got.value, torch.full((1, 2, 2), 0.5))
@@ -115,7 +115,7 @@ def test_targets_are_chosen_again_among_centroids() -> None:
     value = torch.arange(7.0)[None, :, None].expand(1, 7, 2)
     kept, evicted = all_text(key[:, :2], value[:, :2]), all_text(key[:, 2:], value[:, 2:])
     assert nearest_by_cosine(kept.key, evicted.key)[0].tolist() == [[1, 1, 1, 0, 1]]
-    got, _ = merge(kept, evicted, MERGES["centroid"])
+    got, *_ = merge(kept, evicted, MERGES["centroid"])
     # the clusters of the first round point to 22 and about 74 degrees: 46 goes over to the first
     torch.testing.assert_close(got.value[0, :, 0], torch.tensor([(0 + 5 + 6) / 3, 10 / 4]))
 
@@ -133,8 +133,8 @@ def test_centroids_by_the_kernels_are_as_near_to_float64_as_bfloat16_allows() ->
 
     kept, evicted = both_kinds(40), both_kinds(200)
     rule = replace(MERGES["centroid"], again=False)  # a second look can turn on a rounding
-    got, num_merged = merge(kept, evicted, rule, kernels)
-    exact, expected = merge(double(kept), double(evicted), rule)
+    got, num_merged, _ = merge(kept, evicted, rule, kernels)
+    exact, expected, _ = merge(double(kept), double(evicted), rule)
     assert num_merged == expected > 150
     torch.testing.assert_close(got.key.double(), exact.key, rtol=0.02, atol=0.02)
     torch.testing.assert_close(got.value.double(), exact.value, rtol=0.02, atol=0.02)
