@@ -9,7 +9,7 @@ RUNS := server/bench/results
 NEW_ENOUGH := import sys; v = sys.version_info; \
 	v >= (3, 11) or sys.exit("Python %d.%d is too old: make $(MAKECMDGOALS) PYTHON=python3.11, or newer" % v[:2])
 
-.PHONY: help serve test e2e faults check fmt release install docs demo eval eval-results bench bench-gpu bench-peers bench-capacity results results-run clean
+.PHONY: help serve test e2e faults check fmt release install docs screenshot demo eval eval-results bench bench-gpu bench-peers bench-capacity results results-run clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -51,6 +51,9 @@ release: $(STAMP)  ## Build wheel and sdist into dist/, check them, try each in 
 
 docs: $(STAMP)  ## Write every generated document again: fields, settings, series, families, results
 	$(BIN)/python -m docs.generate
+
+screenshot: $(STAMP)  ## Take README's picture of the page again (needs Chromium)
+	$(BIN)/python -m tests.browser.screenshot
 
 demo: $(STAMP)  ## One request answered on the command line, full cache beside look-m@0.2
 	$(BIN)/python -m lookm

@@ -7,6 +7,8 @@ const LONGEST = 960; // pixels of the canvas
 const VEIL = "126, 124, 120"; // a grey that is neither paper nor ink
 const STRIPE = "#f5b83d";
 const VEILED = 0.86;
+const STRIPED = 0.75;
+const STRIPE_GAP = 6; // pixels of the window
 const UNSEEN = "rgba(126, 124, 120, 0.25)"; // outside of every patch, or nobody knows
 
 /** What of the plane a view needs: the image, and where a grid reaches beyond it. */
@@ -46,29 +48,32 @@ export function paint(canvas, bitmap, { width, height, picture, patches }, count
     }
     const kept = counts.kept[token] / counts.of;
     const merged = counts.merged[token] / counts.of;
-    shade(context, place, kept, merged);
+    shade(context, place, kept, merged, scale);
   }
   if (active) ring(context, active.place, scale);
 }
 
+/** How much is left of the veil over what a share of layers and heads kept: roots, so that the few
+ * that most patches have are told apart. */
+export const veil = (kept) => 1 - Math.sqrt(kept);
+
 /** One patch, or anything else that has a place. */
-export function shade(context, [x, y, width, height], kept, merged) {
+export function shade(context, [x, y, width, height], kept, merged, scale = 1) {
   context.save();
   context.beginPath();
   const [left, top] = [Math.round(x), Math.round(y)]; // whole pixels: no seams between patches
   context.rect(left, top, Math.round(x + width) - left, Math.round(y + height) - top);
   context.clip();
-  context.fillStyle = `rgba(${VEIL}, ${VEILED * (1 - kept)})`;
+  context.fillStyle = `rgba(${VEIL}, ${VEILED * veil(kept)})`;
   context.fill();
-  if (merged > 0) stripe(context, x, y, width, height, merged);
+  if (merged > 0) stripe(context, [x, y, width, height], merged, STRIPE_GAP * scale);
   context.restore();
 }
 
-function stripe(context, x, y, width, height, merged) {
-  const gap = Math.min(20, Math.max(5, Math.min(width, height) / 1.5)); // seen at any size
-  context.globalAlpha = merged;
+function stripe(context, [x, y, width, height], merged, gap) {
+  context.globalAlpha = STRIPED * merged;
   context.strokeStyle = STRIPE;
-  context.lineWidth = gap / 3.5;
+  context.lineWidth = gap / 4;
   context.beginPath();
   const from = Math.floor((x - (y + height)) / gap) * gap; // on one raster over the whole canvas
   for (let shift = from; shift <= x + width - y; shift += gap) {

@@ -2,7 +2,7 @@
 
 import { make } from "./dom.js";
 import { percent } from "./format.js";
-import { layout, paint } from "./paint.js";
+import { layout, paint, veil } from "./paint.js";
 import { cropped, views } from "./positions.js";
 import { download } from "./png.js";
 import { explore } from "./tip.js";
@@ -76,7 +76,7 @@ class Column {
     for (const figure of this.figures) figure.repaint();
     for (const { node, token } of this.words) {
       const known = token >= this.counts.unknown;
-      node.style.setProperty("--dropped", known ? 1 - this.counts.kept[token] / this.counts.of : 0);
+      node.style.setProperty("--dropped", known ? veil(this.counts.kept[token] / this.counts.of) : 0);
       node.classList.toggle("merged", this.counts.merged[token] * 2 > this.counts.of);
     }
   }
@@ -142,6 +142,7 @@ class Figure {
     Object.assign(this, { column, title, bitmap, placed, active: -1 });
     this.canvas = make("canvas", { tabIndex: 0, role: "application" });
     this.canvas.setAttribute("aria-label", `${title} under ${column.policy}: arrow keys move from patch to patch`);
+    new ResizeObserver(() => this.repaint()).observe(this.canvas); // stripes are as wide at any size
     explore(this.canvas, {
       at: ({ offsetX, offsetY }) => this.#patchAt(offsetX * this.#scale, offsetY * this.#scale),
       beside: (index, across, down) => this.#beside(index, across, down),
@@ -155,7 +156,7 @@ class Figure {
 
   /** Pixels of the canvas in one of the window. */
   get #scale() {
-    return this.canvas.width / this.canvas.clientWidth;
+    return this.placed.width / (this.canvas.clientWidth || this.placed.width);
   }
 
   #patchAt(x, y) {
@@ -188,7 +189,7 @@ function legend(anyCropped) {
     "ul",
     { className: "legend", "aria-label": "Legend" },
     entry("clear", "Clear: kept"),
-    entry("part", "Half veiled: kept in some layers and heads"),
+    entry("part", "Partly veiled: kept in some layers and heads"),
     entry("veiled", "Grey: dropped"),
     entry("striped", "Striped: merged into what was kept"),
     ...(anyCropped ? [entry("unseen", "Faded edge: the model does not see it")] : []),

@@ -15,6 +15,9 @@ const LEGEND = [
   ["merged into what was kept", 0, 1],
 ];
 
+/** Words stay readable under their veil. */
+const lighter = (kept) => (0.5 + 0.5 * Math.sqrt(kept)) ** 2;
+
 /** Let the person save it. */
 export function download(column) {
   const canvas = make("canvas", { width: WIDTH, height: 1 });
@@ -85,7 +88,7 @@ function drawWords(context, words, counts, y) {
   for (const { text, token } of words) {
     const width = context.measureText(text).width + 8;
     if (x + width > WIDTH - MARGIN) [x, y] = [MARGIN, y + LINE];
-    shade(context, [x, y, width, LINE - 6], 0.45 + (0.55 * counts.kept[token]) / counts.of, counts.merged[token] / counts.of / 2);
+    shade(context, [x, y, width, LINE - 6], lighter(counts.kept[token] / counts.of), counts.merged[token] / counts.of / 2);
     write(context, `17px ${FONT}`, text, x + 4, y + 4);
     x += width + 2;
   }
