@@ -73,12 +73,16 @@ class Column {
     this.chosen = chosen;
     this.title = title;
     this.counts = this.positions.count(chosen.layer, chosen.head);
-    for (const figure of this.figures) figure.repaint();
+    for (const figure of this.figures) {
+      figure.repaint();
+      figure.sayAnew();
+    }
     for (const { node, token } of this.words) {
       const known = token >= this.counts.unknown;
       node.style.setProperty("--dropped", known ? veil(this.counts.kept[token] / this.counts.of) : 0);
       node.classList.toggle("merged", this.counts.merged[token] * 2 > this.counts.of);
     }
+    this.sayAnew();
   }
 
   /** What became of a token, in words. */
@@ -116,7 +120,7 @@ class Column {
         flow.append(node);
       });
     }
-    explore(flow, {
+    this.sayAnew = explore(flow, {
       at: ({ target }) => this.words.findIndex(({ node }) => node === target),
       beside: (index, across, down) => index + across + down,
       choose: (index) => this.#pointAt(index),
@@ -143,7 +147,7 @@ class Figure {
     this.canvas = make("canvas", { tabIndex: 0, role: "application" });
     this.canvas.setAttribute("aria-label", `${title} under ${column.policy}: arrow keys move from patch to patch`);
     new ResizeObserver(() => this.repaint()).observe(this.canvas); // stripes are as wide at any size
-    explore(this.canvas, {
+    this.sayAnew = explore(this.canvas, {
       at: ({ offsetX, offsetY }) => this.#patchAt(offsetX * this.#scale, offsetY * this.#scale),
       beside: (index, across, down) => this.#beside(index, across, down),
       choose: (index) => this.#pointAt(index),

@@ -8,7 +8,8 @@ const STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowD
 /** Lets pointer and arrow keys go over the parts of `node`, by their numbers; -1 is none.
  *
  * `at(event)` is the one under the pointer, `beside(index, across, down)` a neighbour (any number
- * that is none: there is no such), `choose(index)` marks it and says `{text, x, y}` or null. */
+ * that is none: there is no such), `choose(index)` marks it and says `{text, x, y}` or null.
+ * Returns what says it anew, where something else is true of it now. */
 export function explore(node, { at, beside, choose }) {
   let index = -1;
 
@@ -38,6 +39,9 @@ export function explore(node, { at, beside, choose }) {
     else return;
     event.preventDefault();
   });
+  return () => {
+    if (index >= 0) go(index);
+  };
 }
 
 /** Within the window. */

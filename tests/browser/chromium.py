@@ -16,7 +16,7 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
 )
-ANSWERED_MS = 60_000
+PATIENCE_MS = 120_000  # for a busy machine
 DROP = """async files => {
   const transfer = new DataTransfer();
   for (const {name, type, data} of files) {
@@ -72,6 +72,7 @@ class Visit:
         cls, browser: Browser, width: int = 1280, height: int = 860, **options: Any
     ) -> Iterator[Self]:
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        context.set_default_timeout(PATIENCE_MS)
         visit = cls(context.new_page())
         visit.page.on("console", visit._heard)
         visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
@@ -102,7 +103,7 @@ class Visit:
         """Ask, and wait until every column has ended."""
         self.page.get_by_label("Question", exact=True).fill(question)
         self.page.get_by_role("button", name="Ask").click()
-        self.page.get_by_role("button", name="Ask").wait_for(timeout=ANSWERED_MS)
+        self.page.get_by_role("button", name="Ask").wait_for()
 
     def answers(self) -> list[str]:
         """What the columns of the last question say."""

@@ -12,7 +12,7 @@ from tests.browser.chromium import PASTE, Browser, Visit
 from tests.server.process import ServerProcess, serving_process
 from tests.server.requests import png
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 HOSTILE = (
     "<img src=x onerror=\"document.title='run'\"><script>document.title='run'</script>"

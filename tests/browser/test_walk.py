@@ -15,7 +15,7 @@ from tests.browser.chromium import Visit
 from tests.server.process import ServerProcess
 from tests.server.requests import data_url, image, text
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 QUESTION = "List the colours of all images."
 POLICIES = ("look-m@0.3", "snapkv@0.2")
@@ -109,9 +109,9 @@ def test_a_walk(visit: Visit, demo_site: ServerProcess, tmp_path: Path) -> None:
         page.get_by_role("button", name="Download the picture of snapkv@0.2 as PNG").click()
     assert download.value.suggested_filename == "kept-snapkv@0.2-layer-3-of-6-KV-head-2.png"
     download.value.save_as(tmp_path / "kept.png")
-    saved = Image.open(tmp_path / "kept.png")
-    assert saved.format == "PNG"
-    assert min(saved.size) > 300
+    with Image.open(tmp_path / "kept.png") as saved:
+        assert saved.format == "PNG"
+        assert min(saved.size) > 300
 
 
 def test_the_overlay_lies_where_the_image_has_it(visit: Visit, demo_site: ServerProcess) -> None:
