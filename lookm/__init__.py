@@ -11,6 +11,8 @@ Reading order: `types` (what goes in and comes out), `engine` (the whole loop on
     with lookm.compressing(model, "look-m@0.2", is_image) as cache:      # a transformers model
         model.generate(**inputs, past_key_values=cache)
 
+    lookm.show(answer, [image], path="kept.png")     # what was kept of a prompt, as a picture
+
     engine = lookm.Engine.from_config(lookm.EngineConfig(model="llava-demo"))
     for event in engine.generate([request]):
         print(event.text, end="")
@@ -35,10 +37,12 @@ from lookm.types import (
 )
 
 if TYPE_CHECKING:
+    from lookm import positions
     from lookm.compressed_generate import compressing
     from lookm.engine import Engine
     from lookm.look import compress
     from lookm.models.processor import Processor
+    from lookm.picture import show
 
 __version__ = "0.2.0"
 
@@ -60,6 +64,8 @@ __all__ = [
     "TokenEvent",
     "compress",
     "compressing",
+    "positions",
+    "show",
 ]
 
 _LAZY = {
@@ -67,6 +73,8 @@ _LAZY = {
     "Processor": "lookm.models.processor",
     "compress": "lookm.look",
     "compressing": "lookm.compressed_generate",
+    "positions": "lookm",
+    "show": "lookm.picture",
 }
 
 
@@ -74,6 +82,8 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         from importlib import import_module
 
+        if _LAZY[name] == "lookm":  # a module of this package
+            return import_module(f"lookm.{name}")
         return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'lookm' has no attribute {name!r}")
 

@@ -15,6 +15,7 @@ import torch
 
 from lookm.attention import REFERENCE
 from lookm.errors import RequestError
+from lookm.held import HeldTokens
 from lookm.look import PromptLook
 from lookm.models.families import FAMILIES
 from lookm.policy import PromptPolicy, resolve
@@ -42,11 +43,13 @@ def compressing(
     if family is not None and not family.causal(has_images=bool(is_image.any())):
         raise RequestError(f"tokens of {family.title} see later ones: use lookm.Engine")
     num_layers = model.config.get_text_config().num_hidden_layers
+    held = HeldTokens(is_image.shape[0])
     look = PromptLook(
         PromptPolicy(recipe, is_image.cpu(), num_layers, device=model.device),
         is_image.to(model.device),
         num_layers=num_layers,
         backend=REFERENCE,
+        held=held,
     )
 
     @torch.no_grad()
@@ -63,4 +66,4 @@ def compressing(
         return out_THD, kept.key, kept.value
 
     with looking(model):
-        yield LookedAtCache(look_at, num_layers)
+        yield LookedAtCache(look_at, num_layers, held)

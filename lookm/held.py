@@ -11,10 +11,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lookm.errors import RequestError
 from lookm.kept import Bits, KeptPositions, Mask
 from lookm.policy import Compressed
 
 Shape = tuple[int, int, int]  # layers, KV heads, tokens
+
+
+def of_one_layer(kept: Compressed) -> KeptPositions:
+    """What `lookm.compress` returned, as the positions of a prompt of one layer."""
+    held = HeldTokens(kept.positions.shape[1] + kept.evicted.shape[1])
+    held.add(kept)
+    return held.positions()
 
 
 class HeldTokens:
@@ -36,6 +44,12 @@ class HeldTokens:
         position_T = torch.arange(self._num_tokens)
         self._kept.append(_packed((position_T >= first).expand(num_heads, -1)))
         self._merged.append(None)
+
+    def positions(self) -> KeptPositions:
+        """All of it, when the last layer is through. Raises `RequestError` before the first is."""
+        if not self._kept:
+            raise RequestError("the prompt has not been through the model yet")
+        return KeptPositions(self._num_tokens, self.kept, self.merged)
 
     @property
     def kept(self) -> Bits:

@@ -1,6 +1,6 @@
-"""Which tokens of a prompt were kept, as bits: what crosses from the engine to who draws it.
+"""Which tokens of a prompt were kept, and which parts of a picture they stand for, as values.
 
-Knows bits; who asks for them, and what the tokens are, is others' to know.
+Knows bits and boxes; who asks for them, and how they come about, is others' to know.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 Bits = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,6 +37,32 @@ class KeptPositions:
     def merged_LKT(self) -> Mask | None:  # noqa: N802
         """`merged` as bool `[L, K, T]`."""
         return None if self.merged is None else _unpacked(self.merged, self.num_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Features `first + row * stride + column` of an image, which cover `box` of the picture.
+
+    The box may reach outside of the picture, where that was padded.
+    """
+
+    first: int
+    rows: int
+    columns: int
+    stride: int
+    box: Box
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A picture as it was sent, in pixels, and what its tokens stand for: no grids where that is
+    not known. `among`: the grids where it is one of several, if these are others.
+    """
+
+    width: int
+    height: int
+    grids: tuple[Grid, ...] = ()
+    among: tuple[Grid, ...] | None = None
 
 
 def _unpacked(bits: Bits, num_tokens: int) -> Mask:

@@ -209,7 +209,7 @@ class Runner:
         if prefill.end >= sequence.num_prompt:
             if sequence.report is None:
                 sequence.report = self._report(sequence)
-            if sequence.request.positions:
+            if sequence.request.positions and prefill.start < sequence.num_prompt:
                 sequence.positions = self._positions(sequence)
             if sequence.look is not None:
                 sequence.clock.compress_s += sequence.look.compress_s

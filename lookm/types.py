@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from lookm.kept import KeptPositions
+from lookm.kept import KeptPositions, View
 
 Merge = Literal["none", "average", "pivot", "weighted"]
 TextMode = Literal["protect", "prior", "none"]
@@ -121,12 +121,13 @@ class ImageInput:
 
     `digest` names the content (the key of the vision-feature cache). `tensors` are the model's own
     keyword arguments for this one image, for example `{"pixel_values": float32 [1, 3, H, W]}`.
-    `num_tokens` is how many prompt tokens the image takes.
+    `num_tokens` is how many prompt tokens the image takes; `view` says what each stands for.
     """
 
     digest: str
     tensors: Mapping[str, Array] = field(repr=False)
     num_tokens: int
+    view: View | None = field(default=None, repr=False)
 
     @property
     def size_bytes(self) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from server.openai.schemas import requests, tools
+from server.openai.schemas import kv_cache, requests, tools
 from server.openai.schemas.fields import markdown_table
 
 PATH = Path(__file__).parents[1] / "request-fields.md"
@@ -27,7 +27,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`POST /v1/chat/completions`", requests.ChatRequest),
     ("`POST /v1/completions`", requests.CompletionRequest),
     ("`POST /tokenize`", requests.TokenizeRequest),
-    ("`kv_cache` as an object", requests.KvCache),
+    ("`kv_cache` as an object", kv_cache.KvCache),
     ("`stream_options`", requests.StreamOptions),
     ("`messages[]` of the user", requests.UserMessage),
     ("`messages[]` of the assistant", requests.AssistantMessage),

@@ -18,33 +18,16 @@ processors' settings; no prompts, no weights.
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
+from lookm.kept import Box, Grid
 from lookm.types import Array
-
-Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 logger = logging.getLogger(__name__)
 
 _CELL = re.compile(r"<row_(\d+)_col_(\d+)>")
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Features `first + row * stride + column` of an image, which cover `box` of the picture.
-
-    The box may reach outside of the picture, where that was padded.
-    """
-
-    first: int
-    rows: int
-    columns: int
-    stride: int
-    box: Box
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,20 +59,26 @@ class Seen:
 Layout = Callable[[Seen], list[Grid]]
 
 
-def grids_of(seen: Seen, layout: Layout) -> list[Grid]:
-    """By a family's `layout`. None where it does not understand the checkpoint's settings: a
-    picture of what was kept is no reason to refuse an image."""
+def grids_of(seen: Seen, layout: Layout, sent: tuple[int, int]) -> tuple[Grid, ...]:
+    """By a family's `layout`, of a picture that was sent in another size. None where it does not
+    understand the checkpoint's settings: a picture of what was kept is no reason to refuse one."""
     try:
         grids = layout(seen)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
         logger.debug("where the tokens of an image lie is not known", exc_info=True)
-        return []
+        return ()
     fit = all(
         grid.first + (grid.rows - 1) * grid.stride + grid.columns <= seen.num_tokens
         and min(grid.rows, grid.columns) > 0
         for grid in grids
     )
-    return grids if fit else []
+    across, down = (new / old for new, old in zip(sent, seen.size, strict=True))
+    return tuple(_scaled(grid, across, down) for grid in grids) if fit else ()
+
+
+def _scaled(grid: Grid, across: float, down: float) -> Grid:
+    left, top, right, bottom = grid.box
+    return replace(grid, box=(left * across, top * down, right * across, bottom * down))
 
 
 def whole(seen: Seen) -> list[Grid]:
@@ -261,20 +250,3 @@ def _resized(size: tuple[int, int], target: Mapping[str, int]) -> tuple[int, int
     short, long = min(size), max(size)
     resized = edge, int(edge * long / short)
     return resized if size[0] <= size[1] else (resized[1], resized[0])
-
-
-def to_array(grids: Sequence[Grid], factors: tuple[float, float]) -> Array:
-    """float64 `[G, 8]`: the grids, their boxes times `factors`, across and down."""
-    rows = [
-        (grid.first, grid.rows, grid.columns, grid.stride, *np.multiply(grid.box, factors * 2))
-        for grid in grids
-    ]
-    return np.array(rows, dtype=np.float64).reshape(-1, 8)
-
-
-def from_array(grids_G8: Array) -> list[Grid]:
-    """The grids of `to_array`."""
-    return [
-        Grid(int(first), int(rows), int(columns), int(stride), (left, top, right, bottom))
-        for first, rows, columns, stride, left, top, right, bottom in grids_G8.tolist()
-    ]

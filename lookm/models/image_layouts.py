@@ -6,6 +6,7 @@ features. `ImageInput` then carries both, the second one's entries under `AMONG`
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from lookm.models.families import Family
 from lookm.types import ImageInput
@@ -13,8 +14,6 @@ from lookm.types import ImageInput
 AMONG = "among_others."
 NUM_TOKENS = f"{AMONG}num_tokens"
 PLACEHOLDER = "placeholder"  # what stands for the image in the prompt's text, UTF-8 as uint8
-GRIDS = "grids"  # which part of the picture each of its tokens stands for (`grids.to_array`)
-SIZE = "size"  # width and height of the picture as it was sent
 
 
 def arranged(images: Sequence[ImageInput], family: Family) -> tuple[ImageInput, ...]:
@@ -25,6 +24,7 @@ def arranged(images: Sequence[ImageInput], family: Family) -> tuple[ImageInput, 
 
 
 def _among_others(image: ImageInput) -> ImageInput:
+    view = image.view
     return ImageInput(
         digest=f"{image.digest}/among-others",
         tensors={
@@ -33,6 +33,7 @@ def _among_others(image: ImageInput) -> ImageInput:
             if name.startswith(AMONG) and name != NUM_TOKENS
         },
         num_tokens=int(image.tensors[NUM_TOKENS]),
+        view=view and replace(view, grids=view.grids if view.among is None else view.among),
     )
 
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lookm.models.grids import Box, Grid, from_array
-from lookm.models.image_layouts import GRIDS, SIZE
+from lookm.kept import Box, Grid, View
 from lookm.types import ImageInput
 
 
@@ -61,7 +60,7 @@ def _place(image: ImageInput, at_F: np.ndarray[tuple[int, ...], np.dtype[np.int6
         stride = int(at_F[grid.first + grid.stride]) - first if grid.rows > 1 else grid.columns
         return PlacedGrid(first, grid.rows, grid.columns, stride, grid.box)
 
-    width, height = image.tensors[SIZE].tolist() if SIZE in image.tensors else (0, 0)
-    grids = from_array(image.tensors[GRIDS]) if GRIDS in image.tensors else []
+    view = image.view or View(0, 0)
     first, last = int(at_F[0]), int(at_F[-1])
-    return PlacedImage(width, height, first, last - first + 1, tuple(map(placed, grids)))
+    grids = tuple(map(placed, view.grids))
+    return PlacedImage(view.width, view.height, first, last - first + 1, grids)

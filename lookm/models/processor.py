@@ -6,17 +6,19 @@ nothing about HTTP, untrusted bytes (`server.media`) or the weights.
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jinja2 import TemplateError
 
 from lookm.errors import ModelError, RequestError
+from lookm.kept import Grid, View
 from lookm.models.chat_forms import Form, find_forms, in_forms
 from lookm.models.checkpoint import Checkpoint
 from lookm.models.families import Family, family_of
-from lookm.models.grids import Seen, grids_of, to_array
-from lookm.models.image_layouts import AMONG, GRIDS, NUM_TOKENS, PLACEHOLDER, SIZE, arranged
+from lookm.models.grids import Seen, grids_of
+from lookm.models.image_layouts import AMONG, NUM_TOKENS, PLACEHOLDER, arranged
 from lookm.models.loading import find, load_config, load_processor, served_name
 from lookm.models.places import PlacedImage, places
 from lookm.models.shown_tokens import shown
@@ -88,12 +90,14 @@ class Processor:
         `sent` is its width and height before it was reduced, if it was.
         """
         sent = sent or image.size
-        tensors, num_tokens = self._image_tensors([image], sent)
+        tensors, num_tokens, grids = self._image_tensors([image], sent)
+        view = View(*sent, grids)
         if self.family.two_layouts:
-            among, num_among = self._image_tensors([image, image], sent)
+            among, num_among, grids = self._image_tensors([image, image], sent)
             tensors |= {AMONG + name: array for name, array in among.items()}
             tensors[NUM_TOKENS] = np.array(num_among)
-        return ImageInput(digest=digest, tensors=tensors, num_tokens=num_tokens)
+            view = replace(view, among=grids)
+        return ImageInput(digest=digest, tensors=tensors, num_tokens=num_tokens, view=view)
 
     def large_image(self) -> ImageInput:
         """One that costs as much as images usually can: a black square of 4 megapixels."""
@@ -235,8 +239,9 @@ class Processor:
 
     def _image_tensors(
         self, images: list["Image.Image"], sent: tuple[int, int]
-    ) -> tuple[dict[str, Array], int]:
-        """What the processor makes of the first of `images`, and how many tokens stand for it."""
+    ) -> tuple[dict[str, Array], int, tuple[Grid, ...]]:
+        """What the processor makes of the first of `images`: tensors, the number of its tokens,
+        and what they stand for."""
         outputs, texts = self._hf._process_images([images], **self._image_settings)
         tensors = {
             name: _array(outputs[name], len(images))
@@ -245,17 +250,11 @@ class Processor:
         }
         with self._lock:
             ids: list[int] = self._tokenizer.encode(texts[0], add_special_tokens=False)
-        num_tokens = ids.count(self.image_token_id)
-        size = images[0].size
+        num_tokens, size = ids.count(self.image_token_id), images[0].size
         seen = Seen(size, num_tokens, tensors, texts[0], self._hf, self._image_settings)
-        factors = (sent[0] / size[0], sent[1] / size[1])
-        grids = to_array(grids_of(seen, self.family.layout), factors)
-        named = {
-            PLACEHOLDER: np.frombuffer(texts[0].encode(), dtype=np.uint8),
-            SIZE: np.array(sent),
-            GRIDS: grids,
-        }
-        return tensors | named, num_tokens
+        grids = grids_of(seen, self.family.layout, sent)
+        tensors[PLACEHOLDER] = np.frombuffer(texts[0].encode(), dtype=np.uint8)
+        return tensors, num_tokens, grids
 
     def places(self, ids: Sequence[int], images: Sequence[ImageInput]) -> tuple[PlacedImage, ...]:
         """Where the images of a prompt are, and what their tokens stand for."""

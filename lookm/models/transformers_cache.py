@@ -8,7 +8,7 @@ is decided by the function it is given.
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import AttentionInterface
@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from lookm.errors import RequestError
+from lookm.kept import KeptPositions
 
 _ATTENTION = "lookm-plain"
 
@@ -26,11 +27,24 @@ LookFunction = Callable[
 ]
 
 
-class LookedAtCache(Cache):  # type: ignore[misc]  # transformers is untyped here
-    """The cache of one prompt; `kept_tokens` has each layer's rows after the prefill."""
+class Held(Protocol):
+    """Knows what was kept, when the prompt is through."""
 
-    def __init__(self, look: LookFunction, num_layers: int) -> None:
+    def positions(self) -> KeptPositions: ...
+
+
+class LookedAtCache(Cache):  # type: ignore[misc]  # transformers is untyped here
+    """The cache of one prompt; `kept_tokens` has each layer's rows after the prefill, `positions`
+    says which they are."""
+
+    def __init__(self, look: LookFunction, num_layers: int, held: Held) -> None:
         super().__init__(layers=[_Layer(look, layer) for layer in range(num_layers)])
+        self._held = held
+
+    @property
+    def positions(self) -> KeptPositions:
+        """Which tokens of the prompt each layer and KV head kept; for `lookm.show`."""
+        return self._held.positions()
 
     @property
     def kept_tokens(self) -> list[int]:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lookm.models.grids import Grid, to_array
-from lookm.models.image_layouts import GRIDS, SIZE
+from lookm.kept import Grid, View
 from lookm.models.places import PlacedImage, places
 from lookm.types import ImageInput
 from server.fake import engine as fake
@@ -47,12 +46,9 @@ class FakeProcessor:
     ) -> ImageInput:
         """The size of the image, as if it were its pixels."""
         width, height = sent or image.size
-        tensors = {
-            "pixel_values": np.asarray(image.size, dtype=np.float32),
-            SIZE: np.array([width, height]),
-            GRIDS: to_array([Grid(0, SIDE, SIDE, SIDE, (0, 0, width, height))], (1, 1)),
-        }
-        return ImageInput(digest=digest, tensors=tensors, num_tokens=IMAGE_TOKENS)
+        size = np.asarray(image.size, dtype=np.float32)
+        view = View(width, height, (Grid(0, SIDE, SIDE, SIDE, (0, 0, width, height)),))
+        return ImageInput(digest, {"pixel_values": size}, IMAGE_TOKENS, view)
 
     def places(self, ids: Sequence[int], images: Sequence[ImageInput]) -> tuple[PlacedImage, ...]:
         """Where the images are."""

@@ -24,7 +24,7 @@ from lookm import CachePolicy
 from server.api_errors import ApiError
 from server.openai.request import policies
 from server.openai.request.parse import parse
-from server.openai.schemas import requests, tools
+from server.openai.schemas import kv_cache, requests, tools
 from server.openai.schemas.fields import Refused, field_table, markdown_table
 
 DOCUMENTED = [
@@ -122,9 +122,9 @@ def test_accepted_fields_are_accepted() -> None:
     ],
 )
 def test_what_is_reused_may_be_said_alone(given: Any, in_model: Any, method: str) -> None:
-    asked, default = requests.KvCache(**given), CachePolicy("snapkv", keep=0.5)
+    asked, default = kv_cache.KvCache(**given), CachePolicy("snapkv", keep=0.5)
     assert policies.choose(asked, in_model, default).method == method
     assert policies.reuse(asked, "exact") == given["reuse"]
     for half in ({}, {"keep": 0.2}, {"keep": 0.2, "reuse": "kept"}):
         with pytest.raises(ApiError, match=r"kv_cache\.method"):
-            policies.choose(requests.KvCache(**half), None, default)
+            policies.choose(kv_cache.KvCache(**half), None, default)

@@ -12,7 +12,7 @@ from lookm.errors import PolicyError
 from lookm.sizing import KeptRows, kept_rows
 from lookm.types import CachePolicy, Reuse
 from server.api_errors import ApiError
-from server.openai.schemas.requests import KvCache
+from server.openai.schemas.kv_cache import KvCache
 
 VARIANT_KEEP = 0.2  # what `/v1/models` lists; any other fraction may be sent
 
