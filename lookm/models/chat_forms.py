@@ -24,6 +24,7 @@ WORDS = {
     "assistant": ("thimble", "orchard"),
 }
 IMAGE: Part = {"type": "image"}
+NUM_IMAGES = 2  # in a user's probe
 
 
 def as_is(parts: Sequence[Part]) -> Content:
@@ -110,7 +111,8 @@ def _form(
 def _probe(role: str) -> list[dict[str, Any]]:
     """A conversation in which the role speaks."""
     first, second = ({"type": "text", "text": word} for word in WORDS["user"])
-    user = {"role": "user", "content": [first, IMAGE, second, {"type": "text", "text": "?"}]}
+    parts = [first, IMAGE, second, IMAGE, {"type": "text", "text": "?"}]
+    user = {"role": "user", "content": parts}
     if role == "user":
         return [user]
     turn = {"role": role, "content": [{"type": "text", "text": word} for word in WORDS[role]]}
@@ -118,7 +120,8 @@ def _probe(role: str) -> list[dict[str, Any]]:
 
 
 def _says_all(rendered: str, role: str, image_token: str) -> bool:
-    """Whether both texts are there in their order, and as text: not as Python writes a list."""
+    """Whether both texts are there in their order, as text (not as Python writes a list), and
+    each image once."""
     first, second = (rendered.find(word) for word in WORDS[role])
-    has_image = role != "user" or image_token in rendered
-    return 0 <= first < second and has_image and "'type':" not in rendered
+    has_images = role != "user" or rendered.count(image_token) == NUM_IMAGES
+    return 0 <= first < second and has_images and "'type':" not in rendered

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jinja2 import TemplateError
 
-from lookm.errors import ModelError, RequestError
+from lookm.errors import ModelError, RequestError, in_one_line
 from lookm.models.chat_forms import Form, find_forms, in_forms
 from lookm.models.checkpoint import Checkpoint
 from lookm.models.families import Family, family_of
@@ -23,6 +23,16 @@ from lookm.types import Array, ImageInput
 if TYPE_CHECKING:
     from PIL import Image
 
+# What a template may raise besides its own refusals: it is a program.
+_TEMPLATE_ERRORS = (
+    TemplateError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
 # Of Mistral's and Llama's tokenizers: part of an answer that calls a tool, though they are special.
 CALL_TOKENS = frozenset({"[TOOL_CALLS]", "[ARGS]", "<|python_tag|>"})
 
@@ -56,6 +66,7 @@ class Processor:
         self._forms: Mapping[str, Form] = {}
         if self._template is not None:
             self._forms = find_forms(self.rendered, hf_processor.image_token, name)
+        self._check_vocabulary(config)
         self._check_image_token()
 
     @classmethod
@@ -69,6 +80,16 @@ class Processor:
         path = str(checkpoint.folder)
         config = load_config(path)
         return cls(load_processor(path, family_of(config)), config, name=name)
+
+    @property
+    def has_template(self) -> bool:
+        """Whether it can render chats, or plain text alone."""
+        return self._template is not None
+
+    @property
+    def no_template(self) -> str:
+        """What its chats are answered with where it cannot."""
+        return f"{self.name} has no chat template"
 
     @property
     def tokenizer_json(self) -> str | None:
@@ -94,6 +115,19 @@ class Processor:
         from PIL import Image
 
         return self.image(Image.new("RGB", (2048, 2048)), "large")
+
+    def small_image(self) -> ImageInput:
+        """One that costs as little as an image can. Raises `ModelError` where none can be made."""
+        from PIL import Image
+
+        try:
+            return self.image(Image.new("RGB", (64, 64)), "small")
+        except Exception as error:
+            raise ModelError(
+                f"{self.name}: its image processor fails on a picture ({in_one_line(error)}): "
+                "look at processor_config.json or preprocessor_config.json",
+                param="model",
+            ) from error
 
     def prompt(
         self,
@@ -168,7 +202,7 @@ class Processor:
         """The chat as text, with what users wrote marked wherever it spells a control token."""
         template = self._template
         if template is None:
-            raise ModelError(f"{self.name} has no chat template", param="messages")
+            raise ModelError(self.no_template, param="messages")
         messages = in_forms(messages, self._forms)
         keys = [*_keys(messages), *_keys(list(tools))]
         try:
@@ -182,7 +216,7 @@ class Processor:
                 tokenize=False,
                 add_generation_prompt=True,
             )
-        except (TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:
+        except _TEMPLATE_ERRORS as error:
             # A chat template is a program of the checkpoint: it raises on what it cannot
             # render, for example roles that do not alternate.
             raise RequestError(
@@ -246,11 +280,19 @@ class Processor:
             ids: list[int] = self._tokenizer.encode(_placeholder(tensors), add_special_tokens=False)
         return ids.count(self.image_token_id)
 
+    def _check_vocabulary(self, config: Any) -> None:
+        """Raises `ModelError` where text gets ids that the model has no embeddings for."""
+        num_tokens, size = self._tokenizer.vocab_size, config.get_text_config().vocab_size
+        if num_tokens > size:
+            raise ModelError(
+                f"{self.name}: its tokenizer has {num_tokens:,} tokens, vocab_size of config.json "
+                f"is {size:,}: one is of another model",
+                param="model",
+            )
+
     def _check_image_token(self) -> None:
         """Raises `ModelError` where the config means another token by an image's features."""
-        from PIL import Image
-
-        if not self.image(Image.new("RGB", (64, 64)), "probe").num_tokens:
+        if not self.small_image().num_tokens:
             raise ModelError(
                 f"{self.name}: image_token_id {self.image_token_id} of config.json is "
                 f"{self._tokenizer.convert_ids_to_tokens(self.image_token_id)!r} to the tokenizer, "
