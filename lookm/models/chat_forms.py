@@ -5,12 +5,25 @@ Templates are programs: some read only a list's first part, some a string, some 
 the role's. Where none does, text would vanish in silence: a refusal. Knows messages; no tokenizer.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from types import MappingProxyType
 from typing import Any
 
+from jinja2 import TemplateError
+
 from lookm.errors import ModelError, RequestError
+
+# What a template may raise besides its own refusals: it is a program.
+TEMPLATE_ERRORS = (
+    TemplateError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
 
 Message = Mapping[str, Any]
 Part = Mapping[str, str]
@@ -125,3 +138,23 @@ def _says_all(rendered: str, role: str, image_token: str) -> bool:
     first, second = (rendered.find(word) for word in WORDS[role])
     has_images = role != "user" or rendered.count(image_token) == NUM_IMAGES
     return 0 <= first < second and has_images and "'type':" not in rendered
+
+
+def keys_of(value: Any) -> Iterator[str]:
+    """Every key of every object inside, which transformers does not mark."""
+    if isinstance(value, Mapping):
+        yield from value
+    if isinstance(value, list | Mapping):
+        for inside in value.values() if isinstance(value, Mapping) else value:
+            yield from keys_of(inside)
+
+
+def one_template(template: str | Mapping[str, str] | None, name: str) -> str | None:
+    """A checkpoint may hold several by name: the default one, or the only one."""
+    if not isinstance(template, Mapping):
+        return template
+    if len(template) > 1 and "default" not in template:
+        names = ", ".join(sorted(template))
+        message = f"{name} has several chat templates and none is called default: {names}"
+        raise ModelError(message, param="model")
+    return template.get("default") or next(iter(template.values()), None)

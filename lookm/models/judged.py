@@ -23,8 +23,20 @@ def judged_processor(checkpoint: Checkpoint, *, name: str) -> Processor:
     config = supported_config(path)
     judge_weights(config, checkpoint.weights, path)
     processor = Processor.of(checkpoint, name=name)
+    check_vocabulary(config, processor)
     check_image(config, processor)
     return processor
+
+
+def check_vocabulary(config: Any, processor: Processor) -> None:
+    """Raises `ModelError` where text gets ids that the model has no embeddings for."""
+    num_tokens, size = processor.num_text_tokens, config.get_text_config().vocab_size
+    if num_tokens > size:
+        raise ModelError(
+            f"{processor.name}: its tokenizer has {num_tokens:,} tokens, vocab_size of config.json "
+            f"is {size:,}: one is of another model",
+            param="model",
+        )
 
 
 def check_image(config: Any, processor: Processor) -> None:

@@ -5,14 +5,20 @@ nothing about HTTP, untrusted bytes (`server.media`) or the weights.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import TemplateError
 
 from lookm.errors import ModelError, RequestError, in_one_line
-from lookm.models.chat_forms import Form, find_forms, in_forms
+from lookm.models.chat_forms import (
+    TEMPLATE_ERRORS,
+    Form,
+    find_forms,
+    in_forms,
+    keys_of,
+    one_template,
+)
 from lookm.models.checkpoint import Checkpoint
 from lookm.models.families import Family, family_of
 from lookm.models.image_layouts import AMONG, NUM_TOKENS, PLACEHOLDER, arranged
@@ -23,16 +29,6 @@ from lookm.types import Array, ImageInput
 if TYPE_CHECKING:
     from PIL import Image
 
-# What a template may raise besides its own refusals: it is a program.
-_TEMPLATE_ERRORS = (
-    TemplateError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    RecursionError,
-)
 # Of Mistral's and Llama's tokenizers: part of an answer that calls a tool, though they are special.
 CALL_TOKENS = frozenset({"[TOOL_CALLS]", "[ARGS]", "<|python_tag|>"})
 
@@ -48,8 +44,8 @@ class Processor:
         self._hf = hf_processor
         self._tokenizer = hf_processor.tokenizer
         self._template = (
-            _template(hf_processor.chat_template, name)
-            or _template(self._tokenizer.chat_template, name)
+            one_template(hf_processor.chat_template, name)
+            or one_template(self._tokenizer.chat_template, name)
             or self.family.template
         )
         self._image_settings = hf_processor._merge_kwargs(
@@ -66,7 +62,6 @@ class Processor:
         self._forms: Mapping[str, Form] = {}
         if self._template is not None:
             self._forms = find_forms(self.rendered, hf_processor.image_token, name)
-        self._check_vocabulary(config)
         self._check_image_token()
 
     @classmethod
@@ -90,6 +85,11 @@ class Processor:
     def no_template(self) -> str:
         """What its chats are answered with where it cannot."""
         return f"{self.name} has no chat template"
+
+    @property
+    def num_text_tokens(self) -> int:
+        """Of the tokenizer's own vocabulary, added tokens aside."""
+        return int(self._tokenizer.vocab_size)
 
     @property
     def tokenizer_json(self) -> str | None:
@@ -204,7 +204,7 @@ class Processor:
         if template is None:
             raise ModelError(self.no_template, param="messages")
         messages = in_forms(messages, self._forms)
-        keys = [*_keys(messages), *_keys(list(tools))]
+        keys = [*keys_of(messages), *keys_of(list(tools))]
         try:
             (marked, marked_keys), marked_tools, *_ = self._tokenizer._mark_chat_inputs(
                 template, [messages, keys], list(tools) or None, None, {}, True, False
@@ -216,7 +216,7 @@ class Processor:
                 tokenize=False,
                 add_generation_prompt=True,
             )
-        except _TEMPLATE_ERRORS as error:
+        except TEMPLATE_ERRORS as error:
             # A chat template is a program of the checkpoint: it raises on what it cannot
             # render, for example roles that do not alternate.
             raise RequestError(
@@ -280,16 +280,6 @@ class Processor:
             ids: list[int] = self._tokenizer.encode(_placeholder(tensors), add_special_tokens=False)
         return ids.count(self.image_token_id)
 
-    def _check_vocabulary(self, config: Any) -> None:
-        """Raises `ModelError` where text gets ids that the model has no embeddings for."""
-        num_tokens, size = self._tokenizer.vocab_size, config.get_text_config().vocab_size
-        if num_tokens > size:
-            raise ModelError(
-                f"{self.name}: its tokenizer has {num_tokens:,} tokens, vocab_size of config.json "
-                f"is {size:,}: one is of another model",
-                param="model",
-            )
-
     def _check_image_token(self) -> None:
         """Raises `ModelError` where the config means another token by an image's features."""
         if not self.small_image().num_tokens:
@@ -312,26 +302,6 @@ class Processor:
         bare: list[int] = self._tokenizer.encode("a", add_special_tokens=False)
         full: list[int] = self._tokenizer.encode("a", add_special_tokens=True)
         return full[: len(full) - len(bare)] if full[-len(bare) :] == bare else []
-
-
-def _keys(value: Any) -> Iterator[str]:
-    """Every key of every object inside, which transformers does not mark."""
-    if isinstance(value, Mapping):
-        yield from value
-    if isinstance(value, list | Mapping):
-        for inside in value.values() if isinstance(value, Mapping) else value:
-            yield from _keys(inside)
-
-
-def _template(template: str | Mapping[str, str] | None, name: str) -> str | None:
-    """A checkpoint may hold several by name: the default one, or the only one."""
-    if not isinstance(template, Mapping):
-        return template
-    if len(template) > 1 and "default" not in template:
-        names = ", ".join(sorted(template))
-        message = f"{name} has several chat templates and none is called default: {names}"
-        raise ModelError(message, param="model")
-    return template.get("default") or next(iter(template.values()), None)
 
 
 def _placeholder(tensors: Mapping[str, Array]) -> str:

@@ -17,6 +17,7 @@ from tests.families.served import ROWS, Served, checkpoint
 from tests.server.process import serving_process
 
 HERE = Path(__file__).parent
+TIMEOUT_S = 600  # the first test of a checkpoint waits for its server
 FLAGS = ("--device", "cpu", "--kv-cache-memory", "64MiB")
 
 
@@ -30,6 +31,7 @@ def pytest_collection_modifyitems(items: Any) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.families)
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
             if importlib.util.find_spec("torchvision") is None:
                 item.add_marker(missing)
 
