@@ -199,13 +199,6 @@ def _sharded(index: Path) -> Iterator[tuple[str, Weight]]:
     for file in sorted(set(files.values())):
         header = read_header(index.parent / file)
         yield from header.items()
-        if twice := sorted(header.keys() & held.keys()):
-            raise ModelError(
-                f"{index.parent / file} and {held[twice[0]]} both hold {twice[0]!r}: the two are "
-                "of different versions. Download both again",
-                param="model",
-            )
-        held |= dict.fromkeys(header, file)
         for weight in (each for each, place in files.items() if place == file):
             if weight not in header:
                 raise ModelError(
@@ -213,6 +206,13 @@ def _sharded(index: Path) -> Iterator[tuple[str, Weight]]:
                     "two are of different versions. Download both again",
                     param="model",
                 )
+        if twice := sorted(header.keys() & held.keys()):
+            raise ModelError(
+                f"{index.parent / file} and {held[twice[0]]} both hold {twice[0]!r}: the two are "
+                "of different versions. Download both again",
+                param="model",
+            )
+        held |= dict.fromkeys(header, file)
 
 
 def _check_pickled(folder: Path) -> None:
