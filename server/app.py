@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -23,6 +24,7 @@ from server.media import MediaError, MediaLoader
 from server.middleware import HeadAsGet, Journal, Keys, error_response
 from server.openai import openapi, routes, tokenize
 from server.openai.protocols import ChatProcessor, ImageLoader
+from server.playground import route as playground
 from server.services import ManagedEngine, Services
 from server.settings import Settings
 from server.stopping import Answering
@@ -31,6 +33,8 @@ from server.worker.client import EngineClient
 from server.worker.hung import Patience
 from server.worker.restart import RestartPolicy
 from server.worker.worker_errors import WorkerError
+
+log = logging.getLogger("lookm.server")
 
 HANDLED = (ApiError, LookmError, MediaError, WorkerError, HTTPException)
 
@@ -79,14 +83,22 @@ def prepare(settings: Settings) -> GenerationDefaults:
 
 
 def load_processor(model: str) -> ChatProcessor:
-    """The model's processor. Raises `ModelError`."""
+    """The model's processor. Raises `ModelError`; also for parts that do not fit each other.
+
+    They are judged here, beside the worker that is still importing: a good checkpoint starts no
+    later for it, and for a bad one nobody waits until the worker is that far.
+    """
     if is_fake(model):
         from server.fake.processor import FakeProcessor
 
         return FakeProcessor()
-    from lookm.models.processor import Processor
+    from lookm.models.judged import judged_processor
+    from lookm.models.loading import find, served_name
 
-    return Processor.load(model)
+    processor = judged_processor(find(model), name=served_name(model))
+    if not processor.has_template:
+        log.warning("%s; put one as chat_template.jinja into its folder", processor.no_template)
+    return processor
 
 
 def is_fake(model: str) -> bool:
@@ -118,6 +130,7 @@ def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = rea
         lifespan=lifespan,
         middleware=_middleware(settings, bodies, lambda: app.state.services),
         redirect_slashes=False,
+        swagger_ui_parameters={"tryItOutEnabled": True},
     )
     for kind in HANDLED:
         app.add_exception_handler(kind, _error_response)
@@ -125,7 +138,11 @@ def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = rea
     app.include_router(health.router)
     app.include_router(routes.router)
     app.include_router(tokenize.router)
-    app.openapi = openapi.describe(app)  # type: ignore[method-assign]
+    if settings.playground:
+        app.include_router(playground.router)
+    app.openapi = openapi.describe(  # type: ignore[method-assign]
+        app, lambda: app.state.services.model, with_key=bool(settings.keys())
+    )
     return app
 
 

@@ -28,12 +28,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from server.api_errors import ApiError
-from server.middleware import OPEN_PATHS, error_response
+from server.middleware import HEALTH_PATHS, error_response
 
 log = logging.getLogger("lookm.server")
 
 PROBES = 16
-PROBE_PATHS = OPEN_PATHS | {"/metrics"}
+PROBE_PATHS = HEALTH_PATHS | {"/metrics"}
 OTHER_DESCRIPTORS = 128  # of the engine's channel, decoders, libraries, files
 MOST_DESCRIPTORS = 2**16
 ACCEPTED_AT_ONCE = 64  # in one turn of the event loop, before any can be closed

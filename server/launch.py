@@ -226,6 +226,7 @@ def banner(settings: Settings, model: str, info: ModelInfo, url: str) -> str:
     num_pages = info.capacity_bytes // max(1, shape.page_bytes)
     tokens = CONVERSATION_TOKENS
     promise = conversations_line(shape, num_pages, tokens, settings.max_running, POLICY)
+    page = f"{url}/   " if settings.playground else ""
     curl = example_curl(url, model, with_key=bool(settings.keys()))
     return (
         f"\nlookm-server {version()} is ready: {url}\n\n"
@@ -233,6 +234,6 @@ def banner(settings: Settings, model: str, info: ModelInfo, url: str) -> str:
         f"{info.max_context_tokens:,} tokens of context, default cache {settings.kv_cache}\n"
         f"  KV pool   {format_size(info.capacity_bytes)}: conversations of "
         f"{tokens:,} tokens: {promise}\n"
-        f"  see also  {url}/docs   {url}/metrics\n\n"
+        f"  see also  {page}{url}/docs   {url}/metrics\n\n"
         f"Two images and a question, ready to paste:\n\n{curl}\n"
     )

@@ -23,7 +23,10 @@ from server.turns import owned_by
 
 log = logging.getLogger("lookm.access")
 
-OPEN_PATHS = frozenset({"/healthz", "/health", "/readyz"})
+HEALTH_PATHS = frozenset({"/healthz", "/health", "/readyz"})
+# Without a key: pages on which one is entered, and what they load.
+PAGES = frozenset({"/", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
+PAGES_ASSETS = ("/playground/", "/static-offline-docs/")
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -78,12 +81,12 @@ class Journal:
         left = "client left" if state.get("left") else None
         details = " ".join(filter(None, (state.get("summary"), code and f"code={code}", left)))
         line = f"{state['request_id']} {scope['method']} {route} {status or 499} {took_ms:.0f}ms"
-        quiet = route in OPEN_PATHS or route == "/metrics"
+        quiet = route in HEALTH_PATHS or route == "/metrics"
         log.log(logging.DEBUG if quiet else logging.INFO, "%s %s", line, details)
 
 
 class Keys:
-    """Asks for one of the API keys, on every route but the probes. No keys: asks for nothing.
+    """Asks for one of the API keys, on every route but probes and pages. No keys: asks for nothing.
 
     What follows is done for this request and this key (`server.turns`).
     """
@@ -93,7 +96,7 @@ class Keys:
         self._digests = [_digest(key) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or not self._digests:
+        if scope["type"] != "http" or not self._digests or _is_open(scope["path"]):
             with owned_by(""):
                 return await self._app(scope, receive, send)
         scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
@@ -129,6 +132,10 @@ class HeadAsGet:
 def _request_id(headers: Headers) -> str:
     given = headers.get("x-request-id", "")
     return given if _SANE_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+
+
+def _is_open(path: str) -> bool:
+    return path in HEALTH_PATHS or path in PAGES or path.startswith(PAGES_ASSETS)
 
 
 def _digest(key: str) -> bytes:

@@ -152,6 +152,9 @@ class Settings(BaseSettings):
     api_key_file: Path | None = Field(
         None, description="File with one accepted API key a line; # begins a comment."
     )
+    playground: bool = Field(
+        True, description="A page at / to chat with images and see what a policy kept of them."
+    )
     cors_origins: Names = Field((), description="Origins browsers may call from, or '*'.")
     max_body: Size = Field(160 * 2**20, description="Largest request body.")
     max_body_total: Size = Field(2**30, description="Bodies being received or prepared together.")

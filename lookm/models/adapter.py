@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from lookm.attention import ModelKernels
+from lookm.errors import ModelError
 from lookm.models.attention_interface import (
     ATTENTION,
     Dimensions,
@@ -179,7 +180,14 @@ class Adapter:
         """Run one token to learn what each layer caches. Raises `ModelError`."""
         probe, num_layers = Probe(), self._text_config.num_hidden_layers
         pos_R1 = torch.zeros(self.position_rows, 1, dtype=torch.long, device=self.device)
-        self.forward(PackedRows(self.embed_tokens([0]), pos_R1), probe)
+        hidden = self.forward(PackedRows(self.embed_tokens([0]), pos_R1), probe)
+        if not self.logits(hidden).isfinite().all():
+            name = str(self.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"this model's answers are no numbers in {name}: its weights are damaged, or it "
+                "needs another --dtype",
+                param="model",
+            )
         num_heads, num_kv_heads, head_dim = probe.shape(num_layers)
         return Dimensions(
             num_layers=num_layers,

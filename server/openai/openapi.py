@@ -3,7 +3,7 @@
 The routes parse their bodies from the bytes (`parse`), so FastAPI does not know the models.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fastapi import FastAPI
@@ -21,6 +21,12 @@ RED_DOT = (
     "Yfhq+P8fAFvg/wEf0ZAbAAAAAElFTkSuQmCC"
 )
 
+
+API_KEY = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "One of this server's API keys. This page forgets it when it is closed.",
+}
 
 # What a streamed answer looks like: chunks as server-sent events, then `data: [DONE]`.
 STREAMED: dict[str, Any] = {"text/event-stream": {"schema": {"type": "string"}}}
@@ -47,8 +53,13 @@ def described(model: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]
     return {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
-def describe(app: FastAPI) -> Callable[[], dict[str, Any]]:
-    """`app.openapi` with the request models among the components."""
+def describe(
+    app: FastAPI, model: Callable[[], str], *, with_key: bool
+) -> Callable[[], dict[str, Any]]:
+    """`app.openapi` with the request models among the components, and examples for this `model`.
+
+    `with_key`: requests need an API key, for which `/docs` then has a button.
+    """
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -59,10 +70,23 @@ def describe(app: FastAPI) -> Callable[[], dict[str, Any]]:
             components = schema.setdefault("components", {}).setdefault("schemas", {})
             assert not components.keys() & models["$defs"].keys(), "one name, two models"
             components.update(models["$defs"])
+            if with_key:
+                schema["components"]["securitySchemes"] = {"API key": API_KEY}
+                schema["security"] = [{"API key": []}]
             app.openapi_schema = schema
+        for example in _examples(app.openapi_schema):
+            example["model"] = model()  # whose name is known once it is loaded
         return app.openapi_schema
 
     return openapi
+
+
+def _examples(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The example of each route that takes a body."""
+    for methods in schema["paths"].values():
+        body = methods.get("post", {}).get("requestBody")
+        if body is not None:
+            yield body["content"]["application/json"]["example"]
 
 
 def chat_example(model: str) -> dict[str, Any]:

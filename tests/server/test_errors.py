@@ -170,14 +170,19 @@ async def test_bodies_together_are_bounded_until_their_answers_begin() -> None:
         assert (await client.post(CHAT, json=body)).status_code == 200
 
 
-async def test_a_missing_or_wrong_key_is_refused_everywhere_but_at_the_probes() -> None:
+async def test_a_missing_or_wrong_key_is_refused_everywhere_but_at_probes_and_pages() -> None:
     async with serving(Settings(model="fake", api_keys="one,two"), says) as (client, _, _app):
         for headers in ({}, {"authorization": "Bearer x"}, {"authorization": "Basic one"}):
             response = await client.post(CHAT, json=chat(), headers=headers)
             check_error(response, 401, "invalid_api_key", None)
             assert response.headers["www-authenticate"] == "Bearer"
-        for route in ("/v1/models", "/metrics", "/version", "/docs", "/openapi.json", "/nothing"):
+        closed = ("/v1/models", "/metrics", "/version", "/nothing", "/docs/", "/playground")
+        for route in closed:
             check_error(await client.get(route), 401, "invalid_api_key", None)
+        for page in ("/", "/playground/main.js", "/docs", "/redoc", "/openapi.json"):
+            assert (await client.get(page)).status_code == 200
+        for path in ("/playground/../v1/models", "/static-offline-docs/../v1/models"):
+            assert (await client.get(httpx.URL(path=path))).status_code in (401, 404)
         for key in ("one", "two"):
             headers = {"authorization": f"Bearer {key}"}
             assert (await client.post(CHAT, json=chat(), headers=headers)).status_code == 200

@@ -7,6 +7,8 @@ import httpx
 import pytest
 
 from server.openai.schemas.requests import ChatRequest, CompletionRequest, TokenizeRequest
+from server.settings import Settings
+from tests.server.requests import says, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -35,11 +37,37 @@ async def test_the_examples_run_as_they_are(client: httpx.AsyncClient) -> None:
     for route, methods in schema["paths"].items():
         body = methods.get("post", {}).get("requestBody")
         if body is not None:
-            example = body["content"]["application/json"]["example"] | {"model": "fake"}
+            example = body["content"]["application/json"]["example"]
             response = await client.post(route, json=example)
             assert response.status_code == 200, response.text
             ran += 1
     assert ran == 3
+
+
+async def test_the_example_is_a_request_with_images_for_the_model_that_is_served() -> None:
+    settings = Settings(model="fake", served_model_name="mine")
+    async with serving(settings, says) as (client, _, _app):
+        paths = (await described(client))["paths"]
+        body = paths["/v1/chat/completions"]["post"]["requestBody"]["content"]["application/json"]
+        assert body["example"]["model"] == "mine"
+        kinds = [part["type"] for part in body["example"]["messages"][0]["content"]]
+        assert kinds == ["image_url", "image_url", "text"]
+
+
+async def test_every_field_of_kv_cache_is_shown_with_its_meaning(client: httpx.AsyncClient) -> None:
+    schemas = (await described(client))["components"]["schemas"]
+    for model in ("KvCache", "KvCacheUsage"):
+        for name, field in schemas[model]["properties"].items():
+            assert len(field["description"]) > 10, (model, name)
+    assert "`look-m@0.2`" in schemas["ChatRequest"]["properties"]["kv_cache"]["description"]
+
+
+@pytest.mark.parametrize("keys", [{}, {"api_keys": "k"}])
+async def test_docs_have_a_place_for_a_key_where_one_is_needed(keys: dict[str, str]) -> None:
+    async with serving(Settings(model="fake", **keys), says) as (client, _, _app):
+        schema = await described(client)
+        assert ("securitySchemes" in schema["components"]) == bool(keys)
+        assert ("security" in schema) == bool(keys)
 
 
 @pytest.mark.parametrize(("route", "num_assets"), [("/docs", 3), ("/redoc", 2)])

@@ -5,9 +5,9 @@ Knows the shapes and how events become them; nothing about HTTP.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from lookm.types import CacheReport, TokenEvent
 from server.openai.schemas.logprobs import ChatLogprobs, TextLogprobs
@@ -75,17 +75,22 @@ class KvCacheUsage(Answer):
     With `n`, what each choice holds: the cache of one, not the sum.
     """
 
-    method: str
-    keep: float | None
-    keep_tokens: int | None
-    prompt_tokens: int
-    image_tokens: int
-    kept_tokens: int
-    merged_tokens: int
-    bytes: int
-    full_bytes: int
-    compressed: bool
-    positions: KeptPositionsUsage | None = None
+    method: Annotated[str, Field(description="the preset that was applied")]
+    keep: Annotated[float | None, Field(description="the fraction of the prompt asked for")]
+    keep_tokens: Annotated[int | None, Field(description="or the tokens asked for")]
+    prompt_tokens: Annotated[int, Field(description="tokens of the prompt, text and images")]
+    image_tokens: Annotated[int, Field(description="those of them that are images'")]
+    kept_tokens: Annotated[int, Field(description="tokens whose keys and values are cached")]
+    merged_tokens: Annotated[
+        int, Field(description="evicted tokens that live on in kept ones; the rest were dropped")
+    ]
+    bytes: Annotated[int, Field(description="what the prompt's cache takes in the KV pool")]
+    full_bytes: Annotated[int, Field(description="what it would take at `full`")]
+    compressed: Annotated[bool, Field(description="false where everything was kept")]
+    positions: Annotated[
+        KeptPositionsUsage | None,
+        Field(description="which tokens those are, where `kv_cache.positions` asked for it"),
+    ] = None
 
 
 class PromptTokensDetails(Answer):

@@ -22,12 +22,22 @@ class Honoured:
 
     note: str = ""
 
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return _described(handler(schema), self.note)
+
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """The field is valid and changes nothing here; `note` says why that is harmless."""
 
     note: str
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return _described(handler(schema), f"changes nothing: {self.note}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +99,11 @@ def markdown_table(model: type[BaseModel]) -> str:
 def same(value: object, neutral: Json) -> bool:
     """Equal as JSON: `1` is `1.0`, but never `true`."""
     return isinstance(value, bool) == isinstance(neutral, bool) and value == neutral
+
+
+def _described(schema: dict[str, Any], note: str) -> dict[str, Any]:
+    """The JSON schema of a field with its note, which `/docs` shows."""
+    return {**schema, "description": note} if note else schema
 
 
 def _show(value: Json) -> str:

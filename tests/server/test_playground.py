@@ -1,0 +1,68 @@
+"""The page at `/` as the server sends it: whole, small, its own, and only where it is wanted."""
+
+import re
+
+import httpx
+import pytest
+
+from server.playground.route import FILES
+from server.settings import Settings
+from tests.server.requests import says, serving
+from tests.server.test_errors import check_error
+
+pytestmark = pytest.mark.anyio
+
+MOST_BYTES = 200_000
+MODULE = re.compile(rb'from "\./([^"]+)"')
+ASSET = re.compile(rb'(?:src|href)="playground/([^"]+)"')
+
+
+async def test_the_page_and_all_it_loads_come_from_the_server(client: httpx.AsyncClient) -> None:
+    page = await client.get("/")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    wanted = [name.decode() for name in ASSET.findall(page.content)]
+    seen: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        response = await client.get(f"/playground/{name}")
+        assert response.status_code == 200, name
+        wanted += [found.decode() for found in MODULE.findall(response.content)]
+    assert seen == FILES.keys() - {"index.html"}, "a file that nothing loads, or that is missing"
+    assert sum(map(len, FILES.values())) < MOST_BYTES
+
+
+async def test_nothing_is_inline_and_nothing_comes_from_elsewhere(
+    client: httpx.AsyncClient,
+) -> None:
+    for name, content in FILES.items():
+        without_names = content.replace(b"http://www.w3.org/2000/svg", b"")
+        assert not re.search(rb"https?://|[\"'(]//", without_names), name
+        assert not re.search(rb"innerHTML|outerHTML|insertAdjacentHTML|eval\(", content), name
+        assert not re.search(rb"localStorage|document\.cookie", content), name
+    assert not re.search(rb"<style|\sstyle=|\son\w+=|<script>|javascript:", FILES["index.html"])
+    for path in ("/", "/playground/main.js"):
+        policy = (await client.get(path)).headers["content-security-policy"]
+        assert "default-src 'none'; script-src 'self'; style-src 'self'" in policy
+        assert "unsafe" not in policy
+
+
+async def test_it_is_not_sent_again_while_it_is_the_same(client: httpx.AsyncClient) -> None:
+    tag = (await client.get("/")).headers["etag"]
+    again = await client.get("/", headers={"if-none-match": tag})
+    assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_other_names_are_not_found(client: httpx.AsyncClient) -> None:
+    for name in ("route.py", "__init__.py", "nothing.js", "%2e%2e/settings.py"):
+        check_error(await client.get(f"/playground/{name}"), 404, "not_found", None)
+
+
+async def test_it_can_be_turned_off() -> None:
+    for keys in ({}, {"api_keys": "k"}):
+        settings = Settings(model="fake", playground=False, **keys)
+        async with serving(settings, says) as (client, _, _app):
+            for path in ("/", "/playground/main.js"):
+                check_error(await client.get(path), 404, "not_found", None)
