@@ -181,7 +181,8 @@ class Settings(BaseSettings):
     step_timeout_s: Seconds | None = Field(
         None,
         description="How long one engine step may take before the worker is replaced. Else ten "
-        "times the longest so far, at least 5 minutes, on a GPU one; 15 s if it does nothing.",
+        "times the longest so far, at least 5 minutes, on a GPU one; a layer ten times what such "
+        "took, at least 15 s, on a GPU a minute; 15 s if it does nothing.",
     )
     exit_on_worker_failure: bool = Field(
         False, description="Exit with status 1 when the worker fails, for Kubernetes to start anew."

@@ -114,7 +114,8 @@ class GrammarProcess:
             return False
         order, number = ORDER.unpack(message)
         if order == Order.START:
-            self.jobs[number] = Job(number, *files)
+            engine, source = files
+            self.jobs[number] = Job(number, engine, source)
             self.waiting.append(self.jobs[number])
         elif (job := self.jobs.get(number)) is not None:
             if job.pid:
