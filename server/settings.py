@@ -137,8 +137,8 @@ class Settings(BaseSettings):
     )
     max_running_per_key: Count | None = Field(
         None,
-        description="Choices that requests with one API key may have running or waiting together; "
-        "more are a 429.",
+        description="Choices that requests with one API key may have running together. Others wait "
+        "for those, as large a share of --max-waiting as this is of --max-running; more are a 429.",
     )
 
     api_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(parse_keys)] = Field(
@@ -225,6 +225,14 @@ class Settings(BaseSettings):
             allow_private=self.media_allow_private,
             allowed_hosts=self.media_allowed_hosts or None,
         )
+
+    @property
+    def max_per_key(self) -> int | None:
+        """Choices of one API key that run or wait."""
+        running = self.max_running_per_key
+        if running is None:
+            return None
+        return running + self.max_waiting * min(running, self.max_running) // self.max_running
 
     def keys(self) -> tuple[str, ...]:
         """Every accepted API key. Raises `ValueError` for a file that has none."""
