@@ -163,7 +163,8 @@ class ModelKernels:
 
     `rms_norm(x, weight, epsilon)` for rows of up to `max_row`, `rotate(x_TC, cos_TD, sin_TD,
     heads)` in place. With `silu_mul`, `linear` and its `tiles` a whole decoding layer is a few
-    launches; without, linear layers are torch's own, packed for this processor.
+    launches; without, linear layers are torch's own, packed for this processor, or where it has no
+    bfloat16 products `few_rows(x_RI, weight_OI, bias_O or None)` and torch's in float32.
     """
 
     rms_norm: Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
@@ -172,6 +173,7 @@ class ModelKernels:
     silu_mul: Callable[[torch.Tensor], torch.Tensor] | None = None
     linear: Callable[..., torch.Tensor] | None = None
     tiles: tuple[Any, ...] = ()
+    few_rows: Callable[..., torch.Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)

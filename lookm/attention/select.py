@@ -129,6 +129,8 @@ def _cpu(_: torch.device, /) -> Backend:
         logger.info("attention: compiling the C++ kernels, once; this takes half a minute")
     kernels = CpuAttention(load_kernel())
     logger.info("attention: cpu (C++ kernels)")
-    model = ModelKernels(cpu_rows.rms_norm, cpu_rows.rotate)
+    # AVX2 and older: bfloat16 is read, not multiplied.
+    few_rows = None if torch.ops.mkldnn._is_mkldnn_bf16_supported() else cpu_rows.linear
+    model = ModelKernels(cpu_rows.rms_norm, cpu_rows.rotate, few_rows=few_rows)
     write, read = cpu_pages.write_rows, cpu_pages.read_rows
     return Backend("cpu", kernels, write, read, kernels, model, reads_on_host=True)

@@ -3,6 +3,7 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include "combine.hpp"
+#include "linear.hpp"
 #include "nearest.hpp"
 #include "page_rows.hpp"
 #include "paged_decode.hpp"
@@ -14,6 +15,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("paged_decode", &paged_decode::run);
   module.def("product", &products::product);
   module.def("library_multiplies", &products::library_multiplies);
+  module.def("linear", &linear::run);
   module.def("prefill", &prefill::run);
   module.def("nearest", &nearest::run);
   module.def("combine", &combine::run);

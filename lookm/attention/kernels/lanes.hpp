@@ -1,5 +1,6 @@
-// Sixteen floats at a time, by the compiler's own vector types: one AVX-512 register, or two of AVX2, or
-// four of NEON. A loop over an array of partial sums says the same, but GCC leaves it scalar.
+// As many floats at a time as a register holds, by the compiler's own vector types: 16 with AVX-512, 8 with
+// AVX2, else 4 (NEON). A loop over an array of partial sums says the same, but GCC leaves it scalar; a vector
+// wider than a register says it too, but GCC keeps it in memory: five times slower.
 #pragma once
 
 #include <c10/util/BFloat16.h>
@@ -9,11 +10,17 @@
 
 namespace lanes {
 
+#if defined(__AVX512F__)
 constexpr int64_t kLanes = 16;
-typedef float Floats __attribute__((vector_size(64)));
-typedef int32_t Integers __attribute__((vector_size(64)));
-typedef uint32_t Words __attribute__((vector_size(64)));
-typedef uint16_t Halves __attribute__((vector_size(32)));
+#elif defined(__AVX2__)
+constexpr int64_t kLanes = 8;
+#else
+constexpr int64_t kLanes = 4;
+#endif
+typedef float Floats __attribute__((vector_size(4 * kLanes)));
+typedef int32_t Integers __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
 
 inline Floats load(const float* from) {
   Floats x;
@@ -52,7 +59,7 @@ inline void store(c10::BFloat16* to, Floats x) {
   std::memcpy(to, &halves, sizeof(halves));
 }
 
-// The lanes of x as one number, halves joined until one is left: four steps deep, not sixteen.
+// The lanes of x as one number, halves joined until one is left: a few steps deep.
 template <typename Number, typename Vector, typename Join>
 inline Number folded(Vector x, Join join) {
   Number part[kLanes];
@@ -113,7 +120,7 @@ inline void add_weighted_rows(float* out, const float* weight, const T* rows, in
 
 // 2^t for -126 < t <= 0, relative error below 2e-7: 2^(n + f) with n rounded to an integer, f in
 // [-1/2, 1/2] by polynomial, n added to the exponent. For one float, branch-free so that a loop of it
-// vectorises, and for sixteen.
+// vectorises, and for a vector.
 template <typename Float, typename Int>
 inline Float exp2_of(Float t) {
   constexpr float kRound = 12582912.f;  // 1.5 * 2^23

@@ -96,36 +96,79 @@ struct Operands {
   bool add;
 };
 
-// Rows 0 .. Rows of A times columns 0 .. 16 of B.
-template <int Rows>
+// A pair of neighbours in every lane, as the floats they are: the first is the lower half of a word.
+inline lanes::Floats first_of(lanes::Words pairs) {
+  pairs <<= 16;
+  lanes::Floats x;
+  std::memcpy(&x, &pairs, sizeof(x));
+  return x;
+}
+
+inline lanes::Floats second_of(lanes::Words pairs) {
+  pairs &= 0xFFFF0000u;
+  lanes::Floats x;
+  std::memcpy(&x, &pairs, sizeof(x));
+  return x;
+}
+
+constexpr int kLaneRows = 6;     // 6 x 2 registers of sums, 2 of B, 1 of A: 15 of AVX2's 16
+constexpr int kLaneVectors = 2;
+
+// Rows 0 .. Rows of A times Vectors of columns of B.
+template <int Rows, int Vectors>
 inline void lane_tile(const Operands& of, const BFloat16* a, const BFloat16* b, float* c) {
-  lanes::Floats total[Rows];
-  for (int r = 0; r < Rows; ++r) total[r] = of.add ? lanes::load(c + r * of.ldc) : lanes::Floats{};
+  lanes::Floats total[Rows][Vectors];
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v)
+      total[r][v] = of.add ? lanes::load(c + r * of.ldc + v * lanes::kLanes) : lanes::Floats{};
   for (int64_t k = 0; k < of.inner; k += 2) {
-    lanes::Words pairs;
-    std::memcpy(&pairs, b + k * of.ldb, sizeof(pairs));
-    const lanes::Words first = pairs << 16, second = pairs & 0xFFFF0000u;
-    lanes::Floats b0, b1;
-    std::memcpy(&b0, &first, sizeof(b0));
-    std::memcpy(&b1, &second, sizeof(b1));
+    lanes::Words pairs[Vectors];
+    lanes::Floats column[Vectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) {
+      std::memcpy(&pairs[v], b + k * of.ldb + 2 * v * lanes::kLanes, sizeof(pairs[v]));
+      column[v] = first_of(pairs[v]);
+    }
+#pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
-      total[r] += static_cast<float>(a[r * of.lda + k]) * b0;
-      total[r] += static_cast<float>(a[r * of.lda + k + 1]) * b1;
+      const lanes::Floats row = lanes::Floats{} + static_cast<float>(a[r * of.lda + k]);
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) total[r][v] += row * column[v];
+    }
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) column[v] = second_of(pairs[v]);
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) {
+      uint32_t pair;
+      std::memcpy(&pair, a + r * of.lda + k, sizeof(pair));
+      const lanes::Floats row = second_of(lanes::Words{} + pair);
+#pragma GCC unroll 8
+      for (int v = 0; v < Vectors; ++v) total[r][v] += row * column[v];
     }
   }
-  for (int r = 0; r < Rows; ++r) lanes::store(c + r * of.ldc, total[r]);
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+    for (int v = 0; v < Vectors; ++v) lanes::store(c + r * of.ldc + v * lanes::kLanes, total[r][v]);
+}
+
+template <int Vectors>
+inline void lane_panel(int64_t rows, const Operands& of, const BFloat16* a, const BFloat16* b, float* c) {
+  int64_t m = 0;
+  for (; m + kLaneRows <= rows; m += kLaneRows)
+    lane_tile<kLaneRows, Vectors>(of, a + m * of.lda, b, c + m * of.ldc);
+  for (; m + 2 <= rows; m += 2) lane_tile<2, Vectors>(of, a + m * of.lda, b, c + m * of.ldc);
+  if (m < rows) lane_tile<1, Vectors>(of, a + m * of.lda, b, c + m * of.ldc);
 }
 
 inline void by_lanes(int64_t rows, int64_t columns, const Operands& of, const BFloat16* a,
                      const BFloat16* b, float* c) {
-  constexpr int kRows = 4;
+  constexpr int64_t kWide = kLaneVectors * lanes::kLanes;
   int64_t n = 0;
-  for (; n + lanes::kLanes <= columns; n += lanes::kLanes) {
-    int64_t m = 0;
-    for (; m + kRows <= rows; m += kRows)
-      lane_tile<kRows>(of, a + m * of.lda, b + 2 * n, c + m * of.ldc + n);
-    for (; m < rows; ++m) lane_tile<1>(of, a + m * of.lda, b + 2 * n, c + m * of.ldc + n);
-  }
+  for (; n + kWide <= columns; n += kWide) lane_panel<kLaneVectors>(rows, of, a, b + 2 * n, c + n);
+  for (; n + lanes::kLanes <= columns; n += lanes::kLanes) lane_panel<1>(rows, of, a, b + 2 * n, c + n);
   for (; n < columns; ++n)
     for (int64_t m = 0; m < rows; ++m) {
       float total = of.add ? c[m * of.ldc + n] : 0.f;

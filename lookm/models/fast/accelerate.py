@@ -14,6 +14,7 @@ from lookm.models.fast.decoder_layer import replace_layers
 from lookm.models.fast.fuse import fuse
 from lookm.models.fast.matmul_choice import Chooser, replay_seconds
 from lookm.models.fast.onednn import can_pack, pack
+from lookm.models.fast.widened import can_widen, widen
 
 logger = logging.getLogger(__name__)
 
@@ -21,15 +22,17 @@ logger = logging.getLogger(__name__)
 def accelerate(model: Any, text_model: nn.Module, kernels: ModelKernels | None) -> bool:
     """Replace modules in place; returns whether linear layers were packed for this processor.
 
-    Without kernels, or where this processor has no products to pack for, nothing is changed.
+    Without kernels nothing is changed, nor on a CPU where the weights are not bfloat16.
     """
     if kernels is None:
         return False
     if kernels.linear is None:
-        packs = can_pack(model)
-        if packs:
+        if can_pack(model):
             pack(model, kernels)
-        return packs
+            return True
+        if can_widen(model, kernels):
+            widen(model, kernels)
+        return False
     fuse(text_model, kernels)
     replace_layers(text_model, model, Chooser(kernels.linear, kernels.tiles, replay_seconds))
     torch.cuda.empty_cache()  # of merged weights' parts, and of the trials

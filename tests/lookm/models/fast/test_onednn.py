@@ -47,34 +47,6 @@ def test_a_packed_layer_is_as_close_to_float64_as_the_layer(
     assert (PackedLinear(linear)(x) - exact).abs().max() <= 2**-7 * exact.abs().max()
 
 
-@pytest.mark.parametrize("size", [16, 64, 100])
-@torch.inference_mode()
-def test_a_fused_norm_equals_llamas(size: Any) -> None:
-    torch.manual_seed(size)
-    norm = LlamaRMSNorm(size, eps=1e-5).bfloat16()
-    norm.weight.data.normal_()
-    x = (torch.randn(3, 40, size) * 5).bfloat16()
-    fused = cpu_rows.rms_norm(x, norm.weight, 1e-5)
-    assert torch.isclose(fused, norm(x), rtol=2**-7, atol=0).all()
-    turned = cpu_rows.rms_norm(x.transpose(0, 1), norm.weight, 1e-5)
-    assert torch.equal(turned, fused.transpose(0, 1))
-
-
-@pytest.mark.parametrize(("heads", "size"), [(3, 16), (5, 80), (2, 64)])
-def test_rotation_turns_the_first_heads_and_leaves_the_rest(heads: Any, size: Any) -> None:
-    torch.manual_seed(size)
-    x = torch.randn(40, (heads + 2) * size).bfloat16()
-    angle = torch.randn(40, size // 2).repeat(1, 2)
-    cos, sin = angle.cos().bfloat16(), angle.sin().bfloat16()
-    before = x.view(40, -1, size).double()
-    half = torch.cat([-before[..., size // 2 :], before[..., : size // 2]], dim=-1)
-    expected = before * cos.double()[:, None] + half * sin.double()[:, None]
-    cpu_rows.rotate(x, cos, sin, heads)
-    got = x.view(40, -1, size)
-    assert torch.equal(got[:, heads:].double(), before[:, heads:])
-    torch.testing.assert_close(got[:, :heads].double(), expected[:, :heads], rtol=2**-7, atol=2**-7)
-
-
 def test_a_norm_that_computes_something_else_is_left_alone() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
