@@ -142,8 +142,8 @@ class Settings(BaseSettings):
     )
     max_running_per_key: Count | None = Field(
         None,
-        description="Choices that requests with one API key may have running or waiting together; "
-        "more are a 429.",
+        description="Choices that requests with one API key may have running together. Others wait "
+        "for those, as large a share of --max-waiting as this is of --max-running; more are a 429.",
     )
 
     api_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(parse_keys)] = Field(
@@ -189,7 +189,8 @@ class Settings(BaseSettings):
     step_timeout_s: Seconds | None = Field(
         None,
         description="How long one engine step may take before the worker is replaced. Else ten "
-        "times the longest so far, at least 5 minutes, on a GPU one; 15 s if it does nothing.",
+        "times the longest so far, at least 5 minutes, on a GPU one; a layer ten times what such "
+        "took, at least 15 s, on a GPU a minute; 15 s if it does nothing.",
     )
     exit_on_worker_failure: bool = Field(
         False, description="Exit with status 1 when the worker fails, for Kubernetes to start anew."
@@ -232,6 +233,14 @@ class Settings(BaseSettings):
             allow_private=self.media_allow_private,
             allowed_hosts=self.media_allowed_hosts or None,
         )
+
+    @property
+    def max_per_key(self) -> int | None:
+        """Choices of one API key that run or wait."""
+        running = self.max_running_per_key
+        if running is None:
+            return None
+        return running + self.max_waiting * min(running, self.max_running) // self.max_running
 
     def keys(self) -> tuple[str, ...]:
         """Every accepted API key. Raises `ValueError` for a file that has none."""

@@ -36,29 +36,38 @@ TOO_COSTLY = (
     f"compiling it takes more than {child.COMPILE_CPU_S:g} s or "
     f"{child.MEMORY_BYTES >> 20} MiB: make it simpler"
 )
+TOO_COSTLY_TO_FOLLOW = (
+    f"one token of it takes more than {child.MASK_CPU_S:g} s or "
+    f"{child.MEMORY_BYTES >> 20} MiB: make it simpler"
+)
 BUSY = "it takes long to compile, and so do others that came before it: try again later"
 
 
 @dataclass(slots=True)
 class Job:
-    """A grammar from its order to the end of its process. `pipe` ends when the process does."""
+    """A grammar from its order to the end of its process. `pipe` ends when the process does.
+
+    `socket` is a second hold on the child's end of the engine's socket, until the child has ended:
+    the engine learns why before it learns that.
+    """
 
     number: int
-    files: list[int]
+    socket: int
+    source: int
     pid: int = 0
     pipe: int = -1
     began_s: float = 0.0
+    compiled: bool = False
 
     def tell(self, what: Tell, reason: str) -> None:
         """Tell the engine in the place of a process that has not compiled its grammar."""
-        with contextlib.suppress(OSError, IndexError):
-            os.write(self.files[0], tell(what, payload=reason.encode()))
+        with contextlib.suppress(OSError):
+            os.write(self.socket, tell(what, payload=reason.encode()))
 
     def close(self) -> None:
-        """Close the files: the socket is the child's alone, or nobody's."""
-        for each in self.files:
-            os.close(each)
-        self.files.clear()
+        """Nobody serves it."""
+        os.close(self.socket)
+        os.close(self.source)
 
 
 @dataclass(slots=True)
@@ -105,7 +114,8 @@ class GrammarProcess:
             return False
         order, number = ORDER.unpack(message)
         if order == Order.START:
-            self.jobs[number] = Job(number, files)
+            engine, source = files
+            self.jobs[number] = Job(number, engine, source)
             self.waiting.append(self.jobs[number])
         elif (job := self.jobs.get(number)) is not None:
             if job.pid:
@@ -121,22 +131,22 @@ class GrammarProcess:
         job.began_s = time.monotonic()
         job.pid = os.fork()
         if not job.pid:
-            engine, source = job.files
-            _become_child(self.vocabulary, engine, source, ours)
+            _become_child(self.vocabulary, job.socket, job.source, ours)
         os.close(ours)
         self.young.append(job)
 
     def _hear(self, job: Job) -> None:
         """A child has compiled its grammar, or has ended."""
         if os.read(job.pipe, 1):
-            job.close()
+            job.compiled = True
         else:
             os.close(job.pipe)
             _, status = os.waitpid(job.pid, 0)
-            if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+            if killed and not job.compiled:
                 job.tell(Tell.BUSY, BUSY)
-            elif status:
-                job.tell(Tell.COSTLY, TOO_COSTLY)
+            elif status and not killed:
+                job.tell(Tell.COSTLY, TOO_COSTLY_TO_FOLLOW if job.compiled else TOO_COSTLY)
             job.close()
             del self.jobs[job.number]
         self._end_compiling(job)
