@@ -18,8 +18,8 @@ MAX_QUESTIONS, MAX_IMAGES, SIDE = 3, 4, 200
 
 _TEXT = (
     "Some of the questions, and what each policy kept of their images: patches that all layers and "
-    "KV heads keep are clear; the fewer keep one, the thicker its veil, blue where it was merged "
-    "into what is kept, dark where it was dropped."
+    "KV heads keep are clear; the fewer keep one, the thicker its grey veil, striped where it was "
+    "merged into what is kept."
 )
 
 

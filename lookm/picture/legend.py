@@ -1,36 +1,48 @@
-"""What the veils mean, in plain words."""
+"""What the look means, in plain words: those of the server's page (`legend.js`)."""
 
+import numpy as np
 from PIL import Image, ImageDraw
 
 from lookm.picture.shares import Shares
-from lookm.picture.veil import INK, PAPER, UNKNOWN, hatch, over, veil
+from lookm.picture.veil import (
+    FAINT,
+    INK,
+    LINED,
+    PAPER,
+    VEIL,
+    Pixels,
+    blend,
+    diagonals,
+    shade,
+    to_image,
+    unseen,
+)
 from lookm.picture.words import Font
 
 SWATCH = 22
-GROUND = (232, 208, 120)  # stands for a picture under the veil
-STEPS = 5
+CLEAR = "clear: kept"
+PARTLY = "partly veiled: kept in some layers and heads"
+DROPPED = "grey: dropped"
+MERGED = "striped, words underlined: merged into what was kept"
+UNKNOWN = "faint grey: not known, an earlier turn decided it"
+UNSEEN = "hatched: the model does not see it"
 
 
 def entries(shares: Shares, *, cropped: bool) -> list[tuple[Image.Image, str]]:
     """Swatches and their meanings: only of what this picture may have."""
-    one = shares.num_layers * shares.num_heads == 1
-    found = [(_swatch(GROUND), "kept" if one else "clear: kept by every layer and head")]
-    if not one:
-        ramp = Image.new("RGB", (SWATCH * STEPS, SWATCH), PAPER)
-        for step in range(STEPS):
-            colour = over(GROUND, *veil(1 - step / (STEPS - 1), merged=0))
-            ramp.paste(colour, (step * SWATCH, 0, (step + 1) * SWATCH, SWATCH))
-        found.append((ramp, "the thicker the veil, the fewer of them"))
+    ground = np.full((SWATCH, SWATCH, 3), PAPER, dtype=np.float64)
+    stripes = diagonals(SWATCH, SWATCH)
+    found = [(ground, CLEAR)]
+    if shares.num_layers * shares.num_heads > 1:
+        found.append((shade(ground, 0.25, 0, stripes), PARTLY))
+    found.append((shade(ground, 0, 0, stripes), DROPPED))
     if shares.merges:
-        blue = over(GROUND, *veil(0, merged=1))
-        found.append((_swatch(blue), "blue: let go, but merged into what is kept"))
-    if not shares.merges or (1 - shares.kept_T - shares.merged_T).max() > 0.01:
-        found.append((_swatch(over(GROUND, *veil(0, merged=0))), "dark: dropped"))
+        found.append((shade(ground, 0, 1, stripes), MERGED))
     if shares.num_unknown:
-        found.append((_swatch(UNKNOWN), "grey: not known (earlier turns did not ask)"))
+        found.append((blend(ground, VEIL, FAINT), UNKNOWN))
     if cropped:
-        found.append((hatch((SWATCH, SWATCH), 6), "hatched: never seen by the model"))
-    return found
+        found.append((unseen(ground), UNSEEN))
+    return [(_swatch(pixels), text) for pixels, text in found]
 
 
 def draw_legend(shares: Shares, font: Font, width: int, *, cropped: bool) -> Image.Image:
@@ -51,5 +63,7 @@ def draw_legend(shares: Shares, font: Font, width: int, *, cropped: bool) -> Ima
     return made
 
 
-def _swatch(colour: tuple[int, int, int]) -> Image.Image:
-    return Image.new("RGB", (SWATCH, SWATCH), colour)
+def _swatch(pixels: Pixels) -> Image.Image:
+    made = to_image(pixels)
+    ImageDraw.Draw(made).rectangle([0, 0, SWATCH - 1, SWATCH - 1], outline=LINED)
+    return made

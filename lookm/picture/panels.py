@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from lookm.errors import RequestError
 from lookm.picture.shares import Shares
-from lookm.picture.veil import Pixels, hatch, of_token, under
+from lookm.picture.veil import Pixels, diagonals, shaded, to_image, unseen
 from lookm.positions import PlacedGrid, PlacedImage, Positions
 
 LINE_FROM = 10  # pixels of a patch, from which on patches are set apart by a line
@@ -122,8 +122,8 @@ def _veiled(
     size = max(1, round(upright.width * factor)), max(1, round(upright.height * factor))
     picture = np.asarray(upright.resize(size, Image.Resampling.LANCZOS), dtype=np.float64)
     if not grids:
-        return Image.fromarray(picture.round().astype(np.uint8))
-    made = 0.3 * picture + 0.7 * np.asarray(hatch(size), dtype=np.float64)
+        return to_image(picture)
+    made, stripes = unseen(picture), diagonals(*size)
     across, down = size[0] / placed.width, size[1] / placed.height
     for grid in grids:
         left, top, right, bottom = grid.box
@@ -134,7 +134,7 @@ def _veiled(
             for column in range(grid.columns):
                 y, x = slice(y_R[row], y_R[row + 1]), slice(x_C[column], x_C[column + 1])
                 token = grid.first_token + row * grid.row_stride + column
-                made[y, x] = under(picture[y, x], *of_token(shares, token))
+                made[y, x] = shaded(picture[y, x], shares, token, stripes[y, x])
         if (right - left) * across / grid.columns >= LINE_FROM:
             inside = made[y_R[0] : y_R[-1], x_C[0] : x_C[-1]]
             _line(inside, [edge - y_R[0] for edge in y_R[1:-1] if y_R[0] < edge < y_R[-1]])
@@ -142,7 +142,7 @@ def _veiled(
             _line(inside.transpose(1, 0, 2), columns)
     for edge in (made[:1], made[-1:], made[:, :1], made[:, -1:]):  # white pictures on white paper
         edge[:] = FRAME
-    return Image.fromarray(made.round().clip(0, 255).astype(np.uint8))
+    return to_image(made)
 
 
 def _line(rows: Pixels, at: list[int]) -> None:

@@ -10,7 +10,7 @@ from lookm.kept import KeptPositions
 from lookm.picture.legend import draw_legend
 from lookm.picture.panels import Panel, panels
 from lookm.picture.shares import Shares, shares_of
-from lookm.picture.veil import FAINT, INK, PAPER
+from lookm.picture.veil import INK, LINED, PAPER
 from lookm.picture.words import Font, draw_cells, draw_words
 from lookm.positions import Describer, Positions, decode, describe
 
@@ -47,7 +47,7 @@ def show(
     width = WIDTH - 2 * MARGIN
     made = panels(positions, images, shares, side=_side(positions)) if images else []
     parts = [
-        _lines([(title, INK, large), (_said(positions, shares, layer, head), FAINT, small)], width),
+        _lines([(title, INK, large), (_said(positions, shares, layer, head), LINED, small)], width),
         draw_legend(shares, small, width, cropped=_cropped(positions)),
     ]
     if made:
@@ -136,7 +136,7 @@ def _row(row: Sequence[tuple[int, Panel]], font: Font, width: int) -> Image.Imag
     for x, panel in row:
         sheet.paste(panel.image, (x, 0))
         draw.text((x, panel.image.height + 5), panel.title, fill=INK, font=font)
-        draw.text((x, panel.image.height + 23), panel.caption, fill=FAINT, font=font)
+        draw.text((x, panel.image.height + 23), panel.caption, fill=LINED, font=font)
     return sheet
 
 

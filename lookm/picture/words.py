@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from PIL import Image, ImageDraw, ImageFont
 
 from lookm.picture.shares import Shares
-from lookm.picture.veil import FAINT, INK, PAPER, of_token, over
+from lookm.picture.veil import FAINT, INK, LINED, PAPER, STRIPE, VEIL, Colour, veil
 from lookm.positions import Positions
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 MAX_WORDS = 3000  # that are drawn; no one reads more in a picture
 CELL = 7
+READABLE = 0.5  # of the veil behind a word
 VISIBLE = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
 
 
@@ -62,13 +63,13 @@ def draw_words(positions: Positions, shares: Shares, font: Font, width: int) -> 
     draw = ImageDraw.Draw(made)
     for x, y, length, word in placed:
         if isinstance(word, str):
-            draw.text((x + 2, y + 2), f" {word} ", fill=FAINT, font=font)
+            draw.text((x + 2, y + 2), f" {word} ", fill=LINED, font=font)
             continue
-        colour, thickness = of_token(shares, word.token)
-        ground = over(PAPER, colour, thickness * 0.8)
-        draw.rectangle([x, y, x + length - 1, y + line - 3], fill=ground)
-        ink = INK if sum(ground) > 3 * 120 else PAPER
-        draw.text((x + 2, y + 2), word.text, fill=ink, font=font)
+        right, bottom = x + length - 1, y + line - 3
+        draw.rectangle([x, y, right, bottom], fill=_ground(shares, word.token))
+        if shares.merged_T[word.token] > 0.5:
+            draw.rectangle([x, bottom - 1, right, bottom], fill=STRIPE)
+        draw.text((x + 2, y + 2), word.text, fill=INK, font=font)
     return made
 
 
@@ -80,7 +81,22 @@ def draw_cells(shares: Shares, width: int) -> Image.Image:
     draw = ImageDraw.Draw(made)
     for token in range(len(shares.kept_T)):
         row, column = divmod(token, columns)
-        ground = over((214, 226, 214), *of_token(shares, token))
         x, y = column * CELL, row * CELL
-        draw.rectangle([x, y, x + CELL - 2, y + CELL - 2], fill=ground)
+        merged = shares.merged_T[token] > 0.5
+        draw.rectangle(
+            [x, y, x + CELL - 2, y + CELL - 2],
+            fill=_ground(shares, token, most=1),
+            outline=STRIPE if merged else LINED,
+        )
     return made
+
+
+def _ground(shares: Shares, token: int, most: float = READABLE) -> Colour:
+    """Paper under as much of the veil."""
+    known = token >= shares.num_unknown
+    opacity = most * veil(float(shares.kept_T[token])) if known else FAINT
+    red, green, blue = (
+        round((1 - opacity) * below + opacity * above)
+        for below, above in zip(PAPER, VEIL, strict=True)
+    )
+    return red, green, blue

@@ -1,5 +1,6 @@
 // Draws one view of an image on a canvas: clear where a patch was kept, veiled where it was dropped,
-// striped where it was merged into a kept one. Knows pixels; `positions` knows what they mean.
+// striped where it was merged into a kept one, as `lookm.show` does (`lookm/picture/veil.py`). Knows
+// pixels; `positions` knows what they mean.
 
 import { patches } from "./positions.js";
 
@@ -9,7 +10,9 @@ const STRIPE = "#f5b83d";
 const VEILED = 0.86;
 const STRIPED = 0.75;
 const STRIPE_GAP = 6; // pixels of the window
-const UNSEEN = "rgba(126, 124, 120, 0.25)"; // outside of every patch, or nobody knows
+const FAINT = 0.25; // the veil where nothing is known
+const WASHED = 0.6; // white, and grey lines on it, where the model does not see
+const HATCHED = 0.5;
 
 /** What of the plane a view needs: the image, and where a grid reaches beyond it. */
 function frameOf({ width, height }, view) {
@@ -39,16 +42,10 @@ export function paint(canvas, bitmap, { width, height, picture, patches }, count
   context.fillStyle = "#fff";
   context.fillRect(...picture);
   if (bitmap) context.drawImage(bitmap, ...picture);
-  veilOutside(context, width, height, patches);
+  hatchOutside(context, width, height, patches, scale);
   for (const { token, place } of patches) {
-    if (token < counts.unknown) {
-      context.fillStyle = UNSEEN;
-      context.fillRect(...place);
-      continue;
-    }
-    const kept = counts.kept[token] / counts.of;
-    const merged = counts.merged[token] / counts.of;
-    shade(context, place, kept, merged, scale);
+    if (token < counts.unknown) faint(context, place);
+    else shade(context, place, counts.kept[token] / counts.of, counts.merged[token] / counts.of, scale);
   }
   if (active) ring(context, active.place, scale);
 }
@@ -58,39 +55,65 @@ export function paint(canvas, bitmap, { width, height, picture, patches }, count
 export const veil = (kept) => 1 - Math.sqrt(kept);
 
 /** One patch, or anything else that has a place. */
-export function shade(context, [x, y, width, height], kept, merged, scale = 1) {
+export function shade(context, place, kept, merged, scale = 1) {
   context.save();
   context.beginPath();
-  const [left, top] = [Math.round(x), Math.round(y)]; // whole pixels: no seams between patches
-  context.rect(left, top, Math.round(x + width) - left, Math.round(y + height) - top);
+  context.rect(...whole(place));
   context.clip();
   context.fillStyle = `rgba(${VEIL}, ${VEILED * veil(kept)})`;
   context.fill();
-  if (merged > 0) stripe(context, [x, y, width, height], merged, STRIPE_GAP * scale);
+  context.globalAlpha = STRIPED * merged;
+  context.strokeStyle = STRIPE;
+  if (merged > 0) diagonals(context, place, 1, STRIPE_GAP * scale);
   context.restore();
 }
 
-function stripe(context, [x, y, width, height], merged, gap) {
-  context.globalAlpha = STRIPED * merged;
-  context.strokeStyle = STRIPE;
+/** One of which nothing is known. */
+export function faint(context, place) {
+  context.fillStyle = `rgba(${VEIL}, ${FAINT})`;
+  context.fillRect(...whole(place));
+}
+
+/** A word that was merged. */
+export function underline(context, [x, y, width, height]) {
+  context.fillStyle = STRIPE;
+  context.fillRect(x, y + height - 2, width, 2);
+}
+
+/** What the model does not see. */
+export function hatch(context, place, scale = 1) {
+  context.fillStyle = `rgba(255, 255, 255, ${WASHED})`;
+  context.fillRect(...place);
+  context.strokeStyle = `rgba(${VEIL}, ${HATCHED})`;
+  diagonals(context, place, -1, STRIPE_GAP * scale);
+}
+
+/** Lines that fall (`slope` 1) or rise (-1), on one raster over the whole canvas. */
+function diagonals(context, [x, y, width, height], slope, gap) {
+  const [top, bottom] = [slope * y, slope * (y + height)];
+  const first = Math.floor((x - Math.max(top, bottom)) / gap) * gap;
   context.lineWidth = gap / 4;
   context.beginPath();
-  const from = Math.floor((x - (y + height)) / gap) * gap; // on one raster over the whole canvas
-  for (let shift = from; shift <= x + width - y; shift += gap) {
-    context.moveTo(y + shift, y);
-    context.lineTo(y + height + shift, y + height);
+  for (let shift = first; shift <= x + width - Math.min(top, bottom); shift += gap) {
+    context.moveTo(shift + top, y);
+    context.lineTo(shift + bottom, y + height);
   }
   context.stroke();
 }
 
-function veilOutside(context, width, height, patches) {
+/** In whole pixels: no seams between patches. */
+function whole([x, y, width, height]) {
+  const [left, top] = [Math.round(x), Math.round(y)];
+  return [left, top, Math.round(x + width) - left, Math.round(y + height) - top];
+}
+
+function hatchOutside(context, width, height, patches, scale) {
   context.save();
   context.beginPath();
   context.rect(0, 0, width, height);
-  for (const { place } of patches) context.rect(...place);
+  for (const { place } of patches) context.rect(...whole(place));
   context.clip("evenodd");
-  context.fillStyle = UNSEEN;
-  context.fillRect(0, 0, width, height);
+  hatch(context, [0, 0, width, height], scale);
   context.restore();
 }
 

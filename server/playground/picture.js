@@ -2,8 +2,9 @@
 
 import { make } from "./dom.js";
 import { percent } from "./format.js";
+import { legend } from "./legend.js";
 import { layout, paint, veil } from "./paint.js";
-import { cropped, views } from "./positions.js";
+import { views } from "./positions.js";
 import { download } from "./png.js";
 import { explore } from "./tip.js";
 
@@ -42,7 +43,7 @@ export function picture(images, columns) {
       make("label", { htmlFor: head.id }, "KV head"),
       head,
     ),
-    legend(known.some(({ positions }) => positions.images.some(cropped))),
+    legend(known.map(({ positions }) => positions)),
     make("div", { className: `columns of-${columns.length}` }, ...drawn.map(({ node }) => node)),
   );
 }
@@ -185,17 +186,4 @@ class Figure {
     const where = `${this.title},${inTile} row ${row + 1}, column ${column + 1} (token ${token})`;
     return { text: `${where}: ${this.column.fate(token)}`, x: left + (x + width) / this.#scale, y: top + (y + height) / this.#scale };
   }
-}
-
-function legend(anyCropped) {
-  const entry = (kind, text) => make("li", {}, make("span", { className: `swatch ${kind}` }), text);
-  return make(
-    "ul",
-    { className: "legend", "aria-label": "Legend" },
-    entry("clear", "Clear: kept"),
-    entry("part", "Partly veiled: kept in some layers and heads"),
-    entry("veiled", "Grey: dropped"),
-    entry("striped", "Striped: merged into what was kept"),
-    ...(anyCropped ? [entry("unseen", "Faded edge: the model does not see it")] : []),
-  );
 }

@@ -1,19 +1,14 @@
 // A column of the picture as one PNG: its images, its words, what is shown and what it means.
 
 import { make } from "./dom.js";
-import { shade } from "./paint.js";
+import { entries } from "./legend.js";
+import { faint, shade, underline } from "./paint.js";
 
 const WIDTH = 1280;
 const MARGIN = 40;
 const GAP = 24;
 const LINE = 30;
 const FONT = "system-ui, sans-serif";
-const LEGEND = [
-  ["kept", 1, 0],
-  ["kept in some layers and heads", 0.5, 0],
-  ["dropped", 0, 0],
-  ["merged into what was kept", 0, 1],
-];
 
 /** Words stay readable under their veil. */
 const lighter = (kept) => (0.5 + 0.5 * Math.sqrt(kept)) ** 2;
@@ -36,13 +31,13 @@ function fileName({ policy, title }) {
 }
 
 /** Draws it all; returns the height that it takes. */
-function draw(context, { policy, title, figures, words, counts }, height = 1) {
+function draw(context, { policy, title, figures, words, counts, positions }, height = 1) {
   context.fillStyle = "#fbfaf7";
   context.fillRect(0, 0, WIDTH, height);
   context.textBaseline = "top";
   write(context, `600 28px ${FONT}`, policy, MARGIN, MARGIN);
   write(context, `18px ${FONT}`, title, MARGIN, MARGIN + 40);
-  let y = drawLegend(context, MARGIN + 80);
+  let y = drawLegend(context, entries([positions]), MARGIN + 80);
   y = drawImages(context, figures, y + GAP);
   return drawWords(context, words, counts, y) + MARGIN;
 }
@@ -54,15 +49,20 @@ function write(context, font, text, x, y) {
   return context.measureText(text).width;
 }
 
-function drawLegend(context, y) {
+function drawLegend(context, found, y) {
   let x = MARGIN;
-  for (const [text, kept, merged] of LEGEND) {
+  context.font = `16px ${FONT}`;
+  for (const { text, draw } of found) {
+    const length = 32 + context.measureText(text).width;
+    if (x + length > WIDTH - MARGIN) [x, y] = [MARGIN, y + LINE];
     context.fillStyle = "#fff";
     context.fillRect(x, y, 22, 22);
-    shade(context, [x, y, 22, 22], kept, merged);
+    draw(context, [x, y, 22, 22]);
+    context.lineWidth = 1;
     context.strokeStyle = "#8a867e";
     context.strokeRect(x + 0.5, y + 0.5, 21, 21);
-    x += 32 + write(context, `16px ${FONT}`, text, x + 32, y + 3) + GAP;
+    write(context, `16px ${FONT}`, text, x + 32, y + 3);
+    x += length + GAP;
   }
   return y + 22;
 }
@@ -88,7 +88,10 @@ function drawWords(context, words, counts, y) {
   for (const { text, token } of words) {
     const width = context.measureText(text).width + 8;
     if (x + width > WIDTH - MARGIN) [x, y] = [MARGIN, y + LINE];
-    shade(context, [x, y, width, LINE - 6], lighter(counts.kept[token] / counts.of), counts.merged[token] / counts.of / 2);
+    const place = [x, y, width, LINE - 6];
+    if (token < counts.unknown) faint(context, place);
+    else shade(context, place, lighter(counts.kept[token] / counts.of), 0);
+    if (counts.merged[token] * 2 > counts.of) underline(context, place);
     write(context, `17px ${FONT}`, text, x + 4, y + 4);
     x += width + 2;
   }

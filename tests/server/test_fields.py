@@ -114,6 +114,17 @@ def test_accepted_fields_are_accepted() -> None:
 
 
 @pytest.mark.parametrize(
+    "given", [{}, {"reuse": None}, {"method": None, "keep": None, "positions": None}]
+)
+def test_nothing_and_nulls_are_the_default(given: Any) -> None:
+    asked, default = kv_cache.KvCache(**given), CachePolicy("snapkv", keep=0.5)
+    assert policies.choose(asked, None, default) == default
+    in_model = CachePolicy("look-m", keep=0.2)
+    assert policies.choose(asked, in_model, default) == in_model
+    assert policies.reuse(asked, "exact") == "exact"
+
+
+@pytest.mark.parametrize(
     ("given", "in_model", "method"),
     [
         ({"reuse": "kept"}, None, "snapkv"),
@@ -125,6 +136,6 @@ def test_what_is_reused_may_be_said_alone(given: Any, in_model: Any, method: str
     asked, default = kv_cache.KvCache(**given), CachePolicy("snapkv", keep=0.5)
     assert policies.choose(asked, in_model, default).method == method
     assert policies.reuse(asked, "exact") == given["reuse"]
-    for half in ({}, {"keep": 0.2}, {"keep": 0.2, "reuse": "kept"}):
+    for half in ({"keep": 0.2}, {"keep": 0.2, "reuse": "kept"}):
         with pytest.raises(ApiError, match=r"kv_cache\.method"):
             policies.choose(kv_cache.KvCache(**half), None, default)

@@ -5,6 +5,7 @@ import re
 import httpx
 import pytest
 
+from lookm.picture import legend, veil
 from server.playground.route import FILES
 from server.settings import Settings
 from tests.server.requests import says, serving
@@ -66,3 +67,20 @@ async def test_it_can_be_turned_off() -> None:
         async with serving(settings, says) as (client, _, _app):
             for path in ("/", "/playground/main.js"):
                 check_error(await client.get(path), 404, "not_found", None)
+
+
+def test_the_page_and_the_library_draw_the_same_in_the_same_words() -> None:
+    said = re.findall(r'text: "([^"]+)"', FILES["legend.js"].decode())
+    assert said == [
+        legend.CLEAR,
+        legend.PARTLY,
+        legend.DROPPED,
+        legend.MERGED,
+        legend.UNKNOWN,
+        legend.UNSEEN,
+    ]
+    paint = FILES["paint.js"].decode()
+    for name in ("VEILED", "STRIPED", "FAINT", "WASHED", "HATCHED", "STRIPE_GAP"):
+        assert f"const {name} = {getattr(veil, name)};" in paint, name
+    assert 'const VEIL = "{}, {}, {}";'.format(*veil.VEIL) in paint
+    assert 'const STRIPE = "#{:02x}{:02x}{:02x}";'.format(*veil.STRIPE) in paint

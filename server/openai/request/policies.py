@@ -81,11 +81,12 @@ def choose(
 
 
 def _says_no_policy(given: str | KvCache) -> bool:
-    """Whether the policy itself is left open. Raises `ApiError` where half of one is given."""
+    """Whether the policy itself is left open, also by nulls or by nothing, which OpenAI's API takes
+    as absent. Raises `ApiError` where half of one is given.
+    """
     if isinstance(given, str) or given.method is not None:
         return False
-    said = given.model_dump(exclude_none=True).keys()
-    if not said or not said <= {"reuse", "positions"}:
+    if not given.model_dump(exclude_none=True).keys() <= {"reuse", "positions"}:
         message = "Missing required parameter: 'kv_cache.method'."
         raise ApiError("missing_required_parameter", message, param="kv_cache.method")
     return True
