@@ -11,6 +11,11 @@ export function take() {
   return taken;
 }
 
+/** Those that were taken are back, before any others. */
+export function putBack(taken) {
+  set([...taken, ...images]);
+}
+
 /** Attach what of these files is an image; say what is not. */
 export async function add(files) {
   const refused = [...files].filter(({ type }) => !type.startsWith("image/"));

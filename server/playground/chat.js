@@ -12,16 +12,18 @@ const WITHOUT_POSITIONS = "This server does not say which tokens were kept.";
 
 export class Conversation {
   #turns = [];
+  #asked = 0;
   #canShow = true; // until the server refuses
 
   /** Ask each policy. `settings` are `{model, policies, system, temperature, length, positions}`.
-   * Returns when all have answered, failed, or `signal` stopped them. */
+   * Returns when all have answered, failed, or `signal` stopped them: whether any said something.
+   * A question to which none did is not part of what follows, nor are its images. */
   async ask({ text, images }, settings, signal) {
     const turn = { text, images, answers: new Map() };
     const columns = settings.policies.map((policy) => new Column(policy));
     const node = make(
       "article",
-      { className: "turn", "aria-label": `Question ${this.#turns.length + 1}` },
+      { className: "turn", "aria-label": `Question ${++this.#asked}` },
       questionOf(turn),
       make("div", { className: `columns of-${columns.length}` }, ...columns.map((column) => column.node)),
       make("p", { className: "note shared", hidden: columns.length === 1 }, SHARED),
@@ -32,6 +34,8 @@ export class Conversation {
     await Promise.all(columns.map((column) => this.#answer(turn, column, settings, signal)));
     mark(columns);
     await this.#showKept(node, columns);
+    if (!turn.answers.size) this.#turns.splice(this.#turns.indexOf(turn), 1);
+    return turn.answers.size > 0;
   }
 
   async #answer(turn, column, settings, signal) {
@@ -52,8 +56,9 @@ export class Conversation {
         return this.#answer(turn, column, settings, signal);
       }
       column.fail(signal.aborted ? "Stopped." : problem.message, !signal.aborted);
+      if (!column.text) return;
     }
-    if (column.text) turn.answers.set(policy, column.text);
+    turn.answers.set(policy, column.text);
   }
 
   /** The messages up to now; each policy goes on from what it said itself, where it did. */

@@ -18,19 +18,28 @@ let running = null; // what stops the answers that are being written
 async function ask() {
   const question = byId("question");
   if (running || !question.value.trim()) return;
+  if (!model) return (byId("notice").textContent = "The server has not said yet which model it has.");
   running = new AbortController();
   const asked = { text: question.value.trim(), images: attachments.take() };
   question.value = "";
   byId("notice").textContent = "";
   byId("welcome").hidden = true;
   setBusy(true);
+  const asking = conversation;
   try {
-    await conversation.ask(asked, settings(), running.signal);
+    const answered = await asking.ask(asked, settings(), running.signal);
+    if (!answered && asking === conversation) putBack(asked);
   } finally {
     running = null;
     setBusy(false);
     question.focus();
   }
+}
+
+/** To be mended and asked again, unless the next question is being written. */
+function putBack({ text, images }) {
+  byId("question").value ||= text;
+  attachments.putBack(images);
 }
 
 function settings() {

@@ -14,6 +14,7 @@ export function picture(images, columns) {
   const known = columns.filter(({ positions }) => positions !== null);
   const { numLayers, numHeads } = known[0].positions;
   const drawn = columns.map((column) => new Column(column, images));
+  const repaint = painter();
   const layer = make("input", { type: "range", min: 0, max: numLayers, value: 0, id: fresh("layer") });
   const shown = make("output", { htmlFor: layer.id });
   const all = make("option", { value: "" }, "all");
@@ -25,6 +26,7 @@ export function picture(images, columns) {
     shown.value = chosen.layer === null ? `all ${numLayers} layers` : `layer ${layer.value} of ${numLayers}`;
     layer.setAttribute("aria-valuetext", shown.value);
     for (const column of drawn) column.update(chosen, `${shown.value}, ${headText(chosen.head, numHeads)}`);
+    repaint(drawn.flatMap(({ figures }) => figures));
   }
 
   layer.addEventListener("input", update);
@@ -46,6 +48,25 @@ export function picture(images, columns) {
     legend(known.map(({ positions }) => positions)),
     make("div", { className: `columns of-${columns.length}` }, ...drawn.map(({ node }) => node)),
   );
+}
+
+/** Paints figures: those on the screen at once, the others one by one after it, since many take long. */
+function painter() {
+  let waiting = [];
+
+  function next() {
+    waiting.shift()?.repaint();
+    if (waiting.length) setTimeout(next);
+  }
+
+  return (figures) => {
+    const begins = waiting.length === 0;
+    const seen = new Set(figures.filter((figure) => figure.isSeen));
+    waiting = figures.filter((figure) => !seen.has(figure));
+    for (const figure of seen) figure.repaint();
+    for (const figure of figures) figure.sayAnew();
+    if (begins) setTimeout(next);
+  };
 }
 
 let count = 0;
@@ -74,10 +95,6 @@ class Column {
     this.chosen = chosen;
     this.title = title;
     this.counts = this.positions.count(chosen.layer, chosen.head);
-    for (const figure of this.figures) {
-      figure.repaint();
-      figure.sayAnew();
-    }
     for (const { node, token } of this.words) {
       const known = token >= this.counts.unknown;
       node.style.setProperty("--dropped", known ? veil(this.counts.kept[token] / this.counts.of) : 0);
@@ -157,6 +174,12 @@ class Figure {
 
   repaint() {
     paint(this.canvas, this.bitmap, this.placed, this.column.counts, this.placed.patches[this.active], this.#scale);
+  }
+
+  /** On the screen, or about to be there for the first time. */
+  get isSeen() {
+    const { top, bottom } = this.canvas.getBoundingClientRect();
+    return !this.canvas.isConnected || (bottom > 0 && top < innerHeight);
   }
 
   /** Pixels of the canvas in one of the window. */

@@ -15,6 +15,7 @@ const lighter = (kept) => (0.5 + 0.5 * Math.sqrt(kept)) ** 2;
 
 /** Let the person save it. */
 export function download(column) {
+  for (const figure of column.figures) figure.repaint(); // what is not on the screen may wait still
   const canvas = make("canvas", { width: WIDTH, height: 1 });
   const height = draw(canvas.getContext("2d"), column); // once to measure, once to keep
   canvas.height = height;

@@ -114,6 +114,40 @@ def test_an_error_is_shown_in_words(visit: Visit, fake_site: ServerProcess) -> N
     assert "unknown method 'look-x': choose one of" in page.get_by_role("alert").inner_text()
 
 
+def test_an_image_that_is_refused_spoils_no_later_question(
+    visit: Visit, fake_site: ServerProcess
+) -> None:
+    page = visit.open(fake_site.url)
+    visit.drop([("red.png", "image/png", RED), ("broken.png", "image/png", b"no image")])
+    visit.ask("first")
+    assert "no image we know" in page.get_by_role("alert").first.inner_text()
+    assert page.get_by_label("Question", exact=True).input_value() == "first", "to ask again"
+    page.get_by_role("button", name="Remove broken.png").click()
+    visit.ask("second")
+    assert all(each.startswith("word0") for each in visit.answers())
+    assert page.get_by_label("Question", exact=True).input_value() == ""
+    assert page.locator("#attached li").count() == 0
+    visit.ask("third")
+    assert all(each.startswith("word0") for each in visit.answers())
+
+
+def test_nothing_is_asked_before_the_server_has_named_its_model(
+    visit: Visit, fake_site: ServerProcess
+) -> None:
+    page, held = visit.page, []
+    visit.origin = fake_site.url
+    page.route("**/v1/models", lambda route: held.append(route))
+    page.goto(fake_site.url)
+    page.get_by_label("Question", exact=True).fill("early")
+    page.keyboard.press("Enter")
+    page.get_by_text("has not said yet which model").wait_for()
+    assert page.locator(".turn").count() == 0
+    held[0].continue_()
+    page.get_by_text("ready", exact=True).wait_for()
+    page.get_by_role("button", name="Ask").click()
+    page.get_by_text("word0").first.wait_for()
+
+
 def test_a_server_that_is_gone_is_told(visit: Visit, fake_site: ServerProcess) -> None:
     page = visit.open(fake_site.url)
     one_policy(visit, "full")
@@ -175,6 +209,10 @@ def test_docs_take_a_key_and_answer_a_request_with_images(
     page.get_by_role("button", name="Execute").click()
     page.locator(".live-responses-table").get_by_text("word0 word1").first.wait_for()
     assert "image_url" in page.locator(".body-param__text").input_value()
+    page.goto(f"{site_with_key.url}/redoc")
+    page.get_by_role("heading", name="lookm-server").wait_for()
+    # Redoc wants its maker's logo from elsewhere; the policy refuses.
+    visit.complaints = [each for each in visit.complaints if "logo" not in each]
 
 
 def test_later_turns_go_on_from_each_columns_own_answer(
@@ -277,6 +315,28 @@ def test_shades_tell_kept_merged_and_dropped_apart(visit: Visit, fake_site: Serv
     )
     page.get_by_label("KV head").select_option("2")
     assert page.locator("canvas").first.evaluate(shown)[0] == dropped
+
+
+def test_the_slider_changes_pictures_that_are_not_on_the_screen_too(
+    visit: Visit, fake_site: ServerProcess
+) -> None:
+    page = visit.open(fake_site.url)
+    one_policy(visit, "look-m@0.2")
+    positions = small_positions()
+    positions["images"] *= 24
+    answer_with(page, stream("a star", positions=positions))
+    visit.drop([(f"{n}.png", "image/png", BLUE) for n in range(24)])
+    visit.ask("What are they?")
+    pixel = "canvas => [...canvas.getContext('2d').getImageData(9, 9, 1, 1).data].join()"
+    last = page.locator("canvas").nth(46)
+    before = last.evaluate(pixel)
+    page.get_by_label("KV head").select_option("1")
+    page.get_by_label("Layer").fill("2")
+    assert page.locator("canvas").first.evaluate(pixel) == "0,0,255,255", "kept"
+    assert before != "0,0,255,255"
+    last.evaluate(f"""async canvas => {{
+      while (({pixel})(canvas) !== "0,0,255,255") await new Promise(done => setTimeout(done, 20));
+    }}""")
 
 
 def test_a_picture_from_the_camera(visit: Visit, fake_site: ServerProcess) -> None:

@@ -1,6 +1,8 @@
 """The page at `/` as the server sends it: whole, small, its own, and only where it is wanted."""
 
+import base64
 import re
+from hashlib import sha256
 
 import httpx
 import pytest
@@ -84,3 +86,19 @@ def test_the_page_and_the_library_draw_the_same_in_the_same_words() -> None:
         assert f"const {name} = {getattr(veil, name)};" in paint, name
     assert 'const VEIL = "{}, {}, {}";'.format(*veil.VEIL) in paint
     assert 'const STRIPE = "#{:02x}{:02x}{:02x}";'.format(*veil.STRIPE) in paint
+
+
+async def test_the_docs_run_their_own_scripts_alone(client: httpx.AsyncClient) -> None:
+    for path in ("/docs", "/redoc", "/docs/oauth2-redirect"):
+        response = await client.get(path)
+        scripts, styles = re.findall(
+            r"(?:script|style)-src ([^;]*);", response.headers["content-security-policy"]
+        )
+        assert "unsafe" not in scripts, path
+        inline = re.findall(r"<script>(.+?)</script>", response.text, re.DOTALL)
+        digests = [base64.b64encode(sha256(each.encode()).digest()).decode() for each in inline]
+        assert scripts.split() == ["'self'", *(f"'sha256-{digest}'" for digest in digests)], path
+        assert "http" not in scripts + styles
+        assert (await client.head(path)).headers["content-security-policy"]
+    for path in ("/healthz", "/v1/models", "/docs/none"):
+        assert "content-security-policy" not in (await client.get(path)).headers
