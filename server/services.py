@@ -24,6 +24,7 @@ from server.metrics import EngineView, Metrics, Observer
 from server.openai.protocols import ChatProcessor, ImageLoader, ServedEngine
 from server.openai.request import policies
 from server.openai.request.image_cache import ImageCache
+from server.openai.request.model_names import ModelNames
 from server.openai.request.parse import MAX_TEXT_BYTES
 from server.openai.request.pictures import PictureLoader
 from server.openai.request.pools import Pools
@@ -185,7 +186,7 @@ class Services:
         if self.settings.metrics_vllm_names:
             self.metrics.add_vllm_names(self.model)
         self._translator = Translator(
-            served_model=self.model,
+            names=ModelNames.of(self.model, self.settings.model_alias),
             info=info,
             default_policy=self.default_policy,
             default_reuse=self.settings.reuse,
@@ -201,6 +202,7 @@ class Services:
             ),
             pools=self._pools,
             tool_support=support,
+            presets=policies.taken(info),
             defaults=defaults,
             positions=self.settings.positions,
         )

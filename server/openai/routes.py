@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from lookm import policy
 from lookm.types import Request as EngineRequest
 from lookm.types import TokenEvent
 from server.api_errors import ApiError, to_api_error
@@ -20,7 +21,6 @@ from server.health import Live
 from server.openai import openapi
 from server.openai.abort import abort_at, abort_on_disconnect
 from server.openai.openapi import STREAMED, ErrorEnvelope, described
-from server.openai.request import policies
 from server.openai.request.body import read
 from server.openai.request.sampling import num_logprobs
 from server.openai.response.chat_chunks import ChatChunks
@@ -40,6 +40,7 @@ from server.openai.response.text_chunks import TextChunks
 from server.openai.response.whole import WholeAnswer, whole_json
 from server.openai.response.writers import AnswerHeader, CompletionWriter, Writer
 from server.openai.schemas.answers import (
+    Accepts,
     ChatCompletion,
     Model,
     ModelList,
@@ -92,8 +93,8 @@ async def completions(request: Request, live: Live) -> Response:
 
 @router.get("/models")
 async def models(live: Live) -> ModelList:
-    """The model, and the model with each cache policy."""
-    found = [_model(live, name) for name in policies.variants(live.model)]
+    """The model, its aliases, and the model with each cache policy."""
+    found = [_model(live, name) for name in live.translator.names.listed()]
     return ModelList(object="list", data=found)
 
 
@@ -101,7 +102,7 @@ async def models(live: Live) -> ModelList:
 async def model(model: str, live: Live) -> Model:
     """One model; any valid policy may follow its name."""
     try:
-        policies.split_model(model, live.model)
+        live.translator.names.policy(model)
     except ApiError as error:
         raise ApiError("model_not_found", error.message, param="model") from None
     return _model(live, model)
@@ -241,10 +242,23 @@ def tenant(request: Request, live: Services) -> str:
 
 
 def _model(live: Services, name: str) -> Model:
+    translator = live.translator
+    named = translator.names.policy(name)
     return Model(
         id=name,
         object="model",
         created=live.started_at,
         owned_by="lookm",
-        max_model_len=live.translator.info.max_context_tokens,
+        root=translator.names.full(name),
+        max_model_len=translator.info.max_context_tokens,
+        accepts=Accepts(
+            text=True,
+            images=True,
+            max_images=live.settings.max_images,
+            video=False,
+            files=False,
+            tools=translator.tool_support.dialect is not None,
+        ),
+        kv_cache=policy.to_string(named or translator.default_policy),
+        policies=translator.presets,
     )

@@ -207,14 +207,29 @@ class TextCompletion(Answer):
     usage: Usage | None = None
 
 
+class Accepts(Answer):
+    """What a request may bring."""
+
+    text: bool
+    images: bool
+    max_images: Annotated[int, Field(description="in one request")]
+    video: bool
+    files: bool
+    tools: Annotated[bool, Field(description="whether the model's chat template shows them")]
+
+
 class Model(Answer):
-    """The model, alone or with a cache policy."""
+    """The model, alone or with a cache policy, or an alias of either."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
-    max_model_len: int
+    root: Annotated[str, Field(description="what an alias stands for; else the same as `id`")]
+    max_model_len: Annotated[int, Field(description="context: prompt and answer, in tokens")]
+    accepts: Accepts
+    kv_cache: Annotated[str, Field(description="the policy of a request that names none itself")]
+    policies: Annotated[list[str], Field(description="the presets that requests may name")]
 
 
 class ModelList(Answer):
