@@ -5,6 +5,7 @@ Knows which parts a request passes through, in which order. Everything else is i
 
 import asyncio
 import contextlib
+import time
 import uuid
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
@@ -37,6 +38,7 @@ from server.openai.response.choices import (
 from server.openai.response.kept_positions import positions_usage
 from server.openai.response.stream import EventStream, collect, ended, written
 from server.openai.response.text_chunks import TextChunks
+from server.openai.response.timings import timings_usage
 from server.openai.response.whole import WholeAnswer, whole_json
 from server.openai.response.writers import AnswerHeader, CompletionWriter, Writer
 from server.openai.schemas.answers import (
@@ -171,12 +173,15 @@ class RequestHandler:
         try:
             self._check_num_choices()
             with self.live.gate.entered(self.num_choices):
+                began_s = time.perf_counter()
                 request = await abort_at(deadline_s, prepare())
+                media_s = time.perf_counter() - began_s
                 requests = enumerate(each_choice(request, self.num_choices))
                 choices = [self._choice(n, each, deadline_s) for n, each in requests]
                 async with contextlib.aclosing(merged(choices)) as events:
                     async for item in events:
                         self._note(item)
+                        item = self._with_timings(item, media_s)
                         yield await self._with_positions(item, request)
         except (asyncio.CancelledError, GeneratorExit):
             self.request.state.left = True
@@ -184,6 +189,14 @@ class RequestHandler:
         except Exception as error:
             self.request.state.error_code = to_api_error(error).code
             raise
+
+    def _with_timings(self, item: ChoiceEvent, media_s: float) -> ChoiceEvent:
+        """The event with its timings, where it is the last and they are asked for."""
+        options, timing = self.body.usage_options, item.event.timing
+        if timing is None or options is None or not options.timings:
+            return item
+        total_s = time.perf_counter() - self.request.state.arrived_s
+        return replace(item, timings=timings_usage(timing, media_s, total_s))
 
     async def _with_positions(self, item: ChoiceEvent, request: EngineRequest) -> ChoiceEvent:
         """The event with its positions as they are sent, where it has any."""

@@ -162,6 +162,18 @@ class StreamOptions(Strict):
     include_obfuscation: Annotated[bool | None, Accepted("nothing is obfuscated")] = None
 
 
+class UsageOptions(Strict):
+    """What else `usage` says of an answer."""
+
+    timings: Annotated[
+        bool | None,
+        Honoured(
+            "true: `usage.timings` has the seconds of each stage: queue, media, vision, prefill, "
+            "look, decode, and the total; in a stream with `stream_options.include_usage`"
+        ),
+    ] = None
+
+
 Stop = (
     Annotated[str, Field(min_length=1, max_length=256), STRING]
     | Annotated[
@@ -224,6 +236,9 @@ class Generation(Strict):
     ignore_eos: Annotated[bool | None, Honoured("extension, for load tests")] = None
     stream: Annotated[bool | None, Honoured()] = None
     stream_options: Annotated[StreamOptions | None, Honoured()] = None
+    usage_options: Annotated[
+        Annotated[UsageOptions, OBJECT] | None, Honoured("extension: what `usage` says")
+    ] = None
     user: Annotated[str | None, Accepted("not stored")] = None
     n: Annotated[
         Annotated[int, Field(ge=1, le=16)] | None, Honoured("1 to 16; choice i uses `seed` + i")
