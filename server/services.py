@@ -22,6 +22,7 @@ from server.api_errors import ApiError
 from server.loop_lag import watch_lag
 from server.metrics import EngineView, Metrics, Observer
 from server.openai.protocols import ChatProcessor, ImageLoader, ServedEngine
+from server.openai.reasoning import thinking
 from server.openai.request import policies
 from server.openai.request.image_cache import ImageCache
 from server.openai.request.model_names import ModelNames
@@ -177,6 +178,7 @@ class Services:
         support = await self._pools.text(lambda: tool_support(processor))
         form = support.dialect and support.dialect.form.name
         log.info("tool calls: %s", form or f"refused. {support.reason}")
+        thinks = await self._pools.text(lambda: thinking(processor))
         info = await self.engine.wait_ready(self.settings.start_timeout_s)
         self.model = self.settings.served_model_name or info.name
         self.fingerprint = fingerprint(info)
@@ -202,6 +204,7 @@ class Services:
             ),
             pools=self._pools,
             tool_support=support,
+            thinking=thinks,
             presets=policies.taken(info),
             defaults=defaults,
             positions=self.settings.positions,

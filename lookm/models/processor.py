@@ -28,8 +28,8 @@ from lookm.types import Array, ImageInput
 if TYPE_CHECKING:
     from PIL import Image
 
-# Of Mistral's and Llama's tokenizers: part of an answer that calls a tool, though they are special.
-CALL_TOKENS = frozenset({"[TOOL_CALLS]", "[ARGS]", "<|python_tag|>"})
+# Part of an answer that calls a tool or thinks, though some tokenizers call them special.
+ANSWER_TOKENS = frozenset({"[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "[THINK]", "[/THINK]"})
 
 
 class Processor:
@@ -74,6 +74,11 @@ class Processor:
         path = str(checkpoint.folder)
         config = load_config(path)
         return cls(load_processor(path, family_of(config)), config, name=name)
+
+    @property
+    def template(self) -> str:
+        """The source of the chat template; empty where there is none."""
+        return self._template or ""
 
     @property
     def tokenizer_json(self) -> str | None:
@@ -147,7 +152,7 @@ class Processor:
         return (*self._prefix, *ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated ids, control tokens left out but for those that announce a call."""
+        """Text of generated ids, control tokens left out but for `ANSWER_TOKENS`."""
         return self._decode([token for token in ids if token not in self._hidden_ids])
 
     def _chat_ids(self, text: str) -> list[int]:
@@ -284,7 +289,7 @@ class Processor:
         """Control tokens that are never shown."""
         added = self._tokenizer.added_tokens_decoder
         special = {i for i, token in added.items() if token.special}
-        shown = {i for i in special if added[i].content in CALL_TOKENS}
+        shown = {i for i in special if added[i].content in ANSWER_TOKENS}
         return frozenset(special | set(self._tokenizer.all_special_ids)) - shown
 
     def _bos_prefix(self) -> list[int]:

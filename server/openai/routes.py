@@ -22,6 +22,7 @@ from server.health import Live
 from server.openai import openapi
 from server.openai.abort import abort_at, abort_on_disconnect
 from server.openai.openapi import STREAMED, ErrorEnvelope, described
+from server.openai.reasoning import thinking_reader
 from server.openai.request.body import read
 from server.openai.request.sampling import num_logprobs
 from server.openai.response.chat_chunks import ChatChunks
@@ -76,7 +77,9 @@ async def chat_completions(request: Request, live: Live) -> Response:
     translator = live.translator
     prepare = partial(translator.chat, body, handler.id, tenant(request, live))
     new_reader = partial(call_reader, body, translator.tool_support)
-    return await handler.respond(prepare, CompletionWriter(ChatChunks(handler.header, new_reader)))
+    new_thinker = partial(thinking_reader, body, translator.thinking)
+    chunks = ChatChunks(handler.header, new_reader, new_thinker)
+    return await handler.respond(prepare, CompletionWriter(chunks))
 
 
 @router.post(

@@ -13,6 +13,7 @@ from lookm.models.generation import GenerationDefaults
 from lookm.sizing import CacheShape, KeptRows
 from lookm.types import CachePolicy, ImageInput, ModelInfo, Request, Reuse, Structure
 from server.openai.protocols import ChatProcessor
+from server.openai.reasoning import Thinking
 from server.openai.request import policies
 from server.openai.request.model_names import ModelNames
 from server.openai.request.pictures import PictureLoader, images_of, media_parts
@@ -52,6 +53,7 @@ class Translator:
     pictures: PictureLoader
     pools: Pools
     tool_support: ToolSupport
+    thinking: Thinking | None
     presets: list[str]  # those that the model takes
     defaults: GenerationDefaults = OPENAI  # of sampling
     positions: bool = True  # whether requests may ask for them

@@ -150,6 +150,9 @@ class AssistantAnswer(Answer):
     role: Literal["assistant"]
     content: str | None
     refusal: None
+    reasoning_content: Annotated[
+        str | None, Field(description="what the model thought before it answered")
+    ] = None
     tool_calls: list[AnswerCall] | None = None
 
 
@@ -179,6 +182,7 @@ class Delta(Answer):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
     tool_calls: list[AnswerCall] | None = None
 
 

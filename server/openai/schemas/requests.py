@@ -94,6 +94,9 @@ class AssistantMessage(Strict):
     content: Annotated[Answered | None, Honoured("null: it said nothing")] = None
     name: Name = None
     refusal: Annotated[str | None, Honoured("shown as text, where there is no `content`")] = None
+    reasoning_content: Annotated[
+        str | None, Accepted("what it thought is not shown to the model again")
+    ] = None
     tool_calls: Annotated[
         Annotated[list[ToolCall], Field(max_length=128)] | None, Honoured(WITH_TEMPLATE)
     ] = None
@@ -282,7 +285,9 @@ class ChatRequest(Generation):
     function_call: Annotated[object, Refused(OLD_TOOLS, ("none", "auto"))] = None
     modalities: Annotated[object, Refused("Answers are text.", (["text"],))] = None
     audio: Annotated[object, Refused("Answers are text.")] = None
-    reasoning_effort: Annotated[object, Refused("The model does not reason.", ("none",))] = None
+    reasoning_effort: Annotated[
+        object, Refused("How long a model thinks cannot be set.", ("none",))
+    ] = None
     verbosity: Annotated[object, Refused("Say in the prompt how long to be.", ("medium",))] = None
     web_search_options: Annotated[object, Refused("There is no web search.")] = None
     moderation: Annotated[object, Refused("There is no moderation model.")] = None
