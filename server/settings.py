@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     model: str = Field("llava-demo", description="Bundled name, directory or hub name.")
     served_model_name: str | None = Field(None, description="Name that clients use for the model.")
     model_alias: Names = Field(
-        (), description="Other names: gpt-4o=llava-demo:look-m-plus@0.2, several with commas."
+        (), description="Other names: gpt-4o=llava-demo:look-m-plus@0.2; several with commas."
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: DType = Field("auto", description="Weights and cache: auto, float32, bfloat16, float16.")
