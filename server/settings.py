@@ -17,8 +17,12 @@ from lookm.config import AttentionName, DType, EngineConfig, Graphs
 from lookm.types import Reuse
 from server.media.config import MediaConfig
 
-UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?", re.IGNORECASE)
+UNITS = {
+    "": 1,
+    **{letter: 1000 ** (i + 1) for i, letter in enumerate("kmgt")},
+    **{f"{letter}i": 1024 ** (i + 1) for i, letter in enumerate("kmgt")},
+}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", re.IGNORECASE)
 
 
 def parse_size(value: object) -> int:
