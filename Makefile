@@ -5,11 +5,12 @@ HOST ?= 127.0.0.1
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+FAMILIES := .venv-families
 RUNS := server/bench/results
 NEW_ENOUGH := import sys; v = sys.version_info; \
 	v >= (3, 11) or sys.exit("Python %d.%d is too old: make $(MAKECMDGOALS) PYTHON=python3.11, or newer" % v[:2])
 
-.PHONY: help serve test e2e faults check fmt release install docs screenshot demo eval eval-results bench bench-gpu bench-peers bench-capacity results results-run clean
+.PHONY: help serve test e2e faults families check fmt release install docs screenshot demo eval eval-results bench bench-gpu bench-peers bench-capacity results results-run clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -35,6 +36,13 @@ e2e: $(STAMP)  ## Only the tests that start a real server
 
 faults: $(STAMP)  ## Attack real servers while other clients measure (minutes)
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m faults tests/faults --faults-json $(RUNS)/faults.json $(ARGS)
+
+families: $(FAMILIES)/.installed  ## Serve every model family beside transformers' own model of it (minutes)
+	HF_HUB_OFFLINE=1 $(FAMILIES)/bin/python -m pytest -m families tests/families --families-json $(RUNS)/families.json $(ARGS)
+
+$(FAMILIES)/.installed: $(STAMP) tests/families/environment.py
+	$(BIN)/python -m tests.families.environment $(FAMILIES)
+	@touch $@
 
 check: $(STAMP)  ## Lint, types and import contracts
 	$(BIN)/ruff check .
@@ -91,4 +99,4 @@ bench-gpu: $(STAMP)  ## The GPU grid: rooflines, capacity, prefill, generate() (
 	$(BIN)/python -m lookm.bench.gpu --out $(RUNS) $(ARGS)
 
 clean:  ## Remove everything that was built
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(FAMILIES) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

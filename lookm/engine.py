@@ -67,6 +67,7 @@ class Engine:
         plan = make_plan(config, adapter, backend, model_path=model_path, image=image)
         self.plan = plan
         self.processor = processor
+        self.progress = adapter.progress
         self._adapter = adapter
         self._pool = PagePool(
             plan.num_pages,

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
@@ -33,6 +34,8 @@ from server.worker.client import EngineClient
 from server.worker.hung import Patience
 from server.worker.restart import RestartPolicy
 from server.worker.worker_errors import WorkerError
+
+log = logging.getLogger("lookm.server")
 
 HANDLED = (ApiError, LookmError, MediaError, WorkerError, HTTPException)
 
@@ -81,14 +84,22 @@ def prepare(settings: Settings) -> GenerationDefaults:
 
 
 def load_processor(model: str) -> ChatProcessor:
-    """The model's processor. Raises `ModelError`."""
+    """The model's processor. Raises `ModelError`; also for parts that do not fit each other.
+
+    They are judged here, beside the worker that is still importing: a good checkpoint starts no
+    later for it, and for a bad one nobody waits until the worker is that far.
+    """
     if is_fake(model):
         from server.fake.processor import FakeProcessor
 
         return FakeProcessor()
-    from lookm.models.processor import Processor
+    from lookm.models.judged import judged_processor
+    from lookm.models.loading import find, served_name
 
-    return Processor.load(model)
+    processor = judged_processor(find(model), name=served_name(model))
+    if not processor.has_template:
+        log.warning("%s; put one as chat_template.jinja into its folder", processor.no_template)
+    return processor
 
 
 def is_fake(model: str) -> bool:

@@ -17,7 +17,8 @@ from lookm.errors import LookmError, PolicyError
 from lookm.memory import free_host_bytes
 from lookm.models.families import FAMILIES, Family
 from lookm.models.generation import generation_defaults
-from lookm.models.loading import find_headers, judge_weights, served_name, supported_config
+from lookm.models.judged import judged_processor
+from lookm.models.loading import find_headers, served_name, supported_config
 from lookm.models.processor import Processor
 from lookm.policy import PRESETS, resolve
 from lookm.sizing import kept_rows
@@ -81,10 +82,8 @@ def check(model: str, device: str = "auto", dtype: DType = "auto") -> Verdict:
         chosen = choose_device(device)
         place = str(chosen)
         checkpoint = find_headers(model)
-        path = str(checkpoint.folder)
-        config = supported_config(path)
-        judge_weights(config, checkpoint.weights, path)
-        processor = Processor.of(checkpoint, name=name)
+        processor = judged_processor(checkpoint, name=name)
+        config = supported_config(str(checkpoint.folder))
         shape = shape_of(
             config, choose_dtype(dtype, checkpoint.dtype, chosen), checkpoint.num_parameters
         )
@@ -149,6 +148,7 @@ def _card(
     allowed, refused = _policies(shape, family)
     support = tool_support(processor)
     numbers = shape.kv_bytes_per_token // shape.dtype.itemsize
+    without = () if processor.has_template else ("no chat template: chats are refused",)
     return Card(
         family=family.title,
         model_type=family.model_type,
@@ -166,7 +166,7 @@ def _card(
         image_tokens=_image_tokens(processor),
         policies=allowed,
         refused_policies=refused,
-        special=tuple(family.specials),
+        special=(*family.specials, *without),
         tools=support.dialect.form.name if support.dialect else f"refused: {support.reason}",
         sampling=sampling,
         packages=family.packages,

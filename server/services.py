@@ -33,7 +33,7 @@ from server.openai.request.translate import Translator
 from server.openai.tools.template_support import tool_support
 from server.settings import Settings
 from server.stopping import Unanswered
-from server.turns import Turns, current_owner
+from server.turns import KeyTurns, Turns, current_owner
 from server.version import version
 from server.worker.worker_errors import Cause
 
@@ -55,7 +55,7 @@ class ManagedEngine(ServedEngine, EngineView, Protocol):
 
 
 class Gate:
-    """Bounds the requests that are prepared or answered now, so that a flood costs no memory.
+    """Bounds the requests that are prepared, wait or are answered now: a flood costs no memory.
 
     Of these, those of one API key may have at most `max_per_key`.
     """
@@ -74,7 +74,7 @@ class Gate:
             raise QueueFullError(f"{inside} requests are in progress. Try again later.")
         if key and self._max_per_key and self._inside[key] + places > self._max_per_key:
             raise QueueFullError(
-                f"{self._inside[key]} requests with this API key are in progress; "
+                f"{self._inside[key]} requests with this API key are running or waiting; "
                 f"{self._max_per_key} are allowed. Try again later."
             )
         self._inside[key] += places
@@ -102,7 +102,8 @@ class Services:
         self.metrics = Metrics(engine)
         self.unanswered = Unanswered()
         self.parsing = Turns(1)  # of large bodies
-        self.gate = Gate(settings.max_running + settings.max_waiting, settings.max_running_per_key)
+        self.gate = Gate(settings.max_running + settings.max_waiting, settings.max_per_key)
+        self.key_turns = KeyTurns(settings.max_running_per_key)
         # Of all choices but the first of each request: half of the engine's places are for those.
         self.choice_turns = Turns(max(1, settings.max_running // 2), each=1)
         self.default_policy = policies.read(settings.kv_cache)

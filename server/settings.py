@@ -18,8 +18,12 @@ from lookm.types import Reuse
 from server.media.config import MediaConfig
 from server.paths import parse_root_path
 
-UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmg]i?)?b?", re.IGNORECASE)
+UNITS = {
+    "": 1,
+    **{letter: 1000 ** (i + 1) for i, letter in enumerate("kmgt")},
+    **{f"{letter}i": 1024 ** (i + 1) for i, letter in enumerate("kmgt")},
+}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", re.IGNORECASE)
 
 
 def parse_size(value: object) -> int:
@@ -150,8 +154,8 @@ class Settings(BaseSettings):
     )
     max_running_per_key: Count | None = Field(
         None,
-        description="Choices that requests with one API key may have running or waiting together; "
-        "more are a 429.",
+        description="Choices that requests with one API key may have running together. Others wait "
+        "for those, as large a share of --max-waiting as this is of --max-running; more are a 429.",
     )
 
     api_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(parse_keys)] = Field(
@@ -197,7 +201,8 @@ class Settings(BaseSettings):
     step_timeout_s: Seconds | None = Field(
         None,
         description="How long one engine step may take before the worker is replaced. Else ten "
-        "times the longest so far, at least 5 minutes, on a GPU one; 15 s if it does nothing.",
+        "times the longest so far, at least 5 minutes, on a GPU one; a layer ten times what such "
+        "took, at least 15 s, on a GPU a minute; 15 s if it does nothing.",
     )
     exit_on_worker_failure: bool = Field(
         False, description="Exit with status 1 when the worker fails, for Kubernetes to start anew."
@@ -240,6 +245,14 @@ class Settings(BaseSettings):
             allow_private=self.media_allow_private,
             allowed_hosts=self.media_allowed_hosts or None,
         )
+
+    @property
+    def max_per_key(self) -> int | None:
+        """Choices of one API key that run or wait."""
+        running = self.max_running_per_key
+        if running is None:
+            return None
+        return running + self.max_waiting * min(running, self.max_running) // self.max_running
 
     def keys(self) -> tuple[str, ...]:
         """Every accepted API key. Raises `ValueError` for a file that has none."""

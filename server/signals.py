@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, from the process's first instruction to its last: both ask it to stop.
+"""SIGINT, SIGTERM and SIGHUP, from the first instruction to the last: each asks us to stop.
 
 Handlers that outlive the event loop, whose own ones end with it: a signal that comes late must not
 end the process with the signal's status. Imports nothing that takes time, knows nothing of servers.
@@ -9,13 +9,18 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 
-STOPPING = (signal.SIGINT, signal.SIGTERM)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
 def handled(stop: Callable[[], object]) -> Iterator[None]:
-    """Call `stop`, in the main thread and at any moment, for each of the signals."""
-    before = {number: signal.signal(number, lambda *_: stop()) for number in STOPPING}
+    """Call `stop`, in the main thread and at any moment, for each of the signals.
+
+    A hangup that is ignored stays so: `nohup` asks for that.
+    """
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    numbers = [each for each in STOPPING if each != signal.SIGHUP or not ignored]
+    before = {number: signal.signal(number, lambda *_: stop()) for number in numbers}
     try:
         yield
     finally:

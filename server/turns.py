@@ -163,6 +163,23 @@ class Turns:
                 del self._keys[owner.key]
 
 
+class KeyTurns:
+    """`places` for each API key, or no bound (None; or without a key)."""
+
+    def __init__(self, places: int | None) -> None:
+        self._places = places
+        self._turns: dict[str, Turns] = {}  # of keys that are accepted: those are few
+
+    def current(self) -> Turns | None:
+        """Those of the key that the running task's request came with."""
+        key = current_owner().key
+        if not key or self._places is None:
+            return None
+        if key not in self._turns:
+            self._turns[key] = Turns(self._places)
+        return self._turns[key]
+
+
 def _key_s(account: _Account, now_s: float) -> float:
     assert account.key is not None
     return account.key.total_s(now_s)

@@ -20,6 +20,7 @@ from lookm.eval import demo, milebench, turns, turns_table
 from lookm.eval.local import Local
 from lookm.eval.milebench_score import columns
 from lookm.eval.page import check_charts, markdown
+from lookm.eval.pictures import kept_section
 from lookm.eval.questions import FULL, Question
 from lookm.eval.remote import PolicyIn, Remote
 from lookm.eval.report import columns_table, report_html, score_table, scores_json
@@ -100,7 +101,8 @@ def _evaluate(options: argparse.Namespace, where: dict[str, Any]) -> None:
         print("\n" + markdown(columns_table(about["columns"])))
     if options.report:
         page = options.out / "report.html"
-        page.write_text(report_html(scores, about), encoding="utf-8")
+        kept = kept_section(backend, questions, policies, store.answers)
+        page.write_text(report_html(scores, about, kept), encoding="utf-8")
         print(f"\n{page}")
 
 

@@ -5,7 +5,7 @@ Knows the engine. Knows nothing of suites or scores.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from PIL import Image
 
@@ -13,6 +13,7 @@ from lookm.engine import Engine
 from lookm.errors import RequestError
 from lookm.eval.questions import Job, Question, Reply
 from lookm.policy import parse
+from lookm.positions import Positions, describe
 from lookm.types import CacheReport, ImageInput, Request, Sampling
 
 
@@ -62,6 +63,16 @@ class Local:
         finally:
             for name in open_by_id:
                 self.engine.abort(name)
+
+    def kept(self, job: Job) -> Positions | None:
+        """Asked with an answer of one token."""
+        request = replace(self._request("kept", job), positions=True)
+        request = replace(request, sampling=Sampling(max_tokens=1))
+        for event in self.engine.generate([request]):
+            if event.positions is not None:
+                processor = self.engine.processor
+                return describe(event.positions, request.prompt_ids, request.images, processor)
+        return None
 
     def _step(self, open_by_id: "dict[str, _Open]") -> Iterator[Reply]:
         for event in self.engine.step():

@@ -59,13 +59,26 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Card:
+    """A title, lines of text and pictures (data URLs, each with what it shows in words), beside
+    others; a `wide` one has a row of its own."""
+
+    title: str
+    text: Sequence[str] = ()
+    images: Sequence[tuple[str, str]] = ()
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
-    """A heading, a paragraph for each of `text`, charts (SVG from `line_chart`), then tables."""
+    """A heading, a paragraph for each of `text`, charts (SVG from `line_chart`), then tables, then
+    cards."""
 
     title: str
     text: Sequence[str] = ()
     charts: Sequence[str] = ()
     tables: Sequence[Table] = ()
+    cards: Sequence[Card] = ()
 
 
 def line_chart(
@@ -78,7 +91,7 @@ def line_chart(
     x_log: bool = False,
     y_from_zero: bool = True,
     spread: Spread = "bars",
-    size_inches: tuple[float, float] = (7.2, 4.2),
+    size_inches: tuple[float, float] = (6.0, 4.2),
 ) -> str:
     """An inline `<svg>`: lines with marks, and their bounds as error bars or as a band.
 
@@ -103,7 +116,7 @@ def line_chart(
         axes.grid(True, linewidth=0.6)
         axes.spines[["top", "right"]].set_visible(False)
         if series:
-            figure.legend(loc="outside right upper", frameon=False)
+            figure.legend(loc="outside lower left", ncols=3, frameon=False)
         return _svg(figure, title)
 
 
@@ -181,27 +194,48 @@ def _section(one: Section) -> str:
     parts = [f"<h2>{_escape(one.title)}</h2>"]
     parts += [f"<p>{_escape(text)}</p>" for text in one.text]
     if one.charts:
-        figures = "\n".join(f"<figure>{chart}</figure>" for chart in one.charts)
+        figures = "\n".join(f'<figure tabindex="0">{chart}</figure>' for chart in one.charts)
         parts.append(f'<div class="charts">\n{figures}\n</div>')
     parts += [_table(table) for table in one.tables]
+    if one.cards:
+        parts.append(f'<div class="cards">\n{"".join(map(_card, one.cards))}</div>')
     return "<section>\n" + "\n".join(parts) + "\n</section>"
 
 
+def _card(card: Card) -> str:
+    images = "".join(
+        f'<img src="{_escape(source)}" alt="{_escape(words)}" title="{_escape(words)}">'
+        for source, words in card.images
+    )
+    text = "".join(f"<p>{_escape(line)}</p>" for line in card.text)
+    kind = "card wide" if card.wide else "card"
+    shown = f'<div class="images">{images}</div>' if images else ""
+    return f'<div class="{kind}"><h3>{_escape(card.title)}</h3>{text}{shown}</div>\n'
+
+
 def _table(table: Table) -> str:
-    head = "".join(f"<th>{_escape(name)}</th>" for name in table.header)
+    first = table.rows[0] if table.rows else [""] * len(table.header)
+    head = "".join(
+        f"<th{_kind(value)}>{_escape(name)}</th>"
+        for name, value in zip(table.header, first, strict=True)
+    )
     rows = "\n".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in table.rows)
     return (
-        f'<div class="scroll"><table>\n<thead><tr>{head}</tr></thead>\n'
+        f'<div class="scroll" tabindex="0"><table>\n<thead><tr>{head}</tr></thead>\n'
         f"<tbody>\n{rows}\n</tbody>\n</table></div>"
     )
 
 
 def _cell(value: Cell) -> str:
-    if isinstance(value, str):
-        number = value[:1].isdigit() or value[:1] in "-−–+±" or not value
-        kind = ' class="number"' if number else ""
-        return f"<td{kind}>{_escape(value)}</td>"
-    return f'<td class="number">{value:g}</td>'
+    text = _escape(value) if isinstance(value, str) else f"{value:g}"
+    return f"<td{_kind(value)}>{text}</td>"
+
+
+def _kind(value: Cell) -> str:
+    """Numbers, and text that begins like one, stand on the right, and so do their heads."""
+    if isinstance(value, str) and value and not (value[0].isdigit() or value[0] in "-−–+±"):
+        return ""
+    return ' class="number"'
 
 
 def _escape(text: str) -> str:
@@ -239,10 +273,26 @@ h1 { font-size: 1.6rem; margin: 0 0 .5rem; } h2 { font-size: 1.2rem; margin: 2.2
 p { max-width: 46rem; margin: .4rem 0; overflow-wrap: anywhere; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 30rem), 1fr));
   gap: 1.5rem; margin: 1rem 0; }
-figure { margin: 0; } svg { width: 100%; height: auto; display: block; }
+figure { margin: 0; overflow-x: auto; }
+svg { width: 100%; min-width: 22rem; height: auto; display: block; }
 .scroll { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left;
-  white-space: nowrap; } th { background: var(--soft); } td.number { text-align: right; }
+  white-space: nowrap; }
+th, td:not(.number, :first-child) { white-space: normal; } td:not(.number) { max-width: 40rem; }
+td:not(:first-child) { overflow-wrap: anywhere; }
+th.number, td.number { text-align: right; }
+th { vertical-align: bottom; background: var(--soft); }
 tbody tr:hover { background: var(--soft); }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr));
+  gap: 1rem; margin: 1rem 0; }
+.card { border: 1px solid var(--line); border-radius: .5rem; padding: .6rem .8rem .8rem;
+  min-width: 0; }
+.card.wide { grid-column: 1 / -1; border: 0; padding: .8rem 0 0; }
+.card h3 { font-size: 1rem; margin: 0 0 .2rem; overflow-wrap: anywhere; }
+.card p { font-size: .9rem; margin: .15rem 0; }
+.images { display: flex; flex-wrap: wrap; gap: .5rem; margin-top: .5rem; }
+.images img { width: min(100%, 9.5rem); height: auto; }
+@media (max-width: 30rem) { body { font-size: 15px; } main { padding: 1rem .75rem 3rem; }
+  th, td { padding: .3rem .45rem; } }
 """

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from lookm.positions import Positions
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -69,6 +71,9 @@ class Backend(Protocol):
 
     def replies(self, jobs: Iterable[Job]) -> Iterator[Reply]:
         """`jobs` are taken lazily, as there is room."""
+
+    def kept(self, job: Job) -> Positions | None:
+        """What the policy keeps of the question's prompt; None where nobody tells."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from lookm.errors import ConfigError
+from lookm.errors import ConfigError, RequestError
 from lookm.eval.questions import FULL, Job, Question, Reply
+from lookm.policy import parse
+from lookm.positions import Positions, decode
 
 Json = dict[str, Any]
 PolicyIn = Literal["field", "model", "nowhere"]
@@ -91,6 +93,19 @@ class Remote:
         elif job.policy != FULL:
             raise ConfigError(f"a server that takes no policy can only be asked at {FULL}")
         return body
+
+    def kept(self, job: Job) -> Positions | None:
+        """None where the server does not tell, or refuses to."""
+        if self.policy_in == "nowhere":
+            return None
+        body = self.body(self.served(), job) | {"max_tokens": 1}
+        policy = {} if self.policy_in == "model" else asdict(parse(job.policy))
+        said = {name: value for name, value in policy.items() if value is not None}
+        body["kv_cache"] = {**said, "positions": True}
+        try:
+            return decode(self._send("/v1/chat/completions", body))
+        except (_RefusedError, RequestError):
+            return None
 
     def _ask(self, model: str, job: Job) -> Reply:
         try:

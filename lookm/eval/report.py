@@ -46,8 +46,10 @@ def _rounded(row: Json) -> Json:
     return {name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()}
 
 
-def report_html(scores: Mapping[str, Sequence[Score]], about: Json) -> str:
-    """The page. Raises `ConfigError` where matplotlib is missing."""
+def report_html(
+    scores: Mapping[str, Sequence[Score]], about: Json, kept: Section | None = None
+) -> str:
+    """The page, with pictures of what was `kept`. Raises `ConfigError` without matplotlib."""
     intro = (
         f"{len(scores[ALL])} cache policies on the same {scores[ALL][0].asked} questions, greedy. "
         "The axis is what was really held in bytes, not the budget that was asked for: methods "
@@ -70,6 +72,8 @@ def report_html(scores: Mapping[str, Sequence[Score]], about: Json) -> str:
     ]
     if about.get("columns"):
         sections.insert(1, _columns(about["columns"]))
+    if kept is not None:
+        sections.insert(1, kept)
     return html_page(
         f"{about['suite']}: answers against kept bytes", intro, [*sections, _how(about)]
     )
@@ -145,4 +149,4 @@ def _how(about: Json) -> Section:
         for name, value in about.items()
         if name != "columns"
     ]
-    return Section("How it was measured", tables=[Table(["", ""], rows)])
+    return Section("How it was measured", tables=[Table(["what", "was"], rows)])

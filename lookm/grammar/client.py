@@ -218,7 +218,7 @@ class Grammars:
             grammar.refusal = kind(why, param=grammar.param)
         served.answers.clear()
         self._forget(served)
-        if kind is RequestError:
+        if kind is RequestError and not served.compiled:
             self._refusals[served.key] = why
             if len(self._refusals) > MAX_REFUSALS:
                 self._refusals.popitem(last=False)

@@ -2,8 +2,9 @@
 
 Loads the tokenizer once and forks a child for each grammar, which shares it. Decides who compiles
 when, so that a small grammar is ready at once beside ten large ones, and all of them together leave
-the processor to the engine: `MAX_YOUNG` at a time for `YOUNG_S`; those that take longer one after
-the other, with what others leave. Kills and reaps; runs nothing that a client sent itself.
+the processor to the engine: `MAX_YOUNG` at a time for `YOUNG_S` of a processor each (a busy machine
+makes none older); those that take longer one after the other, with what others leave. Kills and
+reaps; runs nothing that a client sent itself.
 
 Ends when the engine closes the control socket, and its children with it. SIGINT and SIGTERM are
 left to the engine, which may still have answers to finish. No torch: this module is imported by a
@@ -17,7 +18,6 @@ import select
 import signal
 import socket
 import sys
-import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -28,6 +28,7 @@ from lookm.grammar.wire import ORDER, Order, Tell, tell
 from lookm.types import Structure
 
 YOUNG_S = 0.05
+LOOK_EVERY_S = 0.02
 MAX_YOUNG = 2
 MAX_OLD = 8  # that wait for their turn
 NICE, OLD_NICE = 5, 10
@@ -36,29 +37,47 @@ TOO_COSTLY = (
     f"compiling it takes more than {child.COMPILE_CPU_S:g} s or "
     f"{child.MEMORY_BYTES >> 20} MiB: make it simpler"
 )
+TOO_COSTLY_TO_FOLLOW = (
+    f"one token of it takes more than {child.MASK_CPU_S:g} s or "
+    f"{child.MEMORY_BYTES >> 20} MiB: make it simpler"
+)
 BUSY = "it takes long to compile, and so do others that came before it: try again later"
 
 
 @dataclass(slots=True)
 class Job:
-    """A grammar from its order to the end of its process. `pipe` ends when the process does."""
+    """A grammar from its order to the end of its process. `pipe` ends when the process does.
+
+    `socket` is a second hold on the child's end of the engine's socket, until the child has ended:
+    the engine learns why before it learns that.
+    """
 
     number: int
-    files: list[int]
+    socket: int
+    source: int
     pid: int = 0
     pipe: int = -1
-    began_s: float = 0.0
+    compiled: bool = False
+
+    @property
+    def spent_s(self) -> float:
+        """What its process has taken of a processor: fields 14 and 15 of proc(5)'s `stat`."""
+        try:
+            with open(f"/proc/{self.pid}/stat") as stat:
+                fields = stat.read().rpartition(")")[2].split()
+        except OSError:  # not Linux: it has had its time
+            return YOUNG_S
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def tell(self, what: Tell, reason: str) -> None:
         """Tell the engine in the place of a process that has not compiled its grammar."""
-        with contextlib.suppress(OSError, IndexError):
-            os.write(self.files[0], tell(what, payload=reason.encode()))
+        with contextlib.suppress(OSError):
+            os.write(self.socket, tell(what, payload=reason.encode()))
 
     def close(self) -> None:
-        """Close the files: the socket is the child's alone, or nobody's."""
-        for each in self.files:
-            os.close(each)
-        self.files.clear()
+        """Nobody serves it."""
+        os.close(self.socket)
+        os.close(self.source)
 
 
 @dataclass(slots=True)
@@ -94,9 +113,7 @@ class GrammarProcess:
                 os.kill(job.pid, signal.SIGKILL)
 
     def _until_next_s(self) -> float | None:
-        if not self.young:
-            return None
-        return max(0.0, self.young[0].began_s + YOUNG_S - time.monotonic())
+        return LOOK_EVERY_S if self.young else None
 
     def _obey(self) -> bool:
         """One order; False where there will be no more."""
@@ -105,7 +122,8 @@ class GrammarProcess:
             return False
         order, number = ORDER.unpack(message)
         if order == Order.START:
-            self.jobs[number] = Job(number, files)
+            engine, source = files
+            self.jobs[number] = Job(number, engine, source)
             self.waiting.append(self.jobs[number])
         elif (job := self.jobs.get(number)) is not None:
             if job.pid:
@@ -118,25 +136,24 @@ class GrammarProcess:
 
     def _fork(self, job: Job) -> None:
         job.pipe, ours = os.pipe()
-        job.began_s = time.monotonic()
         job.pid = os.fork()
         if not job.pid:
-            engine, source = job.files
-            _become_child(self.vocabulary, engine, source, ours)
+            _become_child(self.vocabulary, job.socket, job.source, ours)
         os.close(ours)
         self.young.append(job)
 
     def _hear(self, job: Job) -> None:
         """A child has compiled its grammar, or has ended."""
         if os.read(job.pipe, 1):
-            job.close()
+            job.compiled = True
         else:
             os.close(job.pipe)
             _, status = os.waitpid(job.pid, 0)
-            if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+            killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+            if killed and not job.compiled:
                 job.tell(Tell.BUSY, BUSY)
-            elif status:
-                job.tell(Tell.COSTLY, TOO_COSTLY)
+            elif status and not killed:
+                job.tell(Tell.COSTLY, TOO_COSTLY_TO_FOLLOW if job.compiled else TOO_COSTLY)
             job.close()
             del self.jobs[job.number]
         self._end_compiling(job)
@@ -151,9 +168,8 @@ class GrammarProcess:
 
     def _age(self) -> None:
         """Who compiles for long goes behind the others that do."""
-        now_s = time.monotonic()
-        while self.young and self.young[0].began_s + YOUNG_S <= now_s:
-            job = self.young.pop(0)
+        for job in [each for each in self.young if each.spent_s >= YOUNG_S]:
+            self.young.remove(job)
             if len(self.old) > MAX_OLD:
                 os.kill(job.pid, signal.SIGKILL)
                 continue

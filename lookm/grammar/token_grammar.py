@@ -17,7 +17,8 @@ Send = Callable[[Ask, int, int], None]  # what, which answer, token
 
 
 class TokenGrammar:
-    """See the module. `refusal`: it could not be compiled; `failure`: why it cannot go on."""
+    """See the module. `refusal`: it is none, or cannot be followed any further, which its client
+    can change; `failure`: why it cannot go on otherwise."""
 
     def __init__(self, number: int, param: str, send: Send) -> None:
         self.number = number
@@ -58,7 +59,7 @@ class TokenGrammar:
     def hear(self, what: Tell, rest: bytes) -> None:
         """What came of the newest token."""
         if what is Tell.FAILED:
-            self.failure = rest.decode()
+            self.refusal = RequestError(rest.decode(), param=self.param)
         else:
             self._allowed, self._is_known = rest, True
             self.complete = what is Tell.COMPLETE

@@ -31,7 +31,7 @@ class Tell(IntEnum):
     COMPLETE = 1  # the same, but nothing needs to come
     FAILED = 2  # the rest: followed by the reason
     REFUSED = 3
-    COSTLY = 4  # compiling it exceeded a limit
+    COSTLY = 4  # its process exceeded a limit
     BUSY = 5
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from lookm.attention import ModelKernels
+from lookm.errors import ModelError
 from lookm.models.attention_interface import (
     ATTENTION,
     Dimensions,
@@ -29,6 +30,7 @@ from lookm.models.fast.onednn import rounded_rows
 from lookm.models.inputs import EmbeddedPrompt, PackedRows, PromptMask
 from lookm.models.tiles import Paused, TiledForward, wrap_layers
 from lookm.models.vision import Vision
+from lookm.progress import Progress
 from lookm.types import ImageInput
 
 __all__ = ["Adapter", "Dimensions", "EmbeddedPrompt", "PackedRows", "StepContext"]
@@ -45,7 +47,8 @@ class Adapter:
         self._model = model
         self._language_model = getattr(model.model, family.text_model)
         self.family = family
-        self.vision = Vision(model, self._language_model, family)
+        self.progress = Progress()
+        self.vision = Vision(model, self._language_model, family, self.progress)
         self._text_config = model.config.get_text_config()
         self.position_rows = family.position_rows
         self.num_levels = 1  # of an image's features
@@ -67,7 +70,7 @@ class Adapter:
     def accelerate(self, kernels: ModelKernels | None) -> None:
         """Put faster modules that compute the same in the place of the model's own."""
         self._packed = accelerate(self._model, self._language_model, kernels)
-        wrap_layers(self._language_model)
+        wrap_layers(self._language_model, self.progress)
 
     def no_features(self, image: ImageInput) -> torch.Tensor:
         """Stands for an image's features where nobody will read them, `[F, N, E]`."""
@@ -179,7 +182,14 @@ class Adapter:
         """Run one token to learn what each layer caches. Raises `ModelError`."""
         probe, num_layers = Probe(), self._text_config.num_hidden_layers
         pos_R1 = torch.zeros(self.position_rows, 1, dtype=torch.long, device=self.device)
-        self.forward(PackedRows(self.embed_tokens([0]), pos_R1), probe)
+        hidden = self.forward(PackedRows(self.embed_tokens([0]), pos_R1), probe)
+        if not self.logits(hidden).isfinite().all():
+            name = str(self.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"this model's answers are no numbers in {name}: its weights are damaged, or it "
+                "needs another --dtype",
+                param="model",
+            )
         num_heads, num_kv_heads, head_dim = probe.shape(num_layers)
         return Dimensions(
             num_layers=num_layers,

@@ -108,6 +108,12 @@ class Probe:
             raise ModelError(
                 f"layer {rows.layer} of this model does not cache plain keys and values"
             )
+        if rows.window is not None and rows.window < 1:
+            raise ModelError(
+                f"layer {rows.layer} of this model sees a window of {rows.window} tokens: mend "
+                "sliding_window in config.json (null where there is none)",
+                param="model",
+            )
         self.windows.append(rows.window)
         self.shapes.add((num_heads, num_kv_heads, k_KTD.shape[2]))
         return v_KTD.repeat_interleave(num_heads // num_kv_heads, dim=0).transpose(0, 1)

@@ -5,12 +5,25 @@ Templates are programs: some read only a list's first part, some a string, some 
 the role's. Where none does, text would vanish in silence: a refusal. Knows messages; no tokenizer.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from types import MappingProxyType
 from typing import Any
 
+from jinja2 import TemplateError
+
 from lookm.errors import ModelError, RequestError
+
+# What a template may raise besides its own refusals: it is a program.
+TEMPLATE_ERRORS = (
+    TemplateError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
 
 Message = Mapping[str, Any]
 Part = Mapping[str, str]
@@ -24,6 +37,7 @@ WORDS = {
     "assistant": ("thimble", "orchard"),
 }
 IMAGE: Part = {"type": "image"}
+NUM_IMAGES = 2  # in a user's probe
 
 
 def as_is(parts: Sequence[Part]) -> Content:
@@ -110,7 +124,8 @@ def _form(
 def _probe(role: str) -> list[dict[str, Any]]:
     """A conversation in which the role speaks."""
     first, second = ({"type": "text", "text": word} for word in WORDS["user"])
-    user = {"role": "user", "content": [first, IMAGE, second, {"type": "text", "text": "?"}]}
+    parts = [first, IMAGE, second, IMAGE, {"type": "text", "text": "?"}]
+    user = {"role": "user", "content": parts}
     if role == "user":
         return [user]
     turn = {"role": role, "content": [{"type": "text", "text": word} for word in WORDS[role]]}
@@ -118,7 +133,28 @@ def _probe(role: str) -> list[dict[str, Any]]:
 
 
 def _says_all(rendered: str, role: str, image_token: str) -> bool:
-    """Whether both texts are there in their order, and as text: not as Python writes a list."""
+    """Whether both texts are there in their order, as text (not as Python writes a list), and
+    each image once."""
     first, second = (rendered.find(word) for word in WORDS[role])
-    has_image = role != "user" or image_token in rendered
-    return 0 <= first < second and has_image and "'type':" not in rendered
+    has_images = role != "user" or rendered.count(image_token) == NUM_IMAGES
+    return 0 <= first < second and has_images and "'type':" not in rendered
+
+
+def keys_of(value: Any) -> Iterator[str]:
+    """Every key of every object inside, which transformers does not mark."""
+    if isinstance(value, Mapping):
+        yield from value
+    if isinstance(value, list | Mapping):
+        for inside in value.values() if isinstance(value, Mapping) else value:
+            yield from keys_of(inside)
+
+
+def one_template(template: str | Mapping[str, str] | None, name: str) -> str | None:
+    """A checkpoint may hold several by name: the default one, or the only one."""
+    if not isinstance(template, Mapping):
+        return template
+    if len(template) > 1 and "default" not in template:
+        names = ", ".join(sorted(template))
+        message = f"{name} has several chat templates and none is called default: {names}"
+        raise ModelError(message, param="model")
+    return template.get("default") or next(iter(template.values()), None)

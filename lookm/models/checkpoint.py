@@ -195,6 +195,7 @@ def read_weights(folder: Path, name: str) -> dict[str, Weight] | None:
 
 def _sharded(index: Path) -> Iterator[tuple[str, Weight]]:
     files = _shards(index)
+    held: dict[str, str] = {}  # by which file
     for file in sorted(set(files.values())):
         header = read_header(index.parent / file)
         yield from header.items()
@@ -205,6 +206,13 @@ def _sharded(index: Path) -> Iterator[tuple[str, Weight]]:
                     "two are of different versions. Download both again",
                     param="model",
                 )
+        if twice := sorted(header.keys() & held.keys()):
+            raise ModelError(
+                f"{index.parent / file} and {held[twice[0]]} both hold {twice[0]!r}: the two are "
+                "of different versions. Download both again",
+                param="model",
+            )
+        held |= dict.fromkeys(header, file)
 
 
 def _check_pickled(folder: Path) -> None:

@@ -17,6 +17,7 @@ from lookm import demo
 from lookm.errors import ModelError, in_one_line
 from lookm.models import hub
 from lookm.models.checkpoint import (
+    IMAGE_PROCESSORS,
     Checkpoint,
     open_checkpoint,
     open_config,
@@ -137,7 +138,7 @@ def load_config(path: str) -> Any:
     hide_broken(_TORCHVISION)
     from transformers import AutoConfig
 
-    with _quiet(), _as_model_error(path):
+    with _quiet(), _as_model_error(f"{path}/config.json"):
         return AutoConfig.from_pretrained(path)
 
 
@@ -183,17 +184,23 @@ def judge_weights(config: Any, weights: Mapping[str, Weight] | None, path: str) 
 def load_processor(path: str, family: Family) -> Any:
     """The checkpoint's transformers processor (tokenizer, image processor, chat template)."""
     hide_broken(_TORCHVISION)
-    from transformers import AutoProcessor
+    from transformers import AutoProcessor, AutoTokenizer
 
     for package in family.packages:
         require(package, family)
-    with _quiet(), _as_model_error(path):
+    with _quiet():
         try:
             processor = AutoProcessor.from_pretrained(path)
-        except ImportError as error:  # a LLaVA checkpoint may come with Pixtral's processor
-            if _TORCHVISION in str(error).lower():
+        except Exception as error:
+            # A LLaVA checkpoint may come with Pixtral's processor.
+            if isinstance(error, ImportError) and _TORCHVISION in str(error).lower():
                 require(_TORCHVISION, family)
-            raise
+            with _as_model_error(
+                f"the tokenizer in {path} (tokenizer.json, tokenizer_config.json)"
+            ):
+                AutoTokenizer.from_pretrained(path)
+            with _as_model_error(f"{path}/{_processor_file(path)}"):
+                raise
     if not hasattr(processor, "image_processor"):
         raise ModelError(
             f"{path} names no processor of images and text that transformers has: look at "
@@ -201,6 +208,10 @@ def load_processor(path: str, family: Family) -> Any:
             param="model",
         )
     return processor
+
+
+def _processor_file(path: str) -> str:
+    return next(each for each in IMAGE_PROCESSORS if Path(path, each).is_file())
 
 
 def hide_broken(package: str) -> None:
@@ -238,7 +249,8 @@ def _needed(package: str, family: Family) -> ModelError:
 
 
 @contextlib.contextmanager
-def _as_model_error(path: str) -> Iterator[None]:
+def _as_model_error(what: str) -> Iterator[None]:
+    """Whatever loading `what` raises, as a `ModelError` that names it."""
     try:
         yield
     except (ModelError, torch.OutOfMemoryError):
@@ -248,7 +260,7 @@ def _as_model_error(path: str) -> Iterator[None]:
         # again would raise it again. Memory may be there then.
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
             raise
-        raise ModelError(f"cannot load {path!r}: {in_one_line(error)}", param="model") from error
+        raise ModelError(f"cannot load {what}: {in_one_line(error)}", param="model") from error
 
 
 @contextlib.contextmanager

@@ -5,31 +5,34 @@ nothing about HTTP, untrusted bytes (`server.media`) or the weights.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jinja2 import TemplateError
 
-from lookm.errors import ModelError, RequestError
+from lookm.errors import ModelError, RequestError, in_one_line
 from lookm.kept import Grid, View
-from lookm.models.chat_forms import Form, find_forms, in_forms
+from lookm.models.chat_forms import (
+    TEMPLATE_ERRORS,
+    Form,
+    find_forms,
+    in_forms,
+    keys_of,
+    one_template,
+)
 from lookm.models.checkpoint import Checkpoint
 from lookm.models.families import Family, family_of
 from lookm.models.grids import Seen, grids_of
 from lookm.models.image_layouts import AMONG, NUM_TOKENS, PLACEHOLDER, arranged
 from lookm.models.loading import find, load_config, load_processor, served_name
 from lookm.models.places import PlacedImage, places
-from lookm.models.shown_tokens import shown
+from lookm.models.shown_tokens import hidden_ids, shown
 from lookm.models.token_sizes import check_length, max_token_characters
 from lookm.types import Array, ImageInput
 
 if TYPE_CHECKING:
     from PIL import Image
-
-# Part of an answer that calls a tool or thinks, though some tokenizers call them special.
-ANSWER_TOKENS = frozenset({"[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "[THINK]", "[/THINK]"})
 
 
 class Processor:
@@ -43,10 +46,11 @@ class Processor:
         self._hf = hf_processor
         self._tokenizer = hf_processor.tokenizer
         self._template = (
-            _template(hf_processor.chat_template, name)
-            or _template(self._tokenizer.chat_template, name)
+            one_template(hf_processor.chat_template, name)
+            or one_template(self._tokenizer.chat_template, name)
             or self.family.template
         )
+        self.template: str = self._template or ""  # the source of the one it uses
         self._image_settings = hf_processor._merge_kwargs(
             tokenizer_init_kwargs=self._tokenizer.init_kwargs
         )["images_kwargs"]
@@ -55,7 +59,7 @@ class Processor:
             raise ModelError(message, param="model")
         self._lock = threading.Lock()  # the fast tokenizer keeps mutable settings between calls
         self._prefix = self._bos_prefix()
-        self._hidden_ids = self._special_ids()
+        self._hidden_ids = hidden_ids(self._tokenizer)
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         self.max_token_characters = max_token_characters(backend)
         self._forms: Mapping[str, Form] = {}
@@ -76,9 +80,19 @@ class Processor:
         return cls(load_processor(path, family_of(config)), config, name=name)
 
     @property
-    def template(self) -> str:
-        """The source of the chat template; empty where there is none."""
-        return self._template or ""
+    def has_template(self) -> bool:
+        """Whether it can render chats, or plain text alone."""
+        return self._template is not None
+
+    @property
+    def no_template(self) -> str:
+        """What its chats are answered with where it cannot."""
+        return f"{self.name} has no chat template"
+
+    @property
+    def num_text_tokens(self) -> int:
+        """Of the tokenizer's own vocabulary, added tokens aside."""
+        return int(self._tokenizer.vocab_size)
 
     @property
     def tokenizer_json(self) -> str | None:
@@ -109,6 +123,19 @@ class Processor:
         from PIL import Image
 
         return self.image(Image.new("RGB", (2048, 2048)), "large")
+
+    def small_image(self) -> ImageInput:
+        """One that costs as little as an image can. Raises `ModelError` where none can be made."""
+        from PIL import Image
+
+        try:
+            return self.image(Image.new("RGB", (64, 64)), "small")
+        except Exception as error:
+            raise ModelError(
+                f"{self.name}: its image processor fails on a picture ({in_one_line(error)}): "
+                "look at processor_config.json or preprocessor_config.json",
+                param="model",
+            ) from error
 
     def prompt(
         self,
@@ -152,7 +179,7 @@ class Processor:
         return (*self._prefix, *ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated ids, control tokens left out but for `ANSWER_TOKENS`."""
+        """Text of generated ids, control tokens left out but for those of an answer."""
         return self._decode([token for token in ids if token not in self._hidden_ids])
 
     def _chat_ids(self, text: str) -> list[int]:
@@ -181,9 +208,9 @@ class Processor:
         """The chat as text, with what users wrote marked wherever it spells a control token."""
         template = self._template
         if template is None:
-            raise ModelError(f"{self.name} has no chat template", param="messages")
+            raise ModelError(self.no_template, param="messages")
         messages = in_forms(messages, self._forms)
-        keys = [*_keys(messages), *_keys(list(tools))]
+        keys = [*keys_of(messages), *keys_of(list(tools))]
         try:
             (marked, marked_keys), marked_tools, *_ = self._tokenizer._mark_chat_inputs(
                 template, [messages, keys], list(tools) or None, None, {}, True, False
@@ -195,7 +222,7 @@ class Processor:
                 tokenize=False,
                 add_generation_prompt=True,
             )
-        except (TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:
+        except TEMPLATE_ERRORS as error:
             # A chat template is a program of the checkpoint: it raises on what it cannot
             # render, for example roles that do not alternate.
             raise RequestError(
@@ -275,9 +302,7 @@ class Processor:
 
     def _check_image_token(self) -> None:
         """Raises `ModelError` where the config means another token by an image's features."""
-        from PIL import Image
-
-        if not self.image(Image.new("RGB", (64, 64)), "probe").num_tokens:
+        if not self.small_image().num_tokens:
             raise ModelError(
                 f"{self.name}: image_token_id {self.image_token_id} of config.json is "
                 f"{self._tokenizer.convert_ids_to_tokens(self.image_token_id)!r} to the tokenizer, "
@@ -285,38 +310,11 @@ class Processor:
                 param="model",
             )
 
-    def _special_ids(self) -> frozenset[int]:
-        """Control tokens that are never shown."""
-        added = self._tokenizer.added_tokens_decoder
-        special = {i for i, token in added.items() if token.special}
-        shown = {i for i in special if added[i].content in ANSWER_TOKENS}
-        return frozenset(special | set(self._tokenizer.all_special_ids)) - shown
-
     def _bos_prefix(self) -> list[int]:
         """Ids the tokenizer puts before any text by itself: `[bos]`, or nothing."""
         bare: list[int] = self._tokenizer.encode("a", add_special_tokens=False)
         full: list[int] = self._tokenizer.encode("a", add_special_tokens=True)
         return full[: len(full) - len(bare)] if full[-len(bare) :] == bare else []
-
-
-def _keys(value: Any) -> Iterator[str]:
-    """Every key of every object inside, which transformers does not mark."""
-    if isinstance(value, Mapping):
-        yield from value
-    if isinstance(value, list | Mapping):
-        for inside in value.values() if isinstance(value, Mapping) else value:
-            yield from _keys(inside)
-
-
-def _template(template: str | Mapping[str, str] | None, name: str) -> str | None:
-    """A checkpoint may hold several by name: the default one, or the only one."""
-    if not isinstance(template, Mapping):
-        return template
-    if len(template) > 1 and "default" not in template:
-        names = ", ".join(sorted(template))
-        message = f"{name} has several chat templates and none is called default: {names}"
-        raise ModelError(message, param="model")
-    return template.get("default") or next(iter(template.values()), None)
 
 
 def _placeholder(tensors: Mapping[str, Array]) -> str:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from lookm.models.attention_interface import LayerRows, PaddedContext, StepContext
 from lookm.models.inputs import PackedRows
+from lookm.progress import Progress
 
 Layer = Callable[..., torch.Tensor]
 
@@ -113,11 +114,11 @@ class _HasLayers(Protocol):
     layers: Any
 
 
-def wrap_layers(language_model: _HasLayers) -> None:
-    """Let each layer run in tiles where a pass asks for it. Idempotent."""
+def wrap_layers(language_model: _HasLayers, progress: Progress) -> None:
+    """Let each layer run in tiles where a pass asks for it, and say so. Idempotent."""
     for index, layer in enumerate(language_model.layers):
         if not hasattr(layer.forward, "in_tiles"):
-            layer.forward = _wrapped(index, layer.forward)
+            layer.forward = _wrapped(index, progress.marked("text", layer.forward))
 
 
 def _wrapped(index: int, forward: Layer) -> Layer:

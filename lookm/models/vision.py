@@ -18,6 +18,7 @@ from lookm.errors import RequestError
 from lookm.models.families import Family
 from lookm.models.image_layouts import alike
 from lookm.models.tiles import Paused
+from lookm.progress import Progress
 from lookm.types import ImageInput
 
 MAX_IMAGES_TOGETHER = 16
@@ -35,11 +36,13 @@ def never() -> bool:
 class Vision:
     """The images' side of a transformers model. `language_model` is the side that is not."""
 
-    def __init__(self, model: Any, language_model: nn.Module, family: Family) -> None:
+    def __init__(
+        self, model: Any, language_model: nn.Module, family: Family, progress: Progress
+    ) -> None:
         self._model = model
         self._family = family
         self.device: torch.device = model.device
-        self._layers = PausableLayers(_layers(model.model, language_model))
+        self._layers = PausableLayers(_layers(model.model, language_model), progress)
 
     @torch.inference_mode()
     def encode_image(self, image: ImageInput, pause: Pause = never) -> torch.Tensor:
@@ -111,14 +114,14 @@ class Vision:
 class PausableLayers:
     """Layers whose outputs are remembered while a pass is under way, by the order of the calls."""
 
-    def __init__(self, layers: Iterable[nn.Module]) -> None:
+    def __init__(self, layers: Iterable[nn.Module], progress: Progress) -> None:
         self._paused: OrderedDict[str, list[Any]] = OrderedDict()
         self._outputs: list[Any] | None = None
         self._pause: Pause = never
         self._num_calls = 0
         self._fresh = True
         for layer in layers:
-            layer.forward = self._wrapped(layer.forward)
+            layer.forward = self._wrapped(progress.marked("vision", layer.forward))
 
     @contextlib.contextmanager
     def going_on(self, name: str, pause: Pause) -> Iterator[None]:

@@ -51,7 +51,8 @@ def under(pixels: Pixels, colour: Colour, thickness: float) -> Pixels:
     grey = pixels.mean(axis=-1, keepdims=True)
     faded = min(1.0, thickness / THICKEST)
     pale = pixels * (1 - faded) + grey * faded
-    return pale * (1 - thickness) + np.array(colour) * thickness
+    veiled: Pixels = pale * (1 - thickness) + np.array(colour) * thickness
+    return veiled
 
 
 def hatch(size: tuple[int, int], step: int = 9) -> Image.Image:

@@ -29,7 +29,7 @@ class Grammar(Protocol):
 
     @property
     def refusal(self) -> RequestError | QueueFullError | None:
-        """Why there is no such grammar; it is never ready then."""
+        """Why there is no such grammar, or it cannot be followed on; it is never ready then."""
         ...
 
     @property

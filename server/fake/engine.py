@@ -19,6 +19,7 @@ import numpy as np
 from lookm.config import EngineConfig
 from lookm.errors import ConfigError, ModelError, PromptTooLongError, QueueFullError, RequestError
 from lookm.kept import KeptPositions
+from lookm.progress import Progress
 from lookm.types import CacheReport, EngineStats, FinishReason, ModelInfo, Request, Timing
 from lookm.types import TokenEvent as Event
 
@@ -29,7 +30,8 @@ ERROR_ID = 900_004  # the request ends with finish "error" after two words
 STOP_ID = 900_005  # the model says its end of sequence after three words
 SLOW_ID = 900_006  # every step with this request in it takes 50 ms
 HANG_ID = 900_007  # the step never returns
-MISHAPS = frozenset((RAISE_ID, EXIT_ID, REJECT_ID, ERROR_ID, STOP_ID, SLOW_ID, HANG_ID))
+SPIN_ID = 900_008  # nor does this one, and it computes
+MISHAPS = frozenset((RAISE_ID, EXIT_ID, REJECT_ID, ERROR_ID, STOP_ID, SLOW_ID, HANG_ID, SPIN_ID))
 
 NUM_LAYERS, NUM_KV_HEADS = 2, 2
 KV_BYTES_PER_TOKEN = 1024
@@ -94,6 +96,7 @@ class FakeEngine:
     _running: dict[str, _Sequence] = field(default_factory=dict)
     _aborted: list[_Sequence] = field(default_factory=list)
     _totals: _Totals = field(default_factory=_Totals)
+    progress: Progress = field(default_factory=Progress)
 
     @classmethod
     def from_config(cls, config: EngineConfig) -> Self:
@@ -165,7 +168,10 @@ class FakeEngine:
             os._exit(9)
         if HANG_ID in mishaps:
             time.sleep(3600)
-        time.sleep(max(self.options.step_s, 0.05 if SLOW_ID in mishaps else 0.0))
+        with self.progress.doing("step", 1):
+            while SPIN_ID in mishaps:
+                pass
+            time.sleep(max(self.options.step_s, 0.05 if SLOW_ID in mishaps else 0.0))
         events += [self._advance(sequence) for sequence in list(self._running.values())]
         self._totals.decode_s += time.monotonic() - begun_s
         return events

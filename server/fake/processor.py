@@ -32,6 +32,7 @@ MISHAPS = {
     "fake:stop": fake.STOP_ID,
     "fake:slow": fake.SLOW_ID,
     "fake:hang": fake.HANG_ID,
+    "fake:spin": fake.SPIN_ID,
 }
 
 

@@ -30,6 +30,7 @@ from server.openai.response.choices import (
     Acceptance,
     ChoiceEvent,
     ChoiceEvents,
+    Submit,
     choice_events,
     each_choice,
     first_events,
@@ -213,20 +214,20 @@ class RequestHandler:
         self, choice: int, request: EngineRequest, deadline_s: float | None
     ) -> ChoiceEvents:
         metrics = RequestMetrics(self.live.metrics, self.request.state.arrived_s)
-        submit = partial(self.live.engine.submit, request)
-        if self.num_choices == 1:
-            events = submit(self.accepted)
-        else:
-            events = in_turn(self.live.choice_turns, submit, self.accepted)
-        return choice_events(choice, events, metrics, deadline_s)
+        submit: Submit = partial(self.live.engine.submit, request)
+        if self.num_choices > 1:
+            submit = partial(in_turn, self.live.choice_turns, submit)
+        if (turns := self.live.key_turns.current()) is not None:
+            submit = partial(in_turn, turns, submit)
+        return choice_events(choice, submit(self.accepted), metrics, deadline_s)
 
     def _check_num_choices(self) -> None:
         """The engine takes in all choices at once: more than run and wait together never fit."""
         settings = self.live.settings
         max_choices = settings.max_running + settings.max_waiting
         bounds = "--max-running and --max-waiting"
-        if settings.max_running_per_key is not None and current_owner().key:
-            max_choices = min(max_choices, settings.max_running_per_key)
+        if settings.max_per_key is not None and current_owner().key:
+            max_choices = min(max_choices, settings.max_per_key)
             bounds = "--max-running-per-key"
         if self.num_choices > max_choices:
             message = f"This server answers at most {max_choices} choices a request ({bounds})."

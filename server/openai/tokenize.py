@@ -5,6 +5,7 @@ Knows the arithmetic of pages; the engine takes no part.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
@@ -21,7 +22,7 @@ from server.openai.request.body import read
 from server.openai.request.translate import PreparedPrompt, Translator
 from server.openai.schemas.answers import Answer
 from server.openai.schemas.requests import TokenizeRequest
-from server.openai.tools.checks import check_tools, shown
+from server.openai.tools.checks import shown
 from server.services import Services
 
 router = APIRouter(tags=["openai"], responses={"default": {"model": ErrorEnvelope}})
@@ -57,13 +58,17 @@ async def tokenize(request: Request, live: Live) -> Response:
     return Response(counted.to_json(), media_type="application/json")
 
 
+def _tools(translator: Translator, body: TokenizeRequest) -> tuple[dict[str, Any], ...]:
+    """Those of a request that passes its checks, as templates take them."""
+    translator.check_chat(body.messages, body.tools or ())
+    return shown(body.tools or ())
+
+
 async def _count(live: Services, body: TokenizeRequest) -> Tokenized:
     translator = live.translator
     requested = translator.policy(body)
-    translator.text_limit.check_chat(body.messages, body.tools or ())
-    check_tools(body.tools or (), translator.tool_support)
-    tools = shown(body.tools or ())
     with live.gate.entered():
+        tools = await translator.pools.text(lambda: _tools(translator, body))
         prompt = await abort_at(live.deadline_s(), translator.chat_prompt(body.messages, tools))
         estimated = await translator.pools.text(
             lambda: list(estimates(translator, requested, prompt))

@@ -13,28 +13,37 @@ MIN_TICKS = 2  # more than a heartbeat takes, in half a second
 
 
 class Activity:
-    """Asked again and again: whether the process, or a child, has done anything meanwhile."""
+    """Asked again and again: whether the process, or a child, has done anything meanwhile.
+
+    `busy_s` sums what its busiest thread of the time took of a processor: where others leave it
+    less of one, its work takes longer, but not more of this. 0 where that cannot be known.
+    """
 
     def __init__(self, pid: int) -> None:
+        self.busy_s = 0.0
         self._folder = Path(f"/proc/{pid}")
-        self._ticks = 0
+        self._ticks: dict[str, int] = {}  # of each thread
         self._known = hasattr(os, "sched_getaffinity") and self._folder.exists()
 
     def seen(self) -> bool:
         """True where that cannot be known."""
         if not self._known:
             return True
-        before, self._ticks = self._ticks, 0
+        before, self._ticks = self._ticks, {}
         states: set[str] = set()
         with contextlib.suppress(OSError):
             for thread in (self._folder / "task").iterdir():
                 with contextlib.suppress(OSError):  # a thread that has just ended
                     state, ticks = _state_and_ticks(thread)
                     states.add(state)
-                    self._ticks += ticks
+                    self._ticks[thread.name] = ticks
                     for child in (thread / "children").read_text().split():  # a compiler's
                         states.add(_state_and_ticks(Path("/proc", child))[0])
-        return bool(states & WORKING) or self._ticks - before >= MIN_TICKS
+        if before:
+            taken = (self._ticks[each] - before.get(each, 0) for each in self._ticks)
+            self.busy_s += max(taken, default=0) / os.sysconf("SC_CLK_TCK")
+        num_ticks = sum(self._ticks.values()) - sum(before.values())
+        return bool(states & WORKING) or num_ticks >= MIN_TICKS
 
 
 def _state_and_ticks(process: Path) -> tuple[str, int]:

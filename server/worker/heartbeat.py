@@ -1,9 +1,10 @@
-"""The worker's heartbeat: a pipe on which a thread of its own says which step runs, since when.
+"""The worker's heartbeat: a pipe on which a thread of its own says what runs, since when.
 
 Both processes read one monotonic clock, so that a worker that falls silent has said when it began
 what it does not end. Knows nothing about engines, and judges nobody: that is `hung`'s.
 
-    24 bytes   number of the step, its begin (0: none runs), the longest step so far; little-endian
+    40 bytes   number of the step, its begin (0: none runs), the longest step so far; the begin of
+               the piece of it that runs, what that is expected to take; little-endian
 """
 
 import asyncio
@@ -15,8 +16,10 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from lookm.progress import Piece, Progress
+
 BEAT_S = 0.5
-_BEAT = struct.Struct("<Qdd")
+_BEAT = struct.Struct("<Qdddd")
 
 
 class Beat(NamedTuple):
@@ -25,12 +28,14 @@ class Beat(NamedTuple):
     step: int = 0
     began_s: float = 0.0
     longest_s: float = 0.0
+    piece: Piece = Piece()
 
 
 class Pulse:
-    """The worker's end. Without a pipe it counts and says nothing."""
+    """The worker's end. Without a pipe it counts and says nothing. `progress` is the engine's."""
 
     def __init__(self, pipe: int | None = None) -> None:
+        self.progress = Progress()
         self._pipe = pipe
         self._step = 0
         self._began_s = self._longest_s = 0.0
@@ -55,7 +60,8 @@ class Pulse:
         with contextlib.suppress(BrokenPipeError):
             while True:
                 with contextlib.suppress(BlockingIOError):  # full: the API does not read
-                    os.write(self._pipe, _BEAT.pack(self._step, self._began_s, self._longest_s))
+                    step = (self._step, self._began_s, self._longest_s)
+                    os.write(self._pipe, _BEAT.pack(*step, *self.progress.piece))
                 time.sleep(BEAT_S)
 
 
@@ -89,5 +95,6 @@ class Heart:
             asyncio.get_running_loop().remove_reader(self._read)
             return
         end = len(data) - len(data) % _BEAT.size
-        self.beat = Beat(*_BEAT.unpack(data[end - _BEAT.size : end]))
+        step, began_s, longest_s, *piece = _BEAT.unpack(data[end - _BEAT.size : end])
+        self.beat = Beat(step, began_s, longest_s, Piece(*piece))
         self.heard_s = time.monotonic()

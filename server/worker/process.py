@@ -22,6 +22,7 @@ from typing import Protocol
 
 from lookm.config import EngineConfig
 from lookm.errors import LookmError
+from lookm.progress import Progress
 from lookm.types import EngineStats, ModelInfo, Request, TokenEvent
 from server.worker import wire
 from server.worker.channel import WorkerChannel
@@ -40,6 +41,8 @@ class EngineLike(Protocol):
 
     @property
     def info(self) -> ModelInfo: ...
+    @property
+    def progress(self) -> Progress: ...
     @property
     def has_work(self) -> bool: ...
     def add(self, request: Request) -> None: ...
@@ -83,6 +86,7 @@ def main(address: str, pipe: int | None = None) -> int:
 
 def serve(channel: WorkerChannel, engine: EngineLike, pulse: Pulse) -> None:
     """Say `Ready`, then step while there is work and sleep while there is none, to `Shutdown`."""
+    pulse.progress = engine.progress
     channel.send(wire.Ready(engine.info, engine.stats()))
     images = KnownImages()
     while True:

@@ -6,6 +6,7 @@ mechanism a family has of its own is then taken away once, to see that the compa
 
 import dataclasses
 import functools
+import json
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import torch
 import transformers
 
-from docs.generate.families import families_table
+from docs.generate.families import RUN, counts, families_table
 from lookm import CachePolicy, ImageInput, RequestError
 from lookm.attention import masked
 from lookm.engine import Engine
@@ -258,11 +259,20 @@ def test_attention_that_cannot_be_computed_is_refused_at_start() -> None:
         unsupported(transformers.GptOssConfig(**sinks))
 
 
+def test_every_row_was_served_beside_transformers_and_answered_alike() -> None:
+    run = json.loads(RUN.read_text(encoding="utf-8"))
+    compared = counts(run, "answers")
+    assert set(compared) == set(FAMILIES)
+    assert compared == counts(run, "equal")
+    assert min(compared.values()) > 15
+
+
 def test_every_row_has_a_toy_and_a_line_in_the_table() -> None:
     assert {toy.row.model_type for toy in TOYS.values()} == set(FAMILIES)
-    table, note = families_table().split("\n\n")
+    table, note, made = families_table().split("\n\n")
     assert note.startswith("Layers with a sliding window")
+    assert "`make families`, commit " in made
     assert len(table.splitlines()) == 2 + len(FAMILIES)
     for family in FAMILIES.values():
         assert f"| {family.title} | `{family.model_type}` |" in table
-    assert np.all([line.count("|") == 5 for line in table.splitlines()])
+    assert np.all([line.count("|") == 6 for line in table.splitlines()])

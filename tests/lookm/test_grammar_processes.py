@@ -139,7 +139,14 @@ def test_processes_are_bounded_and_those_in_use_stay(
     used.close()
 
 
-def test_a_grammar_whose_process_dies_costs_only_its_own_requests(engine: Any) -> None:
+@pytest.mark.parametrize(
+    ("number", "refused", "reason"),
+    [(signal.SIGKILL, None, "process has ended"), (signal.SIGPROF, "RequestError", "0.5 s")],
+)
+def test_a_grammar_whose_process_dies_costs_only_its_own_requests(
+    engine: Any, number: int, refused: str | None, reason: str
+) -> None:
+    """A signal of its limits is its schema's doing, and refuses it; any other is ours."""
     requests = [
         random_prompt(0, seed=1).request(
             name, ignore_eos=False, max_tokens=30, temperature=1.0, seed=3, structure=structure
@@ -151,13 +158,13 @@ def test_a_grammar_whose_process_dies_costs_only_its_own_requests(engine: Any) -
     while engine._sequences["a"].awaits_mask:
         engine.step()
     (host,) = hosts()[-1:]
-    os.kill(children(host)[0], signal.SIGKILL)
+    os.kill(children(host)[0], number)
     events: dict[str, list[Any]] = {"a": [], "b": []}
     while engine.has_work:
         for event in engine.step():
             events[event.request_id].append(event)
-    assert events["a"][-1].finish == "error"
-    assert "process has ended" in events["a"][-1].error
+    assert (events["a"][-1].finish, events["a"][-1].refused) == ("error", refused)
+    assert reason in events["a"][-1].error
     assert events["b"][-1].finish == "stop"
     assert engine.stats().used_bytes == 0
 

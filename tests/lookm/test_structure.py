@@ -267,15 +267,14 @@ def test_a_structure_that_cannot_be_followed_is_refused_once_it_is_known(engine_
     assert not engine.has_work
 
 
-def test_a_token_that_is_not_allowed_is_a_failure(demo: Any) -> None:
+def test_a_structure_that_cannot_be_followed_on_is_a_refusal(demo: Any) -> None:
     tokenizer, grammars = demo
     grammar = opened(grammars, ANY)
     grammar.advance(tokenizer.encode("x", add_special_tokens=False)[-1])
-    assert "cannot be followed" in grammar.failure
-    logits = torch.zeros(len(tokenizer))
-    grammar.mask(logits)
+    assert isinstance(grammar.refusal, RequestError)
+    assert "cannot be followed" in str(grammar.refusal)
+    assert not grammar.ready
     assert not grammar.complete
-    assert logits.isfinite().all()
 
 
 def test_ignoring_the_end_of_a_structured_answer_is_refused() -> None:

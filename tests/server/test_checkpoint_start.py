@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from lookm.errors import ModelError
 from lookm.models.generation import GenerationDefaults
-from server.app import prepare
+from server.app import load_processor, prepare
 from server.launch import FAILED, launch
 from server.settings import Settings
 from server.worker.launch import WorkerProcess
@@ -95,3 +96,11 @@ def test_weights_of_another_model_end_the_start_without_a_second_worker(
     assert "lacks 1 weight of LlavaForConditionalGeneration: lm_head.weight" in output
     assert "Traceback" not in output
     assert "next one in" not in output
+
+
+def test_the_api_process_judges_weights_and_images_without_the_worker(tmp_path: Path) -> None:
+    write(tmp_path)
+    load_processor(str(tmp_path))
+    edit_weights(tmp_path, lambda weights: drop(weights, "lm_head"))
+    with pytest.raises(ModelError, match=r"lm_head\.weight"):
+        load_processor(str(tmp_path))

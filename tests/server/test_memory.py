@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -67,17 +68,34 @@ def test_a_key_has_at_most_its_places() -> None:
     assert not gate._inside
 
 
-async def test_a_key_over_its_places_gets_429_and_others_are_served() -> None:
+async def test_a_key_over_its_places_waits_then_gets_429_and_others_are_served() -> None:
     release = asyncio.Event()
-    settings = Settings(model="fake", api_keys="one,two", max_running_per_key=1)
+    settings = Settings(
+        model="fake", api_keys="one,two", max_running=4, max_waiting=8, max_running_per_key=1
+    )
     one, two = ({"authorization": f"Bearer {key}"} for key in ("one", "two"))
-    async with serving(settings, says_after(release)) as (client, engine, _):
-        held = asyncio.create_task(client.post(CHAT, json=chat(), headers=one))
+    async with serving(settings, says_after(release)) as (client, engine, app):
+        ask = partial(client.post, CHAT)
+        held = asyncio.create_task(ask(json=chat(), headers=one))
         await until(lambda: engine.open == 1)
-        check_error(await client.post(CHAT, json=chat(), headers=one), 429, "queue_full", None)
-        answer = await client.post(CHAT, json=chat(n=2), headers=two)
-        check_error(answer, 400, "invalid_value", "n")
-        other = asyncio.create_task(client.post(CHAT, json=chat(), headers=two))
+        waiting = [
+            asyncio.create_task(ask(json=chat(stream=stream), headers=one))
+            for stream in (False, True)
+        ]
+        await until(lambda: app.state.services.gate._inside.total() == 3)
+        check_error(await ask(json=chat(), headers=one), 429, "queue_full", None)
+        check_error(await ask(json=chat(n=4), headers=two), 400, "invalid_value", "n")
+        other = asyncio.create_task(ask(json=chat(n=3), headers=two))
         await until(lambda: engine.open == 2)
         release.set()
-        assert [(await each).status_code for each in (held, other)] == [200, 200]
+        answers = [await each for each in (held, *waiting, other)]
+        assert [answer.status_code for answer in answers] == [200] * 4
+        assert answers[2].text.endswith("data: [DONE]\n\n")
+        assert len(answers[3].json()["choices"]) == 3
+
+
+def test_the_share_of_a_key_in_the_queue_is_that_of_its_places() -> None:
+    def most(running: int | None) -> int | None:
+        return Settings(max_running=64, max_waiting=256, max_running_per_key=running).max_per_key
+
+    assert [most(n) for n in (None, 1, 16, 64, 100)] == [None, 5, 80, 320, 356]

@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from server import signals
 from tests.server.process import ServerProcess, wait_until
 from tests.server.raw_http import RawClient, timed
 from tests.server.requests import chat
@@ -62,21 +63,32 @@ def read_all(clients: list[RawClient]) -> None:
 
 
 @pytest.mark.parametrize(
-    "signals", [[TERM], [INT, TERM], [TERM, TERM, INT, TERM]], ids=["one", "two", "four"]
+    "numbers",
+    [[TERM], [INT, TERM], [TERM, TERM, INT, TERM], [signal.SIGHUP]],
+    ids=["one", "two", "four", "hangup"],
 )
-def test_every_stream_gets_its_error_and_its_end(signals: list[int]) -> None:
+def test_every_stream_gets_its_error_and_its_end(numbers: list[int]) -> None:
     with server_to_stop() as server:
         streams = streaming(server, 5)
         whole = RawClient(server.url)
         whole.ask(chat(**LONG))
-        with timed(PROMISED_S + (DRAIN_S if len(signals) == 1 else 0)):
-            for number in signals:
+        with timed(PROMISED_S + (DRAIN_S if len(numbers) == 1 else 0)):
+            for number in numbers:
                 server.process.send_signal(number)
                 time.sleep(0.05)
             read_all([*streams, whole])
             assert server.process.wait(30) == 0
     assert all(stream.ended_well and stream.failed for stream in streams)
     assert (whole.status, whole.failed) == (503, True)
+
+
+def test_a_hangup_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.handled(lambda: None):
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_stop_does_not_wait_for_clients_that_do_not_get_on() -> None:

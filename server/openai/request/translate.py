@@ -29,7 +29,8 @@ from server.openai.schemas.requests import (
     Message,
     TokenizeRequest,
 )
-from server.openai.tools.checks import check_turns, tool_use
+from server.openai.schemas.tools import Tool
+from server.openai.tools.checks import ToolUse, check_tools, check_turns, tool_use
 from server.openai.tools.template_support import ToolSupport
 
 
@@ -75,10 +76,7 @@ class Translator:
         """
         policy = self.policy(body)
         check_options(body)
-        check_schema(body.response_format)
-        self.text_limit.check_chat(body.messages, body.tools or ())
-        use = tool_use(body, self.tool_support)
-        check_strict(body)
+        use = await self.pools.text(lambda: self._checked(body))
         prompt = await self.chat_prompt(body.messages, use.tools)
         body.messages.clear()  # data URLs may be 100 MB, and the answer may take minutes
         request = self._request(body, request_id, policy, prompt, use.structure)
@@ -99,13 +97,28 @@ class Translator:
     async def chat_prompt(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] = ()
     ) -> PreparedPrompt:
-        """Load the pictures, render the chat template."""
-        check_turns(messages, self.tool_support)
+        """Load the pictures, render the chat template: of a checked chat."""
         pictures = await self.pictures.load(media_parts(messages))
-        template = template_messages(messages, self.tool_support.dialect, pictures)
         images = tuple(images_of(pictures))
-        ids = await self.pools.text(lambda: self.processor.prompt(template, images, tools))
-        return PreparedPrompt(ids, images)
+
+        def rendered() -> tuple[int, ...]:
+            template = template_messages(messages, self.tool_support.dialect, pictures)
+            return self.processor.prompt(template, images, tools)
+
+        return PreparedPrompt(await self.pools.text(rendered), images)
+
+    def check_chat(self, messages: Sequence[Message], tools: Sequence[Tool]) -> None:
+        """Raises `ApiError` or `PromptTooLongError`. Takes a while, where there are many parts."""
+        self.text_limit.check_chat(messages, tools)
+        check_tools(tools, self.tool_support)
+        check_turns(messages, self.tool_support)
+
+    def _checked(self, body: ChatRequest) -> ToolUse:
+        check_schema(body.response_format)
+        self.check_chat(body.messages, body.tools or ())
+        use = tool_use(body, self.tool_support)
+        check_strict(body)
+        return use
 
     def _request(
         self,

@@ -33,6 +33,7 @@ class ChoiceEvent:
 
 
 ChoiceEvents = AsyncGenerator[ChoiceEvent]
+Submit = Callable[[Callable[[], None]], AsyncGenerator[TokenEvent]]  # called when it is accepted
 
 
 def each_choice(request: Request, num_choices: int) -> Iterator[Request]:
@@ -78,11 +79,9 @@ async def choice_events(
 
 
 async def in_turn(
-    turns: Turns,
-    submit: Callable[[Callable[[], None]], AsyncGenerator[TokenEvent]],
-    accepted: Callable[[], None],
+    turns: Turns, submit: Submit, accepted: Callable[[], None]
 ) -> AsyncGenerator[TokenEvent]:
-    """The events of one of several choices, submitted when it has its turn.
+    """The events of a choice, submitted when it has its turn.
 
     While it waits for that it counts as accepted: the gate has a place for it.
     """

@@ -32,8 +32,7 @@ class ToolUse:
 
 
 def tool_use(body: ChatRequest, support: ToolSupport) -> ToolUse:
-    """Check the fields about tools. Raises `ApiError`."""
-    check_tools(body.tools or (), support)
+    """What a request with such tools (`check_tools`) says of them. Raises `ApiError`."""
     tools, choice = allowed(body.tools or (), body.tool_choice)
     names = [tool.function.name for tool in tools]
     if isinstance(choice, NamedChoice) and choice.function.name not in names:

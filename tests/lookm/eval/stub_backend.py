@@ -27,6 +27,10 @@ class Scripted:
         self.settings = {"model": "scripted", **dict(settings)}
         self.asked = []
 
+    def kept(self, job: Any) -> Any:
+        """As if it did not tell."""
+        return None
+
     def replies(self, jobs: Any) -> Iterator[Any]:
         for job in jobs:
             if len(self.asked) == self.dies_after:

@@ -5,7 +5,7 @@ attention matrix is computed whole, in float64; the policy's parts decide; each 
 replaced by what is kept, and transformers decodes on from there, one token at a time.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache
@@ -16,19 +16,28 @@ from lookm import CachePolicy
 from lookm.attention import spread
 from lookm.policy import PromptPolicy, View, compress, resolve
 from lookm.types import Needs
-from tests.lookm.models.toys import ToyPrompt
-from tests.lookm.tiny import IMAGE
+
+
+class Asked(Protocol):
+    """A prompt: what the model is called with, which tokens are images', and where its answer
+    begins. `position_rows`: RoPE rows."""
+
+    @property
+    def is_image(self) -> torch.Tensor: ...
+    @property
+    def next_pos(self) -> int: ...
+    @property
+    def position_rows(self) -> int: ...
+    def inputs(self) -> dict[str, Any]: ...
 
 
 @torch.no_grad()
-def compressed_answer(
-    model: Any, prompt: ToyPrompt, policy: CachePolicy, num_tokens: int
-) -> list[int]:
+def compressed_answer(model: Any, prompt: Asked, policy: CachePolicy, num_tokens: int) -> list[int]:
     """Greedy tokens of `model` over a cache compressed once after the prefill."""
     logits, layers = _prefill(model, prompt)
     cache = DynamicCache(config=model.config.get_text_config())
     num_looked = sum(window is None for *_, window, _ in layers)
-    opened = PromptPolicy(resolve(policy), torch.tensor(prompt.ids) == IMAGE, num_looked)
+    opened = PromptPolicy(resolve(policy), prompt.is_image, num_looked)
     for layer, (q, k, v, mask, window, scale) in enumerate(layers):
         if window is None:
             view = _view(q, k, v, mask, scale, prompt, opened.needs, (layer, len(layers)))
@@ -39,8 +48,8 @@ def compressed_answer(
     tokens = [int(logits[0, -1].argmax())]
     for i in range(num_tokens - 1):
         position = torch.tensor([[prompt.next_pos + i]])
-        if prompt.toy.row.position_rows > 1:
-            position = position.expand(prompt.toy.row.position_rows, 1, 1)
+        if prompt.position_rows > 1:
+            position = position.expand(prompt.position_rows, 1, 1)
         logits = model(
             input_ids=torch.tensor([tokens[-1:]]),
             position_ids=position,
@@ -51,7 +60,7 @@ def compressed_answer(
     return tokens
 
 
-def _prefill(model: Any, prompt: ToyPrompt) -> tuple[torch.Tensor, list[tuple[Any, ...]]]:
+def _prefill(model: Any, prompt: Asked) -> tuple[torch.Tensor, list[tuple[Any, ...]]]:
     """Logits, and `(q, k, v, mask, window, scale)` of each layer."""
     layers: list[tuple[Any, ...]] = []
 
@@ -74,7 +83,7 @@ def _view(
     v: torch.Tensor,
     mask: torch.Tensor | None,
     scale: float,
-    prompt: ToyPrompt,
+    prompt: Asked,
     needs: Needs,
     place: tuple[int, int],
 ) -> View:
@@ -85,7 +94,7 @@ def _view(
     allowed = torch.ones(num_tokens, num_tokens).tril().bool() if mask is None else mask[0, 0]
     matrix = (q @ repeated.transpose(1, 2) * scale).masked_fill(~allowed, -torch.inf).softmax(-1)
     matrix = matrix.view(num_heads, -1, num_tokens, num_tokens)
-    is_image_T = torch.tensor(prompt.ids) == IMAGE
+    is_image_T = prompt.is_image
     spread_K = spread.measure(
         q, k, scale=scale, is_image_T=is_image_T, needs=needs, mask_TT=allowed
     )

@@ -9,6 +9,7 @@ import torch
 import transformers as hf
 from safetensors.torch import load_file, save_file
 
+from tests.lookm.models import toys
 from tests.lookm.models.toy_processors import PROCESSORS
 from tests.lookm.models.toys import TOYS
 
@@ -19,39 +20,57 @@ POINTER = (
 )
 
 
-def built(name: str) -> tuple[Any, Any]:
-    """Model and processor of a family, whose vocabulary is the tokenizer's."""
+def built(name: str, text: Any = None) -> tuple[Any, Any]:
+    """Model and processor of a family, whose vocabulary is the tokenizer's.
+
+    `text`: the config of another text model in this family's shell.
+    """
     processor = PROCESSORS[name]()
     tokenizer = processor.tokenizer
     config = TOYS[name].config()
+    if text is not None:
+        config.text_config = text
     config.text_config.vocab_size = len(tokenizer)
-    feature = getattr(tokenizer, "image_token", None) or "<image>"
+    feature = getattr(tokenizer, "image_token", None) or processor.image_token
     config.image_token_id = tokenizer.convert_tokens_to_ids(feature)
-    torch.manual_seed(0)
-    return hf.AutoModelForImageTextToText.from_config(config), processor
+    return toys.filled(config), processor
 
 
-def write(folder: Path, name: str = "llava", *, max_shard_size: str = "1GB") -> Path:
-    """Model and processor of a family, saved."""
-    model, processor = built(name)
+def write(
+    folder: Path, name: str = "llava", *, text: Any = None, max_shard_size: str = "1GB"
+) -> Path:
+    """Model and processor of a family (`built`), saved."""
+    model, processor = built(name, text)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     processor.save_pretrained(folder)
     return folder
 
 
 def as_published(folder: Path) -> None:
-    """The files as repositories of 2024 have them: an image processor's config of its own, the chat
-    template in JSON, and nothing of a type at the top of the config."""
-    processor = json.loads((folder / "processor_config.json").read_text())
+    """The files as repositories of 2024 have them: an image processor's config of its own, none of
+    a video processor, and the chat template in JSON."""
+    path = folder / "processor_config.json"
+    processor = json.loads(path.read_text())
+    processor.pop("video_processor", None)
     image_processor = processor.pop("image_processor")
     image_processor["processor_class"] = processor["processor_class"]
     (folder / "preprocessor_config.json").write_text(json.dumps(image_processor))
-    (folder / "processor_config.json").write_text(json.dumps(processor))
+    path.write_text(json.dumps(processor))
+    if len(processor) == 1:  # its class, which the other file names
+        path.unlink()
     template = folder / "chat_template.jinja"
     if template.exists():
         content = {"chat_template": template.read_text()}
         (folder / "chat_template.json").write_text(json.dumps(content))
         template.unlink()
+
+
+def under_own_names(folder: Path) -> None:
+    """The weights of a checkpoint in one file, called as transformers' modules are today."""
+    model = hf.AutoModelForImageTextToText.from_pretrained(folder)
+    tied = set(model.all_tied_weights_keys)
+    weights = {name: each for name, each in model.state_dict().items() if name not in tied}
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:

@@ -19,6 +19,7 @@ from lookm.models.loading import load_model
 from tests.lookm.models import hub_shape
 from tests.lookm.models.hub_shape import as_published
 from tests.lookm.models.toys import TOYS
+from tests.lookm.models.transformers_answer import answer_to, inputs_of
 
 LOADABLE = ("llava", "llava_next", "idefics3", "gemma3", "paligemma")
 PICTURES = [
@@ -38,24 +39,11 @@ def checkpoint(name: str, folder: Path) -> tuple[Any, Any]:
 
 
 def theirs(model: Any, processor: Any) -> tuple[list[int], list[int]]:
-    """transformers' own inputs and greedy answer for two pictures and a question."""
-    if processor.chat_template is None:
-        inputs = processor(text=["<image><image>What is it?"], images=[PICTURES])
-    else:
-        parts = [{"type": "image", "image": picture} for picture in PICTURES]
-        content = [*parts, {"type": "text", "text": "What is it?"}]
-        inputs = processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            tokenize=True,
-            add_generation_prompt=True,
-            return_dict=True,
-        )
-    tensors = {
-        name: torch.tensor(np.array(value)) for name, value in inputs.items() if name != "labels"
-    }
-    out = model.generate(**tensors, max_new_tokens=12, do_sample=False, pad_token_id=0)
-    num_prompt = tensors["input_ids"].shape[1]
-    return out[0, :num_prompt].tolist(), out[0, num_prompt:].tolist()
+    """transformers' prompt and greedy answer for two pictures and a question."""
+    parts = [{"type": "image", "image": picture} for picture in PICTURES]
+    content = [*parts, {"type": "text", "text": "What is it?"}]
+    inputs = inputs_of(processor, [{"role": "user", "content": content}])
+    return inputs["input_ids"][0].tolist(), answer_to(model, inputs, 12)
 
 
 @pytest.mark.parametrize("published", [False, True])

@@ -1,6 +1,7 @@
 """Prompts: our ids and pixels are those of the family's own processor for the same chat."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,8 @@ def test_a_package_that_does_not_load_is_refused_with_the_command(
     broken = tmp_path / "torchvision.py"
     broken.write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(sys.modules, "torchvision", None)  # put back: what it did to a process
+    monkeypatch.delitem(sys.modules, "torchvision")
     with pytest.raises(ModelError, match=r"torchvision, which does not load .*whl/cpu"):
         loading.require("torchvision", FAMILIES["smolvlm"])
     assert torch.tensor([1]).sum() == 1

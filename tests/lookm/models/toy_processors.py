@@ -1,7 +1,7 @@
 """A processor of each family as a checkpoint would give it: the real class, a tiny tokenizer.
 
-Where the class insists on torchvision (a video processor, a guard), a stand-in takes that place:
-nothing of it is used for images.
+Where the class insists on torchvision (a video processor, a guard) and there is none, a stand-in
+takes that place: nothing of it is used for images.
 """
 
 import importlib.util
@@ -71,6 +71,11 @@ class NoVideo:
     model_input_names: tuple[str, ...] = ()
 
 
+def video(name: str) -> Any:
+    """The family's video processor, where torchvision lets it be made."""
+    return NoVideo() if importlib.util.find_spec("torchvision") is None else getattr(hf, name)()
+
+
 def template(image: str) -> str:
     """Turns with images and text in their order."""
     return (
@@ -109,18 +114,18 @@ def llava_onevision() -> Any:
     return hf.LlavaOnevisionProcessor(
         LlavaOnevisionImageProcessorPil(size=SQUARE, image_grid_pinpoints=PINPOINTS),
         tokenizer(["<image>", "<video>"]),
-        NoVideo(),
+        video("LlavaOnevisionVideoProcessor"),
         num_image_tokens=9,
         vision_feature_select_strategy="full",
         chat_template=template("<image>\n"),
     )
 
 
-def qwen(processor: Any) -> Any:
+def qwen(processor: Any, video_processor: str) -> Any:
     return processor(
         Qwen2VLImageProcessorPil(**GRID),
         tokenizer(QWEN),
-        NoVideo(),
+        video(video_processor),
         chat_template=template("<|vision_start|><|image_pad|><|vision_end|>"),
     )
 
@@ -135,7 +140,7 @@ def internvl() -> Any:
     return hf.InternVLProcessor(
         GotOcr2ImageProcessorPil(size={"height": 32, "width": 32}, max_patches=4),
         tokenizer(list(named.values()), **named),
-        NoVideo(),
+        video("InternVLVideoProcessor"),
         image_seq_length=4,
         chat_template=template("<IMG_CONTEXT>\n"),
     )
@@ -154,7 +159,7 @@ def smolvlm() -> Any:
     return hf.SmolVLMProcessor(
         SmolVLMImageProcessorPil(**SPLIT),
         tokenizer(IDEFICS),
-        NoVideo(),
+        video("SmolVLMVideoProcessor"),
         image_seq_len=4,
         chat_template=template("<image>"),
     )
@@ -197,9 +202,9 @@ PROCESSORS: dict[str, Callable[[], Any]] = {
     "pixtral": lambda: pixtral(1),
     "llava_next": llava_next,
     "llava_onevision": llava_onevision,
-    "qwen2_vl": lambda: qwen(hf.Qwen2VLProcessor),
-    "qwen2_5_vl": lambda: qwen(hf.Qwen2_5_VLProcessor),
-    "qwen3_vl": lambda: qwen(hf.Qwen3VLProcessor),
+    "qwen2_vl": lambda: qwen(hf.Qwen2VLProcessor, "Qwen2VLVideoProcessor"),
+    "qwen2_5_vl": lambda: qwen(hf.Qwen2_5_VLProcessor, "Qwen2VLVideoProcessor"),
+    "qwen3_vl": lambda: qwen(hf.Qwen3VLProcessor, "Qwen3VLVideoProcessor"),
     "internvl": internvl,
     "idefics3": idefics3,
     "smolvlm": smolvlm,

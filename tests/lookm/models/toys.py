@@ -39,15 +39,20 @@ class Toy:
         return FAMILIES[self.family or self.name]
 
     def model(self, seed: int = 0) -> Any:
-        torch.manual_seed(seed)
-        config = self.config()
-        model = hf.AutoModelForImageTextToText.from_config(config).eval()
-        for weight in model.parameters():
-            if weight.dim() > 1 and not weight.any():  # Gemma3's projector starts at zero
-                torch.nn.init.normal_(weight, std=0.3)
+        model = filled(self.config(), seed)
         model.generation_config.eos_token_id = None  # as `ignore_eos` does
         model.generation_config.pad_token_id = 0
         return model
+
+
+def filled(config: Any, seed: int = 0) -> Any:
+    """The model of a config with random weights, of which none is zero throughout."""
+    torch.manual_seed(seed)
+    model = hf.AutoModelForImageTextToText.from_config(config).eval()
+    for weight in model.parameters():
+        if weight.dim() > 1 and not weight.any():  # Gemma3's projector starts at zero
+            torch.nn.init.normal_(weight, std=0.3)
+    return model
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,14 @@ class ToyPrompt:
             kinds = (ids == IMAGE).long() * self.toy.row.image_type
             inputs[self.toy.row.type_argument] = kinds
         return inputs
+
+    @property
+    def is_image(self) -> torch.Tensor:
+        return torch.tensor(self.ids) == IMAGE
+
+    @property
+    def position_rows(self) -> int:
+        return int(self.toy.row.position_rows)
 
     @property
     def next_pos(self) -> int:

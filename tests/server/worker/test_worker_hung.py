@@ -1,14 +1,19 @@
 """A worker that lives and does nothing is replaced; one that only takes its time is not."""
 
 import asyncio
+import math
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from lookm.progress import Piece
 from lookm.types import Request
 from server.fake import engine as fake
 from server.worker.activity import Activity
@@ -85,6 +90,23 @@ async def test_steps_as_long_as_the_others_and_long_silence_are_no_alarm(
         assert (client.pid, client.restarts) == (pid, 0)
 
 
+@pytest.mark.anyio
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+async def test_a_step_that_computes_for_ever_is_found_by_what_others_took(
+    running: Running, make_request: Make
+) -> None:
+    causes: list[str] = []
+    async with running(patience=Patience(piece_s=1.0)) as client:
+        client.failure_observers.append(causes.append)
+        assert [event async for event in client.submit(make_request("a", max_tokens=2))]
+        pid = client.pid
+        events = client.submit(make_request("b", ids=(fake.SPIN_ID,)))
+        with pytest.raises(WorkerDiedError):
+            await asyncio.wait_for(anext(events), NOTICED_S)
+        await replaced(client, pid)
+        assert causes == ["hung"]
+
+
 def judged(
     took_s: float,
     longest_s: float,
@@ -122,6 +144,38 @@ def test_the_operator_knows_best_how_long_a_step_computes() -> None:
     assert judged(6, 1, step_s=5, active=False)
 
 
+def computing(busy_s: float, expected_s: float, **given: Any) -> bool:
+    vigil = Vigil(Patience(given.get("step_s")), on_gpu=given.get("gpu", False), ready=True)
+    heart = SimpleNamespace(heard_s=100.0, beat=Beat(7, 90.0, 0.1, Piece(95.0, expected_s)))
+    vigil.look(heart, 1000.0)  # type: ignore[arg-type]
+    heart.heard_s = vigil.active_s = 101.0
+    vigil.look(heart, 1000.0 + busy_s)  # type: ignore[arg-type]
+    return vigil.verdict(heart.beat, 101.0) is not None
+
+
+def test_a_piece_of_a_step_may_take_what_such_pieces_took_of_a_processor() -> None:
+    assert computing(16, 0.001)
+    assert not computing(14, 0.001)
+    assert not computing(90, 10)
+    assert computing(101, 10)
+    assert not computing(200, math.inf)  # the first of its kind: the step's limit holds
+    assert not computing(50, 0.001, gpu=True)
+    assert computing(61, 0.001, gpu=True)
+    assert not computing(250, 0.001, step_s=300)  # the operator knows best
+
+
+def test_who_computes_and_says_nothing_hangs() -> None:
+    def silent(busy_s: float) -> bool:
+        heart = SimpleNamespace(heard_s=60.0, beat=Beat())
+        vigil = Vigil(Patience(), ready=True, active_s=100.0)
+        for each in (0.0, busy_s):
+            vigil.look(heart, each)  # type: ignore[arg-type]
+        return vigil.verdict(heart.beat, 100.0) is not None
+
+    assert silent(31)
+    assert not silent(29)
+
+
 def test_silence_counts_from_the_last_sign_of_any_kind() -> None:
     def silent(heard_s: float, active_s: float, *, ready: bool = True) -> bool:
         vigil = Vigil(Patience(), ready=ready, heard_s=heard_s, active_s=active_s, begun_s=90)
@@ -150,10 +204,15 @@ def test_what_computes_is_active_and_what_is_stopped_is_not() -> None:
     try:
         activity = Activity(process.pid)
         assert activity.seen()
+        while activity.busy_s < 0.2:
+            time.sleep(0.05)
+            assert activity.seen()
         process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED)
         activity.seen()
+        busy_s = activity.busy_s
         assert not activity.seen()
+        assert activity.busy_s == busy_s
     finally:
         process.kill()
         process.wait()
