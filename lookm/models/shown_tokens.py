@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-# Of Mistral's and Llama's tokenizers: part of an answer that calls a tool or thinks, though they are
-# special.
+# Of Mistral's and Llama's tokenizers: part of an answer that calls a tool or thinks, though
+# they are special.
 ANSWER_TOKENS = frozenset({"[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "[THINK]", "[/THINK]"})
 
 MAX_CHARACTER_TOKENS = 4  # a character has as many bytes at most
