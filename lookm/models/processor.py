@@ -303,9 +303,11 @@ class Processor:
     def _check_image_token(self) -> None:
         """Raises `ModelError` where the config means another token by an image's features."""
         if not self.small_image().num_tokens:
+            known = 0 <= self.image_token_id < len(self._tokenizer)
+            token = self._tokenizer.convert_ids_to_tokens(self.image_token_id) if known else None
             raise ModelError(
                 f"{self.name}: image_token_id {self.image_token_id} of config.json is "
-                f"{self._tokenizer.convert_ids_to_tokens(self.image_token_id)!r} to the tokenizer, "
+                f"{token!r} to the tokenizer, "
                 "and not what its processor puts in an image's place: one is of another model",
                 param="model",
             )
