@@ -68,7 +68,9 @@ def check_text(model: Any, processor: Processor) -> None:
     text_model = getattr(model.model, family.text_model)
     if hasattr(text_model, "layers"):  # one says as much as all of them
         text_model.layers = text_model.layers[:1]
-    embeds_1TE = model.get_input_embeddings()(torch.zeros(1, NUM_TOKENS, dtype=int, device=META))
+    embeds_1TE = model.get_input_embeddings()(
+        torch.zeros(1, NUM_TOKENS, dtype=torch.long, device=META)
+    )
     pos_R1T = torch.arange(NUM_TOKENS).expand(family.position_rows, 1, -1)
     pos = pos_R1T if family.position_rows > 1 else pos_R1T[0]
     try:

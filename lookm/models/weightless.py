@@ -22,9 +22,12 @@ def weightless(config: Any) -> Any:
         return AutoModelForImageTextToText.from_config(config).eval()
 
 
-class InputsKeepNumbers(TorchDispatchMode):
+class InputsKeepNumbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Where an operation takes tensors with and without numbers, its result has none; moving
     integers to where the weights are leaves them as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self,
