@@ -46,7 +46,8 @@ def alike(images: Sequence[ImageInput], max_group: int) -> Iterator[list[ImageIn
     groups: dict[tuple[int, ...], list[ImageInput]] = {}
     for image in {image.digest: image for image in images}.values():
         shape = image.tensors["pixel_values"].shape if "pixel_values" in image.tensors else ()
-        alone = set(image.tensors) != {"pixel_values"} or shape[0] != 1 or image.num_tokens == 1
+        for_the_tower = image.tensors.keys() - {PLACEHOLDER}
+        alone = for_the_tower != {"pixel_values"} or shape[0] != 1 or image.num_tokens == 1
         key = (-1, len(groups)) if alone else (image.num_tokens, *shape)
         groups.setdefault(key, []).append(image)
     for group in groups.values():

@@ -3,6 +3,8 @@
 Kept is clear, dropped is under a grey veil, merged is striped as well: a picture keeps its hues.
 """
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -28,7 +30,7 @@ def veil(kept: float) -> float:
 
     Of its root, so that the small shares, which most patches have, are told apart.
     """
-    return VEILED * (1 - kept**0.5)
+    return VEILED * (1 - math.sqrt(kept))
 
 
 def diagonals(width: int, height: int, *, slope: int = 1) -> Pixels:

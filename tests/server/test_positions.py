@@ -117,7 +117,7 @@ async def test_the_documents_ten_lines_decode_it(client: httpx.AsyncClient) -> N
     """The decoder of docs/positions.md, as it stands there."""
     page = (Path(__file__).parents[2] / "docs" / "positions.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(import base64.*?)```", page, re.DOTALL)
-    assert len(list(filter(None, code.splitlines()))) <= 10
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
     namespace: dict[str, Any] = {}
     exec(code, namespace)
     usage = await answer(client, kv_cache=ASKED)

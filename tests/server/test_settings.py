@@ -19,6 +19,8 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "reuse": ("kept", "kept"),
     "api_keys": ("a, b", 2),
     "generation_config": ("none", "none"),
+    "model_alias": ("a=b:look-m@0.2, c=b", ("a=b:look-m@0.2", "c=b")),
+    "root_path": ("/lookm/", "/lookm"),
     "cors_origins": ("https://a, https://b", ("https://a", "https://b")),
     "media_allowed_hosts": ("a.example", ("a.example",)),
 }
@@ -26,13 +28,16 @@ SAMPLES: dict[str, tuple[str, Any]] = {
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("2GiB", 2**31), ("512MiB", 2**29), ("1.5g", 1_500_000_000), ("64", 64), ("10 kB", 10_000)],
+    [
+        *[("2GiB", 2**31), ("512MiB", 2**29), ("1.5g", 1_500_000_000), ("64", 64)],
+        *[("10 kB", 10_000), ("2TiB", 2**41)],
+    ],
 )
 def test_sizes(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "much", "-1", "2TiB", "1e9", "GiB"])
+@pytest.mark.parametrize("text", ["", "much", "-1", "2PiB", "1e9", "GiB"])
 def test_bad_sizes(text: str) -> None:
     with pytest.raises(ValueError, match="2GiB"):
         parse_size(text)

@@ -45,7 +45,7 @@ from server.bench.tables import seconds, text_table
 from server.settings import format_size
 
 HEADER = (
-    "", "asked", "failed", "TTFT p50", "p90", "p99", "ITL p50", "p99", "E2E p50", "p99",
+    "policy", "asked", "failed", "TTFT p50", "p90", "p99", "ITL p50", "p99", "E2E p50", "p99",
     "tokens/s", "good", "KV a prompt",
 )  # fmt: skip
 

@@ -13,7 +13,7 @@ from lookm.errors import ModelError, RequestError
 from lookm.models.adapter import Adapter
 from lookm.models.families import FAMILIES, family_of
 from lookm.models.features import FeatureCache
-from lookm.models.image_layouts import alike
+from lookm.models.image_layouts import PLACEHOLDER, alike
 from lookm.models.loading import load_config, resolve_path
 from lookm.types import ImageInput
 from tests.lookm.models.toys import TOYS
@@ -154,6 +154,12 @@ def test_images_whose_tensors_say_more_than_pixels_stay_alone(name: Any) -> None
 
 def test_groups_are_of_one_size_and_bounded() -> None:
     pixels = [np.zeros((1, 3, side, side), np.float32) for side in (8, 8, 16, 8)]
-    images = [ImageInput(str(i), {"pixel_values": p}, 4) for i, p in enumerate(pixels)]
+    text = np.frombuffer(
+        b"<image>", dtype=np.uint8
+    )  # each processor's image says what it is called
+    images = [
+        ImageInput(str(i), {"pixel_values": each, PLACEHOLDER: text}, 4)
+        for i, each in enumerate(pixels)
+    ]
     groups = [[image.digest for image in group] for group in alike([*images, images[0]], 2)]
     assert groups == [["0", "1"], ["3"], ["2"]]
