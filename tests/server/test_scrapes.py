@@ -8,6 +8,9 @@ from server import scrapes
 from server.scrapes import Scrapes
 
 
+pytestmark = pytest.mark.anyio
+
+
 class Counted:
     """An exposition that counts how often it is written."""
 
