@@ -7,7 +7,6 @@ import pytest
 from server import scrapes
 from server.scrapes import Scrapes
 
-
 pytestmark = pytest.mark.anyio
 
 
