@@ -28,8 +28,8 @@ $(STAMP): requirements.lock pyproject.toml
 serve: $(STAMP)  ## Start the server on the bundled demo model (PORT=8000 HOST=127.0.0.1)
 	$(BIN)/lookm serve --host $(HOST) --port $(PORT) $(ARGS)
 
-test: $(STAMP)  ## Run the test suite (CPU, offline, minutes)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+test: $(STAMP)  ## Run the test suite (CPU, offline, minutes), a process for each core
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 e2e: $(STAMP)  ## Only the tests that start a real server
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m e2e $(ARGS)

@@ -290,6 +290,7 @@ class ModelInfo:
     """What the rest of the system may know about the loaded model.
 
     `windows`: for each layer how many tokens it sees, None for all; empty where all layers see all.
+    `causal`: the tokens of a prompt with images see only those before them.
     """
 
     name: str
@@ -301,3 +302,4 @@ class ModelInfo:
     dtype: str
     device: str
     windows: tuple[int | None, ...] = ()
+    causal: bool = True

@@ -24,6 +24,7 @@ from server.media import MediaError, MediaLoader
 from server.middleware import HeadAsGet, Journal, Keys, error_response
 from server.openai import openapi, routes, tokenize
 from server.openai.protocols import ChatProcessor, ImageLoader
+from server.paths import Paths
 from server.playground import route as playground
 from server.services import ManagedEngine, Services
 from server.settings import Settings
@@ -129,7 +130,7 @@ def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = rea
         version=version(),
         lifespan=lifespan,
         middleware=_middleware(settings, bodies, lambda: app.state.services),
-        redirect_slashes=False,
+        redirect_slashes=False,  # `Paths` drops them
         swagger_ui_parameters={"tryItOutEnabled": True},
     )
     for kind in HANDLED:
@@ -160,9 +161,10 @@ def _middleware(
         allow_methods=["GET", "HEAD", "POST"],
         allow_headers=["*"],
         allow_private_network=True,  # a page may ask for a server on its user's machine
-        expose_headers=["x-request-id", "x-lookm-kept-ratio"],
+        expose_headers=["x-request-id", "x-session-id", "x-lookm-kept-ratio"],
     )
     return [
+        Middleware(Paths, root_path=settings.root_path),
         Middleware(Journal, on_rejected=on_rejected),
         *([cors] if settings.cors_origins else []),
         Middleware(Answering, live=lambda: live().unanswered),

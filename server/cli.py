@@ -7,7 +7,7 @@ import inspect
 import json
 import types
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_origin
 
 import typer
 from pydantic import ValidationError
@@ -118,10 +118,14 @@ def evaluate(context: typer.Context) -> None:
     raise typer.Exit(main(context.args, lambda: provenance(command()), "lookm eval"))
 
 
-def serve(**flags: str | bool | None) -> None:
+def serve(**flags: str | bool | list[str] | None) -> None:
     """Start the server. Every option is also read from LOOKM_<OPTION>."""
     try:
-        given: dict[str, Any] = {name: flag for name, flag in flags.items() if flag is not None}
+        given: dict[str, Any] = {
+            name: ",".join(flag) if isinstance(flag, list) else flag
+            for name, flag in flags.items()
+            if flag not in (None, [])
+        }
         settings = Settings(**given)
     except ValidationError as error:
         for line in explain(error):
@@ -164,7 +168,8 @@ def _option(name: str, info: FieldInfo) -> inspect.Parameter:
         show_default=False,
         metavar=None if is_switch else "VALUE",
     )
-    kind = (bool if is_switch else str) | types.NoneType
+    is_list = get_origin(info.annotation) is tuple  # may be given several times
+    kind = (bool if is_switch else list[str] if is_list else str) | types.NoneType
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,

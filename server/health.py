@@ -26,7 +26,8 @@ Live = Annotated[Services, Depends(services)]
 
 
 @router.get("/healthz")
-@router.get("/health", include_in_schema=False)  # its name elsewhere
+@router.get("/health", include_in_schema=False)  # its names elsewhere
+@router.get("/ping", include_in_schema=False)
 async def healthz() -> dict[str, str]:
     """The process is alive, whatever the engine does."""
     return {"status": "ok"}

@@ -31,6 +31,7 @@ from server.connections import (
 from server.example_request import POLICY, example_curl
 from server.media import silence_decoders
 from server.openai.request import policies
+from server.openai.request.model_names import ModelNames
 from server.services import Services
 from server.settings import Settings, format_size, unknown_variables
 from server.stopping import Stop, StoppingServer
@@ -72,10 +73,13 @@ def check(settings: Settings) -> None:
     try:
         policies.read(settings.kv_cache)
         settings.keys()
+        name = "fake"
         if not is_fake(settings.model):
-            from lookm.models.loading import resolve_path
+            from lookm.models.loading import resolve_path, served_name
 
             resolve_path(settings.model)
+            name = served_name(settings.model)
+        ModelNames.of(settings.served_model_name or name, settings.model_alias)
     except (LookmError, OSError, ValueError) as error:
         raise StartError(str(error), MISUSED) from None
 

@@ -1,7 +1,8 @@
 """What happens to every request before a route sees it: its id, its line in the log, its key.
 
 Pure ASGI: nothing is buffered, a client's leaving reaches the routes. Outermost first: `Journal`,
-CORS (Starlette's, only where configured), `Keys`, `HeadAsGet`, then `server.bodies`. The log line
+CORS (Starlette's, only where configured), `Keys`, `HeadAsGet`, then `server.bodies`; before all of
+them `server.paths`. The log line
 holds what the route says about itself in `request.state.summary`; never a prompt, a key or a URL.
 """
 
@@ -19,11 +20,12 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api_errors import ApiError, to_api_error
+from server.paths import own_path
 from server.turns import owned_by
 
 log = logging.getLogger("lookm.access")
 
-HEALTH_PATHS = frozenset({"/healthz", "/health", "/readyz"})
+HEALTH_PATHS = frozenset({"/healthz", "/health", "/ping", "/readyz"})
 # Without a key: pages on which one is entered, and what they load.
 PAGES = frozenset({"/", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 PAGES_ASSETS = ("/playground/", "/static-offline-docs/")
@@ -37,7 +39,11 @@ def error_response(error: ApiError, scope: Scope) -> JSONResponse:
 
 
 class Journal:
-    """Gives the request its id, writes its line, and turns what nobody caught into a plain 500."""
+    """Gives the request its id, writes its line, and turns what nobody caught into a plain 500.
+
+    A client's own `x-request-id` is kept, and its `x-session-id` sent back: up to 64 letters,
+    digits and `._-`, for ids are written into logs.
+    """
 
     def __init__(self, app: ASGIApp, on_rejected: Callable[[str], None]) -> None:
         self._app = app
@@ -46,7 +52,9 @@ class Journal:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        request_id = _request_id(Headers(scope=scope))
+        headers = Headers(scope=scope)
+        request_id = _sane(headers, "x-request-id") or f"req-{uuid.uuid4().hex}"
+        session_id = _sane(headers, "x-session-id")
         state = scope.setdefault("state", {})
         state.update(request_id=request_id, arrived_s=time.perf_counter())
         status = 0
@@ -55,7 +63,10 @@ class Journal:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                answered = MutableHeaders(scope=message)
+                answered["x-request-id"] = request_id
+                if session_id:
+                    answered["x-session-id"] = session_id
             await send(message)
 
         try:
@@ -96,7 +107,7 @@ class Keys:
         self._digests = [_digest(key) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._digests or _is_open(scope["path"]):
+        if scope["type"] != "http" or not self._digests or _is_open(scope):
             with owned_by(""):
                 return await self._app(scope, receive, send)
         scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
@@ -129,12 +140,14 @@ class HeadAsGet:
             scope["route"] = asked.get("route")  # for the log
 
 
-def _request_id(headers: Headers) -> str:
-    given = headers.get("x-request-id", "")
-    return given if _SANE_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+def _sane(headers: Headers, name: str) -> str | None:
+    """The id that the client gives, if it is one."""
+    given = headers.get(name, "")
+    return given if _SANE_ID.fullmatch(given) else None
 
 
-def _is_open(path: str) -> bool:
+def _is_open(scope: Scope) -> bool:
+    path = own_path(scope["path"], scope.get("root_path", ""))
     return path in HEALTH_PATHS or path in PAGES or path.startswith(PAGES_ASSETS)
 
 

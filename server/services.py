@@ -22,8 +22,10 @@ from server.api_errors import ApiError
 from server.loop_lag import watch_lag
 from server.metrics import EngineView, Metrics, Observer
 from server.openai.protocols import ChatProcessor, ImageLoader, ServedEngine
+from server.openai.reasoning import thinking
 from server.openai.request import policies
 from server.openai.request.image_cache import ImageCache
+from server.openai.request.model_names import ModelNames
 from server.openai.request.parse import MAX_TEXT_BYTES
 from server.openai.request.pictures import PictureLoader
 from server.openai.request.pools import Pools
@@ -185,6 +187,7 @@ class Services:
         support = await self._pools.text(lambda: tool_support(processor))
         form = support.dialect and support.dialect.form.name
         log.info("tool calls: %s", form or f"refused. {support.reason}")
+        thinks = await self._pools.text(lambda: thinking(processor))
         info = await self.engine.wait_ready(self.settings.start_timeout_s)
         self.model = self.settings.served_model_name or info.name
         self.fingerprint = fingerprint(info)
@@ -194,7 +197,7 @@ class Services:
         if self.settings.metrics_vllm_names:
             self.metrics.add_vllm_names(self.model)
         self._translator = Translator(
-            served_model=self.model,
+            names=ModelNames.of(self.model, self.settings.model_alias),
             info=info,
             default_policy=self.default_policy,
             default_reuse=self.settings.reuse,
@@ -210,6 +213,8 @@ class Services:
             ),
             pools=self._pools,
             tool_support=support,
+            thinking=thinks,
+            presets=policies.taken(info),
             defaults=defaults,
             positions=self.settings.positions,
         )

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from lookm.config import AttentionName, DType, EngineConfig, Graphs
 from lookm.types import Reuse
 from server.media.config import MediaConfig
+from server.paths import parse_root_path
 
 UNITS = {
     "": 1,
@@ -67,6 +68,7 @@ def parse_keys(value: object) -> object:
 Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 SizeOrNone = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]  # 0: none of it
 Names = Annotated[tuple[str, ...], BeforeValidator(parse_list)]
+RootPath = Annotated[str, BeforeValidator(parse_root_path)]
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -86,8 +88,14 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    root_path: RootPath = Field(
+        "", description="Prefix under which a proxy shows the server, such as /lookm."
+    )
     model: str = Field("llava-demo", description="Bundled name, directory or hub name.")
     served_model_name: str | None = Field(None, description="Name that clients use for the model.")
+    model_alias: Names = Field(
+        (), description="Other names: gpt-4o=llava-demo:look-m-plus@0.2; several with commas."
+    )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: DType = Field("auto", description="Weights and cache: auto, float32, bfloat16, float16.")
     attention: AttentionName = Field(
@@ -205,7 +213,7 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Log level."
     )
-    metrics_vllm_names: bool = Field(False, description="Also expose core metrics as vllm:*.")
+    metrics_vllm_names: bool = Field(True, description="Also expose core metrics as vllm:*.")
 
     def engine_config(self) -> EngineConfig:
         """The part of it that the engine decides on."""

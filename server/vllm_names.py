@@ -1,4 +1,4 @@
-"""The core series once more, under vLLM's names and labels (`--metrics-vllm-names`).
+"""The core series once more, under vLLM's names and labels (`--no-metrics-vllm-names`: not).
 
 For what reads vLLM's metrics: its Grafana dashboards, llm-d's endpoint picker, autoscalers. Knows
 how names map; the numbers are those of `server.metrics`.

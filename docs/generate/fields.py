@@ -29,6 +29,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`POST /tokenize`", requests.TokenizeRequest),
     ("`kv_cache` as an object", kv_cache.KvCache),
     ("`stream_options`", requests.StreamOptions),
+    ("`usage_options`", requests.UsageOptions),
     ("`messages[]` of the user", requests.UserMessage),
     ("`messages[]` of the assistant", requests.AssistantMessage),
     ("`messages[]` of a tool", requests.ToolMessage),

@@ -2,8 +2,9 @@
 
 Loads the tokenizer once and forks a child for each grammar, which shares it. Decides who compiles
 when, so that a small grammar is ready at once beside ten large ones, and all of them together leave
-the processor to the engine: `MAX_YOUNG` at a time for `YOUNG_S`; those that take longer one after
-the other, with what others leave. Kills and reaps; runs nothing that a client sent itself.
+the processor to the engine: `MAX_YOUNG` at a time for `YOUNG_S` of a processor each (a busy machine
+makes none older); those that take longer one after the other, with what others leave. Kills and
+reaps; runs nothing that a client sent itself.
 
 Ends when the engine closes the control socket, and its children with it. SIGINT and SIGTERM are
 left to the engine, which may still have answers to finish. No torch: this module is imported by a
@@ -17,7 +18,6 @@ import select
 import signal
 import socket
 import sys
-import time
 from collections import deque
 from dataclasses import dataclass, field
 from typing import NoReturn
@@ -28,6 +28,7 @@ from lookm.grammar.wire import ORDER, Order, Tell, tell
 from lookm.types import Structure
 
 YOUNG_S = 0.05
+LOOK_EVERY_S = 0.02
 MAX_YOUNG = 2
 MAX_OLD = 8  # that wait for their turn
 NICE, OLD_NICE = 5, 10
@@ -56,8 +57,17 @@ class Job:
     source: int
     pid: int = 0
     pipe: int = -1
-    began_s: float = 0.0
     compiled: bool = False
+
+    @property
+    def spent_s(self) -> float:
+        """What its process has taken of a processor: fields 14 and 15 of proc(5)'s `stat`."""
+        try:
+            with open(f"/proc/{self.pid}/stat") as stat:
+                fields = stat.read().rpartition(")")[2].split()
+        except OSError:  # not Linux: it has had its time
+            return YOUNG_S
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def tell(self, what: Tell, reason: str) -> None:
         """Tell the engine in the place of a process that has not compiled its grammar."""
@@ -103,9 +113,7 @@ class GrammarProcess:
                 os.kill(job.pid, signal.SIGKILL)
 
     def _until_next_s(self) -> float | None:
-        if not self.young:
-            return None
-        return max(0.0, self.young[0].began_s + YOUNG_S - time.monotonic())
+        return LOOK_EVERY_S if self.young else None
 
     def _obey(self) -> bool:
         """One order; False where there will be no more."""
@@ -128,7 +136,6 @@ class GrammarProcess:
 
     def _fork(self, job: Job) -> None:
         job.pipe, ours = os.pipe()
-        job.began_s = time.monotonic()
         job.pid = os.fork()
         if not job.pid:
             _become_child(self.vocabulary, job.socket, job.source, ours)
@@ -161,9 +168,8 @@ class GrammarProcess:
 
     def _age(self) -> None:
         """Who compiles for long goes behind the others that do."""
-        now_s = time.monotonic()
-        while self.young and self.young[0].began_s + YOUNG_S <= now_s:
-            job = self.young.pop(0)
+        for job in [each for each in self.young if each.spent_s >= YOUNG_S]:
+            self.young.remove(job)
             if len(self.old) > MAX_OLD:
                 os.kill(job.pid, signal.SIGKILL)
                 continue

@@ -75,13 +75,15 @@ def read_header(path: Path) -> dict[str, Weight]:
         try:
             header = json.loads(file.read(header_bytes))
             entries = {name: each for name, each in header.items() if name != "__metadata__"}
-            ends = [each["data_offsets"][1] for each in entries.values()]
-            end = 8 + header_bytes + max(ends, default=0)
+            places = sorted(tuple(each["data_offsets"]) for each in entries.values())
+            ends = [0, *(end for _, end in places)]
             weights = {name: _weight(path, name, each) for name, each in entries.items()}
         except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
             raise _damaged(path, "its header is not one of safetensors") from None
-    if end != size:
+    if (end := 8 + header_bytes + ends[-1]) != size:
         raise _damaged(path, f"it has {size:,} bytes, and its header says {end:,}")
+    if any(begin != before for before, (begin, _) in zip(ends, places, strict=False)):
+        raise _damaged(path, "by its header, weights overlap or leave gaps")
     return weights
 
 

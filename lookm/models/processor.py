@@ -50,6 +50,7 @@ class Processor:
             or one_template(self._tokenizer.chat_template, name)
             or self.family.template
         )
+        self.template: str = self._template or ""  # the source of the one it uses
         self._image_settings = hf_processor._merge_kwargs(
             tokenizer_init_kwargs=self._tokenizer.init_kwargs
         )["images_kwargs"]
@@ -178,7 +179,7 @@ class Processor:
         return (*self._prefix, *ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of generated ids, control tokens left out but for those that announce a call."""
+        """Text of generated ids, control tokens left out but for those of an answer."""
         return self._decode([token for token in ids if token not in self._hidden_ids])
 
     def _chat_ids(self, text: str) -> list[int]:
@@ -302,9 +303,11 @@ class Processor:
     def _check_image_token(self) -> None:
         """Raises `ModelError` where the config means another token by an image's features."""
         if not self.small_image().num_tokens:
+            known = 0 <= self.image_token_id < len(self._tokenizer)
+            token = self._tokenizer.convert_ids_to_tokens(self.image_token_id) if known else None
             raise ModelError(
                 f"{self.name}: image_token_id {self.image_token_id} of config.json is "
-                f"{self._tokenizer.convert_ids_to_tokens(self.image_token_id)!r} to the tokenizer, "
+                f"{token!r} to the tokenizer, "
                 "and not what its processor puts in an image's place: one is of another model",
                 param="model",
             )

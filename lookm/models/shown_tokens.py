@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-# Of Mistral's and Llama's tokenizers: part of an answer that calls a tool, though they are special.
-CALL_TOKENS = frozenset({"[TOOL_CALLS]", "[ARGS]", "<|python_tag|>"})
+# Of Mistral's and Llama's tokenizers: part of an answer that calls a tool or thinks, though
+# they are special.
+ANSWER_TOKENS = frozenset({"[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", "[THINK]", "[/THINK]"})
 
 MAX_CHARACTER_TOKENS = 4  # a character has as many bytes at most
 INCOMPLETE = "\ufffd"
@@ -36,5 +37,5 @@ def hidden_ids(tokenizer: Any) -> frozenset[int]:
     """Control tokens that are never shown in an answer."""
     added = tokenizer.added_tokens_decoder
     special = {i for i, token in added.items() if token.special}
-    seen = {i for i in special if added[i].content in CALL_TOKENS}
+    seen = {i for i in special if added[i].content in ANSWER_TOKENS}
     return frozenset(special | set(tokenizer.all_special_ids)) - seen

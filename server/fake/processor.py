@@ -39,6 +39,7 @@ MISHAPS = {
 class FakeProcessor:
     """See the module; the methods are `lookm.models.processor.Processor`'s."""
 
+    template = ""
     image_token_id = IMAGE_TOKEN_ID
     max_token_characters = 1024  # words are as long as one likes
 

@@ -5,6 +5,7 @@ Knows which parts a request passes through, in which order. Everything else is i
 
 import asyncio
 import contextlib
+import time
 import uuid
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from lookm import policy
 from lookm.types import Request as EngineRequest
 from lookm.types import TokenEvent
 from server.api_errors import ApiError, to_api_error
@@ -20,7 +22,7 @@ from server.health import Live
 from server.openai import openapi
 from server.openai.abort import abort_at, abort_on_disconnect
 from server.openai.openapi import STREAMED, ErrorEnvelope, described
-from server.openai.request import policies
+from server.openai.reasoning import thinking_reader
 from server.openai.request.body import read
 from server.openai.request.sampling import num_logprobs
 from server.openai.response.chat_chunks import ChatChunks
@@ -38,9 +40,11 @@ from server.openai.response.choices import (
 from server.openai.response.kept_positions import positions_usage
 from server.openai.response.stream import EventStream, collect, ended, written
 from server.openai.response.text_chunks import TextChunks
+from server.openai.response.timings import timings_usage
 from server.openai.response.whole import WholeAnswer, whole_json
 from server.openai.response.writers import AnswerHeader, CompletionWriter, Writer
 from server.openai.schemas.answers import (
+    Accepts,
     ChatCompletion,
     Model,
     ModelList,
@@ -74,7 +78,9 @@ async def chat_completions(request: Request, live: Live) -> Response:
     translator = live.translator
     prepare = partial(translator.chat, body, handler.id, tenant(request, live))
     new_reader = partial(call_reader, body, translator.tool_support)
-    return await handler.respond(prepare, CompletionWriter(ChatChunks(handler.header, new_reader)))
+    new_thinker = partial(thinking_reader, body, translator.thinking)
+    chunks = ChatChunks(handler.header, new_reader, new_thinker)
+    return await handler.respond(prepare, CompletionWriter(chunks))
 
 
 @router.post(
@@ -93,8 +99,8 @@ async def completions(request: Request, live: Live) -> Response:
 
 @router.get("/models")
 async def models(live: Live) -> ModelList:
-    """The model, and the model with each cache policy."""
-    found = [_model(live, name) for name in policies.variants(live.model)]
+    """The model, its aliases, and the model with each cache policy."""
+    found = [_model(live, name) for name in live.translator.names.listed()]
     return ModelList(object="list", data=found)
 
 
@@ -102,7 +108,7 @@ async def models(live: Live) -> ModelList:
 async def model(model: str, live: Live) -> Model:
     """One model; any valid policy may follow its name."""
     try:
-        policies.split_model(model, live.model)
+        live.translator.names.policy(model)
     except ApiError as error:
         raise ApiError("model_not_found", error.message, param="model") from None
     return _model(live, model)
@@ -171,12 +177,15 @@ class RequestHandler:
         try:
             self._check_num_choices()
             with self.live.gate.entered(self.num_choices):
+                began_s = time.perf_counter()
                 request = await abort_at(deadline_s, prepare())
+                media_s = time.perf_counter() - began_s
                 requests = enumerate(each_choice(request, self.num_choices))
                 choices = [self._choice(n, each, deadline_s) for n, each in requests]
                 async with contextlib.aclosing(merged(choices)) as events:
                     async for item in events:
                         self._note(item)
+                        item = self._with_timings(item, media_s)
                         yield await self._with_positions(item, request)
         except (asyncio.CancelledError, GeneratorExit):
             self.request.state.left = True
@@ -184,6 +193,14 @@ class RequestHandler:
         except Exception as error:
             self.request.state.error_code = to_api_error(error).code
             raise
+
+    def _with_timings(self, item: ChoiceEvent, media_s: float) -> ChoiceEvent:
+        """The event with its timings, where it is the last and they are asked for."""
+        options, timing = self.body.usage_options, item.event.timing
+        if timing is None or options is None or not options.timings:
+            return item
+        total_s = time.perf_counter() - self.request.state.arrived_s
+        return replace(item, timings=timings_usage(timing, media_s, total_s))
 
     async def _with_positions(self, item: ChoiceEvent, request: EngineRequest) -> ChoiceEvent:
         """The event with its positions as they are sent, where it has any."""
@@ -242,10 +259,23 @@ def tenant(request: Request, live: Services) -> str:
 
 
 def _model(live: Services, name: str) -> Model:
+    translator = live.translator
+    named = translator.names.policy(name)
     return Model(
         id=name,
         object="model",
         created=live.started_at,
         owned_by="lookm",
-        max_model_len=live.translator.info.max_context_tokens,
+        root=translator.names.full(name),
+        max_model_len=translator.info.max_context_tokens,
+        accepts=Accepts(
+            text=True,
+            images=True,
+            max_images=live.settings.max_images,
+            video=False,
+            files=False,
+            tools=translator.tool_support.dialect is not None,
+        ),
+        kv_cache=policy.to_string(named or translator.default_policy),
+        policies=translator.presets,
     )

@@ -39,6 +39,7 @@ DOCUMENTED = [
     (stream_options.ChatCompletionStreamOptionsParam, requests.StreamOptions),
 ]
 EXTENSIONS = {
+    "usage_options",
     "cache_salt",
     "priority",
     *("kv_cache", "top_k", "ignore_eos", "min_p", "repetition_penalty", "min_tokens"),

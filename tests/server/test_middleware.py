@@ -24,6 +24,21 @@ async def test_sane_request_ids_are_kept_and_others_replaced(
         assert returned["x-request-id"]
 
 
+async def test_a_sane_session_id_is_sent_back_also_with_errors_and_streams(
+    client: httpx.AsyncClient,
+) -> None:
+    headers = {"x-session-id": "chat-7"}
+    for answered in (
+        await client.post(CHAT, json=chat(), headers=headers),
+        await client.post(CHAT, json=chat(stream=True), headers=headers),
+        await client.post(CHAT, json={}, headers=headers),
+    ):
+        assert answered.headers["x-session-id"] == "chat-7"
+    for given in ("a b", "x" * 65, ""):
+        refused = await client.get("/healthz", headers={"x-session-id": given})
+        assert (refused.status_code, refused.headers.get("x-session-id")) == (200, None)
+
+
 async def test_cors_is_off_unless_configured(client: httpx.AsyncClient) -> None:
     headers = {"origin": "https://a.example", "access-control-request-method": "POST"}
     response = await client.get("/healthz", headers=headers)
@@ -95,5 +110,6 @@ async def test_head_is_answered_as_get(client: httpx.AsyncClient) -> None:
 
 async def test_health_asks_for_no_key() -> None:
     async with serving(Settings(model="fake", api_keys="k"), says) as (client, *_):
-        for path in ("/health", "/healthz", "/readyz"):
+        for path in ("/health", "/healthz", "/ping", "/readyz", "/ping/"):
             assert (await client.head(path)).status_code == 200
+            assert (await client.get(path)).json()["status"] in ("ok", "ready")

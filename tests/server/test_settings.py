@@ -19,6 +19,8 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "reuse": ("kept", "kept"),
     "api_keys": ("a, b", 2),
     "generation_config": ("none", "none"),
+    "model_alias": ("a=b:look-m@0.2, c=b", ("a=b:look-m@0.2", "c=b")),
+    "root_path": ("/lookm/", "/lookm"),
     "cors_origins": ("https://a, https://b", ("https://a", "https://b")),
     "media_allowed_hosts": ("a.example", ("a.example",)),
 }

@@ -3,18 +3,20 @@
 Knows how policies are written; `lookm.policy` decides what is valid.
 """
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Sequence
 
 import torch
 
 from lookm import policy
 from lookm.errors import PolicyError
-from lookm.sizing import KeptRows, kept_rows
-from lookm.types import CachePolicy, Reuse
+from lookm.sizing import CacheShape, KeptRows, kept_rows
+from lookm.types import CachePolicy, ModelInfo, Reuse
 from server.api_errors import ApiError
 from server.openai.schemas.kv_cache import KvCache
 
 VARIANT_KEEP = 0.2  # what `/v1/models` lists; any other fraction may be sent
+SAMPLE_TOKENS = 1024  # of a prompt that presets are tried on
 
 
 def read(given: str | KvCache) -> CachePolicy:
@@ -53,22 +55,6 @@ def positions(given: str | KvCache | None, *, allowed: bool) -> bool:
     return asked
 
 
-def split_model(model: str, served: str) -> CachePolicy | None:
-    """The policy in `served:policy`, None for `served` alone. Raises `ApiError`."""
-    if model == served:
-        return None
-    if not model.startswith(f"{served}:"):
-        message = (
-            f"This server has one model: {served!r}, alone or with a cache policy, as in "
-            f"'{served}:look-m@{VARIANT_KEEP}'."
-        )
-        raise ApiError("model_not_found", message, param="model")
-    try:
-        return read(model[len(served) + 1 :])
-    except PolicyError as error:
-        raise ApiError("invalid_kv_cache", str(error), param="model") from None
-
-
 def choose(
     given: str | KvCache | None, in_model: CachePolicy | None, default: CachePolicy
 ) -> CachePolicy:
@@ -103,8 +89,14 @@ def preset(method: str) -> CachePolicy:
     return read(method if method == "full" else f"{method}@{VARIANT_KEEP}")
 
 
-def variants(served: str) -> Iterator[str]:
-    """The model names that `/v1/models` lists."""
-    yield served
+def taken(info: ModelInfo) -> list[str]:
+    """The presets that the model takes for every prompt, whatever images are in it."""
+    is_image_T = torch.zeros(SAMPLE_TOKENS, dtype=torch.bool)
+    is_image_T[SAMPLE_TOKENS // 4 : SAMPLE_TOKENS // 2] = True
+    windows = CacheShape.of(info).windows_L
+    found = []
     for method in policy.PRESETS:
-        yield f"{served}:{policy.to_string(preset(method))}"
+        with contextlib.suppress(PolicyError):
+            kept_rows(policy.resolve(preset(method)), is_image_T, windows, causal=info.causal)
+            found.append(method)
+    return found

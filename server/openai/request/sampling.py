@@ -35,6 +35,10 @@ def check_options(body: Generation) -> None:
     """Refuse fields that are valid alone but not together. Raises `ApiError`."""
     if body.stream_options is not None and not body.stream:
         raise _clash("stream_options", "'stream_options' is only allowed with 'stream': true.")
+    options, streams = body.usage_options, body.stream_options
+    if options and options.timings and body.stream and not (streams and streams.include_usage):
+        message = "A stream has a 'usage' only with 'stream_options': {\"include_usage\": true}."
+        raise _clash("usage_options.timings", message)
     if isinstance(body, ChatRequest):
         newer = body.max_completion_tokens
         if None not in (newer, body.max_tokens) and newer != body.max_tokens:

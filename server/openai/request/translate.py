@@ -13,7 +13,9 @@ from lookm.models.generation import GenerationDefaults
 from lookm.sizing import CacheShape, KeptRows
 from lookm.types import CachePolicy, ImageInput, ModelInfo, Request, Reuse, Structure
 from server.openai.protocols import ChatProcessor
+from server.openai.reasoning import Thinking
 from server.openai.request import policies
+from server.openai.request.model_names import ModelNames
 from server.openai.request.pictures import PictureLoader, images_of, media_parts
 from server.openai.request.pools import Pools
 from server.openai.request.sampling import OPENAI, Room, check_options, sampling
@@ -44,7 +46,7 @@ class PreparedPrompt:
 class Translator:
     """Everything a request needs before the engine sees it."""
 
-    served_model: str
+    names: ModelNames
     info: ModelInfo
     default_policy: CachePolicy
     default_reuse: Reuse
@@ -52,12 +54,14 @@ class Translator:
     pictures: PictureLoader
     pools: Pools
     tool_support: ToolSupport
+    thinking: Thinking | None
+    presets: list[str]  # those that the model takes
     defaults: GenerationDefaults = OPENAI  # of sampling
     positions: bool = True  # whether requests may ask for them
 
     def policy(self, body: Generation | TokenizeRequest) -> CachePolicy:
         """The cache policy of a request. Raises `ApiError` or `PolicyError`."""
-        in_model = policies.split_model(body.model, self.served_model)
+        in_model = self.names.policy(body.model)
         return policies.choose(body.kv_cache, in_model, self.default_policy)
 
     @property

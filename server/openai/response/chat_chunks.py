@@ -1,12 +1,13 @@
 """A chat's answer in OpenAI's shapes: one `chat.completion`, or `chat.completion.chunk`s.
 
-Tool calls are read out of the text where the request may have any. Knows shapes; nothing about how
-they are framed.
+What the model thinks, and tool calls, are read out of the text where there may be any. Knows
+shapes; nothing about how they are framed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from server.openai.reasoning import ThinkingReader, split
 from server.openai.response.choices import ChoiceEvent
 from server.openai.response.logprobs import chat_logprobs
 from server.openai.response.tool_calls import deltas_of, message_of
@@ -25,11 +26,14 @@ from server.openai.tools.reader import CallReader
 
 @dataclass(frozen=True, slots=True)
 class ChatChunks:
-    """The `writers.Chunks` of a chat. `new_reader` gives each choice a reader of tool calls."""
+    """The `writers.Chunks` of a chat. `new_reader` gives each choice a reader of tool calls, and
+    `new_thinker` one of what is thought."""
 
     header: AnswerHeader
     new_reader: Callable[[], CallReader | None] = lambda: None
+    new_thinker: Callable[[], ThinkingReader | None] = lambda: None
     readers: dict[int, CallReader | None] = field(default_factory=dict)
+    thinkers: dict[int, ThinkingReader | None] = field(default_factory=dict)
 
     def whole(self, collected: Sequence[Collected]) -> ChatCompletion:
         return ChatCompletion(
@@ -41,11 +45,12 @@ class ChatChunks:
 
     def first(self, choice: int) -> Iterator[ChatChunk]:
         self.readers[choice] = self.new_reader()
+        self.thinkers[choice] = self.new_thinker()
         yield self._chunk([_choice(choice, Delta(role="assistant", content=""))])
 
     def of(self, item: ChoiceEvent) -> Iterator[ChatChunk]:
         event, reader = item.event, self.readers[item.choice]
-        deltas = deltas_of(event, reader)
+        deltas = self._deltas(item)
         if event.logprobs is not None:
             choice = _choice(item.choice, next(deltas, Delta(content="")))
             choice.logprobs = chat_logprobs([event.logprobs])
@@ -59,8 +64,26 @@ class ChatChunks:
     def without_choices(self) -> ChatChunk:
         return self._chunk([])
 
+    def _deltas(self, item: ChoiceEvent) -> Iterator[Delta]:
+        event, thinker = item.event, self.thinkers[item.choice]
+        if thinker is not None:
+            thought, text = thinker.push(event.text)
+            if event.finish is not None:
+                left, rest = thinker.finish()
+                thought, text = thought + left, text + rest
+            if thought:
+                yield Delta(reasoning_content=thought)
+            event = replace(event, text=text)
+        yield from deltas_of(event, self.readers[item.choice])
+
     def _choice(self, index: int, collected: Collected) -> Choice:
-        message = message_of(collected.text, self.new_reader())
+        text, thought, thinker = collected.text, "", self.new_thinker()
+        if thinker is not None:
+            thought, text = split([text], thinker)
+        message = message_of(text, self.new_reader())
+        if thought:  # set, and so sent
+            message.reasoning_content = thought
+            message.content = message.content or None
         called = message.tool_calls is not None
         return Choice(
             index=index,

@@ -14,7 +14,7 @@ from typing import Any
 from lookm.types import Request, TokenEvent
 from server.api_errors import ApiError
 from server.openai.abort import abort_at
-from server.openai.schemas.answers import KeptPositionsUsage
+from server.openai.schemas.answers import KeptPositionsUsage, TimingsUsage
 from server.request_metrics import RequestMetrics
 from server.turns import Turns
 from server.worker.streams import clear
@@ -23,12 +23,13 @@ from server.worker.worker_errors import StoppingError
 
 @dataclass(frozen=True, slots=True)
 class ChoiceEvent:
-    """An event, and the index of the choice that it belongs to. `positions` are the event's, as
-    they are sent."""
+    """An event, and the index of the choice that it belongs to. `positions` and `timings` are the
+    event's, as they are sent."""
 
     choice: int
     event: TokenEvent
     positions: KeptPositionsUsage | None = None
+    timings: TimingsUsage | None = None
 
 
 ChoiceEvents = AsyncGenerator[ChoiceEvent]

@@ -27,6 +27,7 @@ from server.openai.schemas.answers import (
     ChatChunk,
     KeptPositionsUsage,
     TextCompletion,
+    TimingsUsage,
     Usage,
     usage_of,
 )
@@ -67,18 +68,21 @@ class HeaderFields(TypedDict):
 @dataclass(frozen=True, slots=True)
 class Collected:
     """One whole choice: its text, the log-probabilities of its tokens, its terminal event and the
-    positions of that."""
+    positions and timings of that."""
 
     text: str
     logprobs: Sequence[TokenLogprob]
     last: TokenEvent
     positions: KeptPositionsUsage | None = None
+    timings: TimingsUsage | None = None
 
 
 def usage_of_all(collected: Sequence[Collected]) -> Usage:
     """What all choices took together."""
     positions = next((each.positions for each in collected if each.positions is not None), None)
-    return usage_of([each.last for each in collected], positions)
+    timings = [each.timings for each in collected if each.timings is not None]
+    longest = max(timings, key=lambda each: each.total, default=None)
+    return usage_of([each.last for each in collected], positions, longest)
 
 
 @dataclass(slots=True)
@@ -100,7 +104,8 @@ class Collecting:
         """The whole choice."""
         last = self.last
         assert last is not None, "every accepted request has a terminal event"
-        return Collected("".join(self.texts), self.logprobs, last.event, last.positions)
+        text = "".join(self.texts)
+        return Collected(text, self.logprobs, last.event, last.positions, last.timings)
 
 
 class Writer(Protocol):
@@ -131,6 +136,7 @@ class CompletionWriter:
     chunks: Chunks
     ends: list[TokenEvent] = field(default_factory=list)
     positions: KeptPositionsUsage | None = None
+    timings: TimingsUsage | None = None
 
     def whole(self, collected: Sequence[Collected]) -> Answer:
         return self.chunks.whole(collected)
@@ -142,14 +148,14 @@ class CompletionWriter:
         if item.event.finish is not None:
             self.ends.append(item.event)
             self.positions = item.positions or self.positions
+            self.timings = item.timings
         return self._frames(self.chunks.of(item))
 
     def end(self) -> bytes:
         if not self.chunks.header.include_usage:
             return DONE
-        return (
-            self._frame(self.chunks.without_choices(), usage_of(self.ends, self.positions)) + DONE
-        )
+        usage = usage_of(self.ends, self.positions, self.timings)
+        return self._frame(self.chunks.without_choices(), usage) + DONE
 
     def fail(self, error: ApiError) -> bytes:
         return b"event: error\n" + _data(json.dumps(error.envelope())) + DONE

@@ -100,6 +100,19 @@ class PromptTokensDetails(Answer):
     image_tokens: int
 
 
+class TimingsUsage(Answer):
+    """Seconds of one request by stage, each apart from the others; with `n`, of the choice that
+    ended last."""
+
+    queue: Annotated[float, Field(description="waiting for a place in the engine")]
+    media: Annotated[float, Field(description="fetching and decoding images, making the prompt")]
+    vision: Annotated[float, Field(description="the vision tower; none for images it remembers")]
+    prefill: Annotated[float, Field(description="steps with its prompt in them, without the look")]
+    look: Annotated[float, Field(description="scoring, evicting and merging the prompt's cache")]
+    decode: Annotated[float, Field(description="steps with its answer in them")]
+    total: Annotated[float, Field(description="from its arrival to its last token")]
+
+
 class Usage(Answer):
     """What the request took: its prompt once, the answers of all its choices."""
 
@@ -108,6 +121,10 @@ class Usage(Answer):
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
     kv_cache: KvCacheUsage
+    timings: Annotated[
+        TimingsUsage | None,
+        Field(description="where `usage_options.timings` asked for them"),
+    ] = None
 
 
 class AnswerFunction(Answer):
@@ -133,6 +150,9 @@ class AssistantAnswer(Answer):
     role: Literal["assistant"]
     content: str | None
     refusal: None
+    reasoning_content: Annotated[
+        str | None, Field(description="what the model thought before it answered")
+    ] = None
     tool_calls: list[AnswerCall] | None = None
 
 
@@ -162,6 +182,7 @@ class Delta(Answer):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
     tool_calls: list[AnswerCall] | None = None
 
 
@@ -207,14 +228,29 @@ class TextCompletion(Answer):
     usage: Usage | None = None
 
 
+class Accepts(Answer):
+    """What a request may bring."""
+
+    text: bool
+    images: bool
+    max_images: Annotated[int, Field(description="in one request")]
+    video: bool
+    files: bool
+    tools: Annotated[bool, Field(description="whether the model's chat template shows them")]
+
+
 class Model(Answer):
-    """The model, alone or with a cache policy."""
+    """The model, alone or with a cache policy, or an alias of either."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
-    max_model_len: int
+    root: Annotated[str, Field(description="what an alias stands for; else the same as `id`")]
+    max_model_len: Annotated[int, Field(description="context: prompt and answer, in tokens")]
+    accepts: Accepts
+    kv_cache: Annotated[str, Field(description="the policy of a request that names none itself")]
+    policies: Annotated[list[str], Field(description="the presets that requests may name")]
 
 
 class ModelList(Answer):
@@ -230,13 +266,17 @@ def finish_of(last: TokenEvent, *, called: bool = False) -> Finish:
     return "tool_calls" if called and last.finish == "stop" else last.finish
 
 
-def usage_of(ends: Sequence[TokenEvent], positions: KeptPositionsUsage | None = None) -> Usage:
+def usage_of(
+    ends: Sequence[TokenEvent],
+    positions: KeptPositionsUsage | None = None,
+    timings: TimingsUsage | None = None,
+) -> Usage:
     """The usage that the terminal events of a request's choices tell: of the one whose `positions`
     these are, what is kept."""
     report = next((end for end in ends if end.positions is not None), ends[0]).cache
     assert report is not None, "an answered request has a cache report"
     num_generated = sum(last.num_generated for last in ends)
-    return Usage(
+    usage = Usage(
         prompt_tokens=report.prompt_tokens,
         completion_tokens=num_generated,
         total_tokens=report.prompt_tokens + num_generated,
@@ -245,6 +285,9 @@ def usage_of(ends: Sequence[TokenEvent], positions: KeptPositionsUsage | None = 
         ),
         kv_cache=_kv_cache(report, positions),
     )
+    if timings is not None:  # set, and so sent
+        usage.timings = timings
+    return usage
 
 
 def _kv_cache(report: CacheReport, positions: KeptPositionsUsage | None) -> KvCacheUsage:

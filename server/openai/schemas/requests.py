@@ -97,6 +97,9 @@ class AssistantMessage(Strict):
     content: Annotated[Answered | None, Honoured("null: it said nothing")] = None
     name: Name = None
     refusal: Annotated[str | None, Honoured("shown as text, where there is no `content`")] = None
+    reasoning_content: Annotated[
+        str | None, Accepted("what it thought is not shown to the model again")
+    ] = None
     tool_calls: Annotated[
         Annotated[list[ToolCall], Field(max_length=128)] | None, Honoured(WITH_TEMPLATE)
     ] = None
@@ -167,6 +170,18 @@ class StreamOptions(Strict):
     include_obfuscation: Annotated[bool | None, Accepted("nothing is obfuscated")] = None
 
 
+class UsageOptions(Strict):
+    """What else `usage` says of an answer."""
+
+    timings: Annotated[
+        bool | None,
+        Honoured(
+            "true: `usage.timings` has the seconds of each stage: queue, media, vision, prefill, "
+            "look, decode, and the total; in a stream with `stream_options.include_usage`"
+        ),
+    ] = None
+
+
 Stop = (
     Annotated[str, Field(min_length=1, max_length=256), STRING]
     | Annotated[
@@ -229,6 +244,9 @@ class Generation(Strict):
     ignore_eos: Annotated[bool | None, Honoured("extension, for load tests")] = None
     stream: Annotated[bool | None, Honoured()] = None
     stream_options: Annotated[StreamOptions | None, Honoured()] = None
+    usage_options: Annotated[
+        Annotated[UsageOptions, OBJECT] | None, Honoured("extension: what `usage` says")
+    ] = None
     user: Annotated[Annotated[str, Field(max_length=1024)] | None, Accepted("not stored")] = None
     n: Annotated[
         Annotated[int, Field(ge=1, le=16)] | None, Honoured("1 to 16; choice i uses `seed` + i")
@@ -274,7 +292,9 @@ class ChatRequest(Generation):
     function_call: Annotated[object, Refused(OLD_TOOLS, ("none", "auto"))] = None
     modalities: Annotated[object, Refused("Answers are text.", (["text"],))] = None
     audio: Annotated[object, Refused("Answers are text.")] = None
-    reasoning_effort: Annotated[object, Refused("The model does not reason.", ("none",))] = None
+    reasoning_effort: Annotated[
+        object, Refused("How long a model thinks cannot be set.", ("none",))
+    ] = None
     verbosity: Annotated[object, Refused("Say in the prompt how long to be.", ("medium",))] = None
     web_search_options: Annotated[object, Refused("There is no web search.")] = None
     moderation: Annotated[object, Refused("There is no moderation model.")] = None

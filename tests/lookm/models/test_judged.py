@@ -17,6 +17,7 @@ from tests.lookm.models.hub_shape import drop, edit, edit_weights, write
 from tests.lookm.models.toys import TOYS, filled
 
 PROCESSOR = "processor_config.json"
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 LAST_ONE = (
     "{% for part in messages[-1].content %}{% if part.type == 'image' %}<image>{% else %}"
     "{{ part.text }}{% endif %}{% endfor %}"
@@ -42,6 +43,12 @@ def without(file: str, name: str) -> Callable[[Path], Any]:
 def image_processor(**values: Any) -> Callable[[Path], Any]:
     return lambda folder: edit(
         folder / PROCESSOR, lambda held: held["image_processor"].update(values)
+    )
+
+
+def text_config(**values: Any) -> Callable[[Path], Any]:
+    return lambda folder: edit(
+        folder / "config.json", lambda held: held["text_config"].update(values)
     )
 
 
@@ -93,6 +100,16 @@ def test_parts_of_one_model_fit(tmp_path: Path, name: str) -> None:
         ),
         ("llava", lambda f: edit_weights(f, lambda w: drop(w, "lm_head")), "lm_head.weight"),
         ("llava", changed("config.json", vision_feature_select_strategy="bogus"), "config.json"),
+        ("llava", changed("config.json", image_token_index=-200), "is None to the tokenizer"),
+        ("idefics3", changed(PROCESSOR, image_seq_len=9), "features for"),
+        ("idefics3", image_processor(max_image_size={"longest_edge": 96}), "features for"),
+        ("llava", text_config(rope_parameters=ROPE | {"rope_theta": 0}), "rope_theta"),
+        ("llava", text_config(rope_parameters=ROPE | {"rope_theta": -5.0}), "rope_theta"),
+        (
+            "llava",
+            text_config(rope_parameters=ROPE | {"rope_type": "linear", "factor": 0}),
+            "rope_scaling",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said_in_one_line(

@@ -154,6 +154,12 @@ def to_header(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path.write_bytes(len(written).to_bytes(8, "little") + written + data[8 + size :])
 
 
+def in_one_place(header: dict[str, Any]) -> None:
+    """Two layers' weights at the first one's bytes."""
+    first, second = (f"language_model.model.layers.{i}.mlp.up_proj.weight" for i in (0, 1))
+    header[second] = header[first]
+
+
 @pytest.mark.parametrize(
     ("spoil", "said"),
     [
@@ -168,6 +174,7 @@ def to_header(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
             "cut or damaged",
         ),
         (lambda f: to_header(f, lambda h: h.update(x=3)), "cut or damaged"),
+        (lambda f: to_header(f, in_one_place), "overlap"),
         (
             lambda f: to_header(
                 f, lambda h: h.update(x={"dtype": "F8_E4M3", "shape": [0], "data_offsets": [0, 0]})
