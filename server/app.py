@@ -19,7 +19,7 @@ from lookm.errors import LookmError
 from lookm.models.generation import GenerationDefaults, generation_defaults
 from server import health
 from server.api_errors import ApiError, to_api_error
-from server.bodies import Bodies, BodyClock, BodyLimit, Inflate
+from server.bodies import Bodies, BodyClock, BodyLimit, Inflate, OneLength
 from server.docs_pages import DocsPolicy
 from server.media import MediaError, MediaLoader
 from server.middleware import HeadAsGet, Journal, Keys, error_response
@@ -172,6 +172,7 @@ def _middleware(
         Middleware(Keys, keys=settings.keys()),
         Middleware(HeadAsGet),
         Middleware(DocsPolicy),
+        Middleware(OneLength),
         Middleware(BodyClock, timeout_s=settings.receive_timeout_s),
         Middleware(Inflate),
         Middleware(BodyLimit, max_bytes=settings.max_body, bodies=bodies),

@@ -1,8 +1,8 @@
 """What the body of a request may cost before a route has it: time, bytes, bytes of all together.
 
-Pure ASGI, outermost first: `BodyClock`, `Inflate`, `BodyLimit`. What is refused is answered without
-being read on: uvicorn drops what still comes on that connection, and closes it after a while.
-Knows nothing about what is in a body.
+Pure ASGI, outermost first: `OneLength`, `BodyClock`, `Inflate`, `BodyLimit`. What is refused is
+answered without being read on: uvicorn drops what still comes on that connection, and closes it
+after a while. Knows nothing about what is in a body.
 """
 
 import asyncio
@@ -17,6 +17,31 @@ from server.middleware import error_response
 
 MIN_BODY_BYTES_PER_S = 64 * 2**10
 INFLATED_BYTES = 256 * 2**10  # at once
+
+
+class OneLength:
+    """Refuses bodies that say in two ways where they end, and chunks in HTTP/1.0, which has none.
+
+    A proxy before us may read the other way, and take for an answer to one client's request what
+    answers another's (RFC 9112, 6.1: request smuggling). The connection is closed.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        headers = Headers(scope=scope)
+        chunked, old = "transfer-encoding" in headers, scope["http_version"] == "1.0"
+        if not chunked or not (old or "content-length" in headers):
+            return await self._app(scope, receive, send)
+        message = "The body's length is given in two ways. Send Content-Length or chunks, not both."
+        if old:
+            message = "HTTP/1.0 has no chunks. Send Content-Length."
+        error = ApiError("invalid_value", message)
+        error.headers["connection"] = "close"
+        return await error_response(error, scope)(scope, receive, send)
 
 
 class BodyClock:

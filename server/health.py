@@ -53,4 +53,4 @@ async def get_version(live: Live) -> dict[str, str]:
 @router.get("/metrics", response_class=Response)
 async def metrics(live: Live) -> Response:
     """Prometheus' text format."""
-    return Response(live.metrics.expose(), media_type=CONTENT_TYPE_LATEST)
+    return Response(await live.scrapes.read(), media_type=CONTENT_TYPE_LATEST)

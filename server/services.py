@@ -31,6 +31,7 @@ from server.openai.request.pictures import PictureLoader
 from server.openai.request.pools import Pools
 from server.openai.request.translate import Translator
 from server.openai.tools.template_support import tool_support
+from server.scrapes import Scrapes
 from server.settings import Settings
 from server.stopping import Unanswered
 from server.turns import KeyTurns, Turns, current_owner
@@ -100,6 +101,7 @@ class Services:
         self.engine = engine
         self.media = media
         self.metrics = Metrics(engine)
+        self.scrapes = Scrapes(self.metrics.expose)
         self.unanswered = Unanswered()
         self.parsing = Turns(1)  # of large bodies
         self.gate = Gate(settings.max_running + settings.max_waiting, settings.max_per_key)
@@ -120,6 +122,7 @@ class Services:
         self.metrics.read("lookm_media_held_bytes", lambda: media.held_bytes)
         self.metrics.read("lookm_process_resident_bytes", memory.resident_bytes)
         self.metrics.read("lookm_memory_used_ratio", memory.used_ratio)
+        self.metrics.read("lookm_requests_waiting", self._num_waiting)
         engine.observers.append(self.metrics.on_step)
         engine.failure_observers.append(self.metrics.on_worker_failure)
 
@@ -170,6 +173,11 @@ class Services:
         if self._lag_watch is not None:
             self._lag_watch.cancel()
         self._pools.shutdown()
+
+    def _num_waiting(self) -> int:
+        """Choices that wait: in the engine, and for their turn to be given to it."""
+        outside = self.choice_turns.num_waiting + self.key_turns.num_waiting
+        return self.engine.totals.waiting + outside
 
     async def _boot(self) -> None:
         defaults = await self._pools.text(self._prepare)

@@ -1,4 +1,7 @@
-"""SIGINT, SIGTERM and SIGHUP, from the first instruction to the last: each asks us to stop.
+"""SIGINT, SIGTERM, SIGHUP, SIGQUIT, from the first instruction to the last: each asks us to stop.
+
+SIGUSR1 and SIGUSR2, which supervisors send to have logs opened anew, mean nothing here: they are
+ignored, where they would end the process at once with everybody's answers.
 
 Handlers that outlive the event loop, whose own ones end with it: a signal that comes late must not
 end the process with the signal's status. Imports nothing that takes time, knows nothing of servers.
@@ -9,18 +12,20 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+IGNORED = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 @contextlib.contextmanager
 def handled(stop: Callable[[], object]) -> Iterator[None]:
-    """Call `stop`, in the main thread and at any moment, for each of the signals.
+    """Call `stop`, in the main thread and at any moment, for each of the signals that mean it.
 
     A hangup that is ignored stays so: `nohup` asks for that.
     """
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     numbers = [each for each in STOPPING if each != signal.SIGHUP or not ignored]
     before = {number: signal.signal(number, lambda *_: stop()) for number in numbers}
+    before |= {number: signal.signal(number, signal.SIG_IGN) for number in IGNORED}
     try:
         yield
     finally:

@@ -80,6 +80,11 @@ class Turns:
         self._owners: dict[Owner, _Account] = {}
         self._keys: dict[str, _Account] = {}
 
+    @property
+    def num_waiting(self) -> int:
+        """How many wait for a place."""
+        return sum(len(each.waiting) for each in self._owners.values())
+
     def has_place(self) -> bool:
         """Whether the running task's request would not wait now."""
         owner = current_owner()
@@ -169,6 +174,11 @@ class KeyTurns:
     def __init__(self, places: int | None) -> None:
         self._places = places
         self._turns: dict[str, Turns] = {}  # of keys that are accepted: those are few
+
+    @property
+    def num_waiting(self) -> int:
+        """How many wait, of all keys."""
+        return sum(turns.num_waiting for turns in self._turns.values())
 
     def current(self) -> Turns | None:
         """Those of the key that the running task's request came with."""

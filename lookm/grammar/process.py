@@ -201,8 +201,8 @@ def _become_child(vocabulary: Vocabulary, engine: int, source: int, host: int) -
 
 def main(control_fd: int) -> None:
     """Serve the engine at the other end of the control socket."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
     os.nice(NICE)
     described = json.load(sys.stdin)
     process = GrammarProcess(

@@ -6,7 +6,7 @@ without importing it (the engine stays out of the API process by contract).
 
 Its standard input is a pipe that only the parent holds: when it ends, the parent is gone, and so is
 this process, even in the middle of a step (on Linux the kernel ends it, even where it hangs).
-SIGINT and SIGTERM are left to the parent, which drains first. Knows nothing about HTTP, and does
+What asks to stop is left to the parent, which drains first. Knows nothing about HTTP, and does
 not import torch before the thread settings are made.
 """
 
@@ -24,6 +24,7 @@ from lookm.config import EngineConfig
 from lookm.errors import LookmError
 from lookm.progress import Progress
 from lookm.types import EngineStats, ModelInfo, Request, TokenEvent
+from server import signals
 from server.worker import wire
 from server.worker.channel import WorkerChannel
 from server.worker.heartbeat import Pulse
@@ -56,8 +57,8 @@ def main(address: str, pipe: int | None = None) -> int:
 
     Its heartbeat goes into `pipe`.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (*signals.STOPPING, *signals.IGNORED):
+        signal.signal(number, signal.SIG_IGN)
     _let_kernel_end_us_with_parent()
     threading.Thread(target=_die_with_parent, name="parent-watch", daemon=True).start()
     pulse = Pulse(pipe)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from server.api_errors import ApiError
-from server.bodies import Bodies, BodyLimit, Inflate
+from server.bodies import Bodies, BodyLimit, Inflate, OneLength
 from server.settings import Settings
 from tests.server.requests import CHAT, chat, image, says, serving
 from tests.server.test_errors import check_error
@@ -187,3 +187,29 @@ async def test_a_byte_order_mark_is_skipped(client: httpx.AsyncClient) -> None:
         body = codecs.BOM_UTF8 + json.dumps(chat(*parts, model="nobody")).encode()
         answer = await client.post(CHAT, content=body)
         check_error(answer, 404, "model_not_found", "model")
+
+
+@pytest.mark.parametrize(
+    ("version", "lengths", "status"),
+    [
+        ("1.1", ("content-length",), 200),
+        ("1.1", ("transfer-encoding",), 200),
+        ("1.1", ("content-length", "transfer-encoding"), 400),
+        ("1.0", ("transfer-encoding",), 400),
+    ],
+)
+async def test_a_body_has_one_length(version: str, lengths: tuple[str, ...], status: int) -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(name.encode(), b"5") for name in lengths]
+    scope = {"type": "http", "http_version": version, "headers": headers}
+    await OneLength(answers)(scope, whole, send)
+    assert sent[0]["status"] == status
+    assert ((b"connection", b"close") in sent[0].get("headers", [])) == (status == 400)
+
+
+async def whole() -> dict[str, Any]:
+    return {"type": "http.request", "body": b"hello", "more_body": False}

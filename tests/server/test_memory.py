@@ -83,6 +83,9 @@ async def test_a_key_over_its_places_waits_then_gets_429_and_others_are_served()
             for stream in (False, True)
         ]
         await until(lambda: app.state.services.gate._inside.total() == 3)
+        await until(lambda: app.state.services.key_turns.num_waiting == 2)
+        scraped = await client.get("/metrics", headers=one)
+        assert "\nlookm_requests_waiting 2.0\n" in scraped.text
         check_error(await ask(json=chat(), headers=one), 429, "queue_full", None)
         check_error(await ask(json=chat(n=4), headers=two), 400, "invalid_value", "n")
         other = asyncio.create_task(ask(json=chat(n=3), headers=two))

@@ -22,6 +22,7 @@ DRAIN_S = 1.0
 PROMISED_S = 2.0  # after the drain, or after the second signal
 FLAGS = ("--model", "fake:step_s=0.005", "--threads", "1", "--drain-timeout-s", str(DRAIN_S))
 TERM, INT = signal.SIGTERM, signal.SIGINT
+QUIT_GROUP = [signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT]  # two that mean nothing, and a stop
 LONG = {"max_tokens": 8000}
 
 
@@ -64,17 +65,18 @@ def read_all(clients: list[RawClient]) -> None:
 
 @pytest.mark.parametrize(
     "numbers",
-    [[TERM], [INT, TERM], [TERM, TERM, INT, TERM], [signal.SIGHUP]],
-    ids=["one", "two", "four", "hangup"],
+    [[TERM], [INT, TERM], [TERM, TERM, INT, TERM], [signal.SIGHUP], QUIT_GROUP],
+    ids=["one", "two", "four", "hangup", "quit"],
 )
 def test_every_stream_gets_its_error_and_its_end(numbers: list[int]) -> None:
     with server_to_stop() as server:
-        streams = streaming(server, 5)
+        worker, streams = server.worker_pid, streaming(server, 5)
         whole = RawClient(server.url)
         whole.ask(chat(**LONG))
         with timed(PROMISED_S + (DRAIN_S if len(numbers) == 1 else 0)):
             for number in numbers:
                 server.process.send_signal(number)
+                os.kill(worker, number)  # as a terminal does, and a supervisor of the group
                 time.sleep(0.05)
             read_all([*streams, whole])
             assert server.process.wait(30) == 0

@@ -14,6 +14,7 @@ from server.openai.schemas.strict import ARRAY, OBJECT, STRING, AtMost, Strict, 
 from server.openai.schemas.tools import ToolCall, ToolChoice, Tools
 
 OLD_TOOLS = "Deprecated by OpenAI: use `tools`."
+MAX_NAME = 64  # characters, as OpenAI documents
 CACHE_HINT = "a hint for OpenAI's prompt cache"
 WITH_TEMPLATE = "where the model's chat template shows tools; else refused"
 
@@ -68,7 +69,9 @@ Answered = (
 ToolContent = (
     Annotated[str, STRING] | Annotated[list[TextPart], Field(min_length=1, max_length=4096), ARRAY]
 )
-Name = Annotated[str | None, Accepted("chat templates do not show it")]
+Name = Annotated[
+    Annotated[str, Field(max_length=1024)] | None, Accepted("chat templates do not show it")
+]
 
 
 class SystemMessage(Strict):
@@ -126,7 +129,9 @@ class JsonSchema(Strict):
     Formats that nobody knows are ignored; in a strict schema they are refused.
     """
 
-    name: Annotated[str, Accepted("the model does not see it")]
+    name: Annotated[
+        Annotated[str, Field(max_length=MAX_NAME)], Accepted("the model does not see it")
+    ]
     schema_: Annotated[dict[str, Any], Field(alias="schema"), Honoured()]
     description: Annotated[str | None, Accepted("the model does not see it")] = None
     strict: Annotated[
@@ -242,7 +247,7 @@ class Generation(Strict):
     usage_options: Annotated[
         Annotated[UsageOptions, OBJECT] | None, Honoured("extension: what `usage` says")
     ] = None
-    user: Annotated[str | None, Accepted("not stored")] = None
+    user: Annotated[Annotated[str, Field(max_length=1024)] | None, Accepted("not stored")] = None
     n: Annotated[
         Annotated[int, Field(ge=1, le=16)] | None, Honoured("1 to 16; choice i uses `seed` + i")
     ] = None
@@ -260,7 +265,9 @@ class ChatRequest(Generation):
     ] = None
     store: Annotated[bool | None, Accepted("nothing is ever stored")] = None
     service_tier: Annotated[str | None, Accepted("there is one tier")] = None
-    safety_identifier: Annotated[str | None, Accepted("not stored")] = None
+    safety_identifier: Annotated[
+        Annotated[str, Field(max_length=MAX_NAME)] | None, Accepted("not stored")
+    ] = None
     prompt_cache_retention: Annotated[str | None, Accepted(CACHE_HINT)] = None
     prompt_cache_options: Annotated[object, Accepted(CACHE_HINT)] = None
     prediction: Annotated[object, Accepted("a hint for speed only")] = None
