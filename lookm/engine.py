@@ -136,7 +136,7 @@ class Engine:
             dtype=self.plan.dtype,
             device=self.plan.device,
             windows=self._adapter.dimensions.windows_L,
-            causal=self.processor.family.causal(has_images=True),
+            causal=self._adapter.family.causal(has_images=True),
         )
 
     @property
