@@ -4,13 +4,12 @@ The questions are asked again for what is kept of their prompts; the answers are
 `lookm.picture` and pages; nothing of engines.
 """
 
-import base64
-import io
 from collections.abc import Iterator, Mapping, Sequence
 
 from PIL import Image
 
 from lookm.eval.page import Card, Section
+from lookm.eval.png_url import png_url
 from lookm.eval.questions import FULL, Answer, Backend, Job, Question
 from lookm.picture import panels, shares_of
 
@@ -81,7 +80,8 @@ def _cards(
             title=policy,
             text=(f"{said} ({marked})", kept),
             images=[
-                (_data_url(one.image), f"{one.title}, {policy}: {one.caption}") for one in shown
+                (png_url(one.image, optimize=True), f"{one.title}, {policy}: {one.caption}")
+                for one in shown
             ],
         )
 
@@ -92,9 +92,3 @@ def _asked(question: Question) -> str:
     if isinstance(content, str):
         return content
     return " ".join(part["text"] for part in content if part["type"] == "text")
-
-
-def _data_url(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

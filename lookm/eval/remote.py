@@ -6,9 +6,7 @@ server reports in `usage.kv_cache`. Knows HTTP by the standard library and image
 Knows nothing of engines, suites or scores.
 """
 
-import base64
 import http.client
-import io
 import json
 import time
 import urllib.error
@@ -19,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from lookm.errors import ConfigError, RequestError
+from lookm.eval.png_url import png_url
 from lookm.eval.questions import FULL, Job, Question, Reply
 from lookm.policy import parse
 from lookm.positions import Positions, decode
@@ -165,19 +164,13 @@ def _messages(question: Question) -> list[Json]:
         content = message["content"]
         if not isinstance(content, str):
             content = [
-                {"type": "image_url", "image_url": {"url": _data_url(next(pictures))}}
+                {"type": "image_url", "image_url": {"url": png_url(next(pictures))}}
                 if part["type"] == "image"
                 else part
                 for part in content
             ]
         messages.append({**message, "content": content})
     return messages
-
-
-def _data_url(picture: Any) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _message(error: urllib.error.HTTPError) -> str:
