@@ -57,7 +57,8 @@ class CallReader:
     def _reset(self) -> None:
         """Outside of calls, nothing held back."""
         self._state: State = "text"
-        self._held = ""  # text that is not sure yet: white space, or the beginning of a marker
+        self._held = ""  # text that is not sure yet: white space, the beginning of a marker
+        self._space: list[str] = []  # white space behind it: goes together with what follows
         self._block: list[str] = []  # not sure yet: from the marker, or from the last call's end
         self._has_call = False  # whether a call of this block has begun
         self._head = ""
@@ -103,9 +104,11 @@ class CallReader:
         if self._form.bare and at_start and character == self._form.json_opener:
             yield from self._take_head(character)
             return
-        self._held += character
         if character.isspace():
-            return  # goes together with what follows
+            self._space.append(character)
+            return
+        self._held += "".join(self._space) + character
+        self._space.clear()
         marker = self._form.marker
         found = self._held.endswith(marker)
         num_sure = len(self._held) - (len(marker) if found else overlap(self._held, marker))
@@ -201,7 +204,7 @@ class CallReader:
             yield from self._no_call()
             return
         self.num_calls += 1
-        self._held, self._block, self._has_call = "", [], True
+        self._held, self._space, self._block, self._has_call = "", [], [], True
         self._state, self._arguments_extent = "arguments", _JsonExtent()
         yield Begun(name)
 
@@ -226,7 +229,7 @@ class CallReader:
 
     def _no_call(self) -> Iterator[Found]:
         """What was held is content."""
-        text = self._held + "".join(self._block)
+        text = self._held + "".join(self._space + self._block)
         if self.num_calls and not self._has_text:
             text = text.lstrip()
         self._reset()
