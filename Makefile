@@ -6,11 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 FAMILIES := .venv-families
+EXTRAS := .venv-extras
 RUNS := server/bench/results
 NEW_ENOUGH := import sys; v = sys.version_info; \
 	v >= (3, 11) or sys.exit("Python %d.%d is too old: make $(MAKECMDGOALS) PYTHON=python3.11, or newer" % v[:2])
 
-.PHONY: help serve test e2e faults families check fmt release install docs screenshot demo eval eval-results bench bench-gpu bench-peers bench-capacity results results-run clean
+.PHONY: help serve test test-extras e2e faults families check fmt release install docs screenshot demo eval eval-results bench bench-gpu bench-peers bench-capacity results results-run clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -30,6 +31,13 @@ serve: $(STAMP)  ## Start the server on the bundled demo model (PORT=8000 HOST=1
 
 test: $(STAMP)  ## Run the test suite (CPU, offline, minutes), a process for each core
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+
+test-extras: $(EXTRAS)/.installed  ## The tests of what the base install leaves out: pip's extras
+	HF_HUB_OFFLINE=1 $(EXTRAS)/bin/python -m pytest -m extras --numprocesses auto --dist loadfile $(ARGS)
+
+$(EXTRAS)/.installed: $(STAMP) tests/extras/environment.py pyproject.toml
+	$(BIN)/python -m tests.extras.environment $(EXTRAS)
+	@touch $@
 
 e2e: $(STAMP)  ## Only the tests that start a real server
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m e2e $(ARGS)

@@ -6,11 +6,10 @@ operators (boxes, codecs) are registered for a library that is not there. Images
 them, so those registrations are left out then.
 """
 
-import subprocess
 import sys
-import sysconfig
-import venv
 from pathlib import Path
+
+from tests.overlay import Overlay
 
 TORCHVISION = "torchvision==0.28.0"  # the release beside the torch that requirements.lock pins
 OTHERS = ("num2words==0.5.14", "docopt==0.6.2")
@@ -23,15 +22,11 @@ WITHOUT_OPERATORS = (
 
 def make(folder: Path) -> None:
     """Make or complete the environment in `folder`."""
-    venv.create(folder, with_pip=True)
-    python = folder / "bin" / "python"
-    (site,) = folder.glob("lib/python*/site-packages")
-    (site / "beneath.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    pip = (str(python), "-m", "pip", "install", "--quiet", "--no-deps")
-    subprocess.run([*pip, TORCHVISION, *OTHERS], check=True)
-    if subprocess.run([str(python), "-c", "import torchvision"], capture_output=True).returncode:
-        (site / "torchvision_without_operators.pth").write_text(WITHOUT_OPERATORS)
-    subprocess.run([str(python), "-c", "import torchvision, num2words"], check=True)
+    overlay = Overlay(folder)
+    overlay.install([TORCHVISION, *OTHERS], "--no-deps")
+    if not overlay.runs("import torchvision"):
+        (overlay.site / "torchvision_without_operators.pth").write_text(WITHOUT_OPERATORS)
+    assert overlay.runs("import torchvision, num2words")
 
 
 if __name__ == "__main__":
