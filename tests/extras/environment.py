@@ -21,4 +21,6 @@ def requirements() -> list[str]:
 
 
 if __name__ == "__main__":
-    Overlay(Path(sys.argv[1])).install(requirements(), "--constraint", str(ROOT / "requirements.lock"))
+    Overlay(Path(sys.argv[1])).install(
+        requirements(), "--constraint", str(ROOT / "requirements.lock")
+    )
