@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class Overlay:
-    """A virtual environment in `folder`, made or completed; beneath it what requirements.lock pins."""
+    """A virtual environment in `folder`, made or completed; beneath it the one that runs this."""
 
     def __init__(self, folder: Path) -> None:
         venv.create(folder, with_pip=True)
