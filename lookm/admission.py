@@ -36,9 +36,15 @@ def check_fits(request: Request, bound_L: Int64, plan: EnginePlan, info: ModelIn
             f"exceed the {context} tokens this model can hold",
             param="messages" if num_prompt >= context else "max_tokens",
         )
-    needed_bytes = CacheShape.of(info).bytes(bound_L + max_tokens)
-    if needed_bytes > plan.capacity_bytes:
+    if not fits(request, bound_L, info):
+        needed_bytes = CacheShape.of(info).bytes(bound_L + max_tokens)
         raise PromptTooLongError(
             f"the request needs {needed_bytes} bytes of KV cache, the pool has "
             f"{plan.capacity_bytes}; keep less of the cache, or ask for fewer tokens"
         )
+
+
+def fits(request: Request, bound_L: Int64, info: ModelInfo) -> bool:
+    """Whether the pool, if it held nobody else, could answer a prompt of so many rows."""
+    needed_bytes = CacheShape.of(info).bytes(bound_L + request.sampling.max_tokens)
+    return needed_bytes <= info.capacity_bytes

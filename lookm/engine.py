@@ -14,12 +14,14 @@ from dataclasses import replace
 
 import torch
 
-from lookm.admission import check_fits, check_request
+from lookm.admission import check_fits, check_request, fits
 from lookm.attention import choose
 from lookm.batch import Batch, Encode, Prefill
 from lookm.cache import PagePool, SequenceCache
+from lookm.cache.table import Int64
 from lookm.config import EngineConfig
 from lookm.device import choose_device, choose_dtype
+from lookm.elastic import opened
 from lookm.errors import LookmError, QueueFullError, RequestError
 from lookm.graphs import make_graphs
 from lookm.memory import make_plan
@@ -30,7 +32,7 @@ from lookm.models.processor import Processor
 from lookm.pace import Pace
 from lookm.pages import PageLayout
 from lookm.parking import Parking
-from lookm.policy import PRESETS, resolve
+from lookm.policy import PRESETS, Recipe, resolve
 from lookm.postprocess import Postprocessor
 from lookm.prompts import Prompts
 from lookm.recovery import TOO_LARGE, Outcome, Recovery
@@ -156,8 +158,13 @@ class Engine:
         images_end = int(is_image_T.nonzero().max()) + 1 if is_image_T.any() else 0
         num_together = self._adapter.family.num_together(len(ids_T), images_end)
         windows_L = self._adapter.dimensions.windows_L
-        bound_L = kept_rows(recipe, is_image_T, windows_L, causal=not num_together).bound_L
-        check_fits(request, bound_L, self.plan, self.info)
+
+        def bound(each: Recipe) -> Int64:
+            return kept_rows(each, is_image_T, windows_L, causal=not num_together).bound_L
+
+        info = self.info
+        recipe, bound_L, elastic = opened(recipe, bound, lambda rows: fits(request, rows, info))
+        check_fits(request, bound_L, self.plan, info)
         sequence = SequenceState(
             request=request,
             recipe=recipe,
@@ -167,6 +174,7 @@ class Engine:
             detokenizer=self._postprocessor.detokenizer(request.sampling),
             tokens=list(request.prompt_ids),
             num_together=num_together,
+            elastic=elastic,
         )
         sequence.keys = self._prompts.keys(sequence)
         try:

@@ -102,7 +102,7 @@ class Parking:
                 ids_N=np.array(sequence.tokens[: sequence.seen], dtype=np.int32),
                 images=tuple((image.digest, image.num_tokens) for image in request.images),
                 salt=request.salt,
-                policy=sequence.recipe.policy,
+                policy=sequence.asked,
                 num_prompt=sequence.num_prompt,
                 num_compressed=compressed,
                 report=report,
@@ -237,7 +237,7 @@ def _allowed(parked: Parked, sequence: SequenceState) -> bool:
     if request.reuse == "none" or parked.salt != request.salt:
         return False
     if request.reuse == "kept":
-        return parked.policy == sequence.recipe.policy
+        return parked.policy == sequence.asked
     return not parked.num_compressed and not sequence.compresses
 
 

@@ -246,6 +246,7 @@ class Runner:
             full_bytes=sequence.cache.full_bytes(num_prompt),
             compressed=compressed,
             cached_tokens=sequence.num_known,
+            elastic=sequence.asked if sequence.elastic else None,
         )
 
 

@@ -1,9 +1,10 @@
 """Who runs in this step: decodes first, then prefills, first come first served, by pages.
 
 A request is admitted when the pages its policy's bound asks for are free: at 20 % kept, a fifth of
-the pages of a full cache. Decoding takes pages one by one; when none is left, the newest request
-gives its own back and is computed again later (its tokens stay, so its answer does not change).
-What has a free place and free pages does not count as waiting, though only the next step starts it.
+the pages of a full cache. An elastic one takes what leaves room for the others (`room`). Decoding
+takes pages one by one; when none is left, the newest request gives its own back and is computed
+again later (its tokens stay, so its answer does not change). What has a free place and free pages
+does not count as waiting, though only the next step starts it.
 Knows nothing about tensors.
 """
 
@@ -19,6 +20,7 @@ from lookm.config import EngineConfig
 from lookm.errors import QueueFullError
 from lookm.pace import Pace
 from lookm.parking import Offer, Parking
+from lookm.room import Room
 from lookm.sequence import PARTS, SequenceState
 from lookm.store import BLOCK_TOKENS, PromptStore
 
@@ -40,6 +42,7 @@ class Scheduler:
         self._max_running = config.max_running
         self._max_waiting = config.max_waiting
         self._pace = pace
+        self._room = Room(config.max_running)
         self._num_steps = 0
         self.waiting: deque[SequenceState] = deque()
         self.running: list[SequenceState] = []
@@ -51,6 +54,7 @@ class Scheduler:
         The queue is first come, first served within a priority. Those at its front that could run
         at once, by `max_running` and by free pages, do not count.
         """
+        self._room.join(sequence)
         num_queued = len(self.waiting) + 1
         if num_queued > self._max_waiting and (
             num_queued - self._num_startable(sequence) > self._max_waiting
@@ -92,6 +96,8 @@ class Scheduler:
                 continue
             if not self._fits(sequence, offer) or self._too_long_for_now(sequence, budget, batch):
                 break
+            if sequence.undecided:
+                offer = self._take_level(sequence)
             if offer is not None:
                 self._parking.claim(sequence, offer)
             self.waiting.remove(sequence)
@@ -195,6 +201,18 @@ class Scheduler:
             need = self._parking.missing_pages(offer, sequence)
             available -= offer.parked.cache.num_pages
         return available >= need + layers * _count_decoding(self.running)
+
+    def _take_level(self, sequence: SequenceState) -> Offer | None:
+        """Decide what an elastic sequence keeps, which fits at its least; what it goes on from."""
+        level = self._room.level(sequence, self.running, self.waiting, self._num_available)
+        sequence.take(level)
+        offer = self._parking.offer(sequence)
+        while level and not self._fits(sequence, offer):
+            level -= 1
+            sequence.take(level)
+            offer = self._parking.offer(sequence)
+        self._room.settle(sequence, self.waiting)
+        return offer
 
     def _num_startable(self, newest: SequenceState) -> int:
         """How many at the front of the queue, `newest` at its end, have a place and pages now.

@@ -17,6 +17,7 @@ import torch
 from lookm.cache import SequenceCache
 from lookm.cache.table import Int64
 from lookm.detokenize import Detokenizer
+from lookm.elastic import Elastic
 from lookm.kept import KeptPositions
 from lookm.look import PromptLook
 from lookm.models.inputs import EmbeddedPrompt
@@ -24,7 +25,7 @@ from lookm.models.tiles import TiledForward
 from lookm.policy import Recipe
 from lookm.sampling import Sampler
 from lookm.store import Capture, Prefix
-from lookm.types import CacheReport, Request, Timing
+from lookm.types import CachePolicy, CacheReport, Request, Timing
 
 PARTS = 4  # of a tile, for a prompt that ran out of memory
 
@@ -83,7 +84,7 @@ class SequenceState:
     the `look` of a prompt that is compressed. `keys` name the prompt's blocks; `prefix` is what the
     store had of it, and `capture` takes the rest there, while it is prefilled. `taken` is what it
     has from a parked conversation, and `job` a long prefill that is under way. `alone`: its prompt
-    ran out of memory beside others.
+    ran out of memory beside others. An `elastic` one is at its lowest level until it starts.
     Generated token i has RoPE position `next_pos + i`.
     """
 
@@ -107,6 +108,7 @@ class SequenceState:
     capture: Capture | None = None
     next_pos: int = 0
     alone: bool = False
+    elastic: Elastic | None = None
     report: CacheReport | None = None
     positions: KeptPositions | None = None
     clock: Clock = field(default_factory=Clock)
@@ -118,6 +120,16 @@ class SequenceState:
     @property
     def num_generated(self) -> int:
         return len(self.tokens) - self.num_prompt
+
+    @property
+    def asked(self) -> CachePolicy:
+        """The policy of its request, of which `recipe` may be a level."""
+        return self.elastic.asked.policy if self.elastic else self.recipe.policy
+
+    @property
+    def undecided(self) -> bool:
+        """Whether how much it keeps is still to be decided."""
+        return self.elastic is not None and not self.elastic.settled
 
     @property
     def todo(self) -> int:
@@ -200,6 +212,13 @@ class SequenceState:
         replayed = len(self.tokens) - self.num_prompt
         rows_L: Int64 = self.max_rows_L + replayed
         return rows_L
+
+    def take(self, level: int) -> None:
+        """Keep what an elastic sequence keeps at a level; another may be gone on from there."""
+        assert self.elastic is not None, "only what is elastic has levels"
+        self.elastic.level = level
+        self.recipe, self.bound_L = self.elastic.at(level)
+        self.searched = -1
 
     def end_prefill(self) -> None:
         """Forget what only the prompt's prefill needed."""

@@ -28,7 +28,9 @@ class CachePolicy:
 
     `method` names a preset (`lookm.policy.PRESETS`). At most one of `keep` (fraction of the prompt,
     0 < keep <= 1) and `keep_tokens` (tokens, >= 1) is set; with neither, `full` keeps everything
-    and every other method the paper's 20 %.
+    and every other method the paper's 20 %. With `keep_min` (0 < keep_min <= keep) it is elastic:
+    an engine takes what there is room for, between the two (`lookm.elastic`); whoever has no pool
+    takes `keep`.
     `recent` is the share of what is kept that goes to the last tokens of the prompt. `recent`,
     `merge` and `text` override the preset's own choice where they are not None.
     `lookm.policy.parse` reads the short form (`"look-m@0.2"`); `lookm.policy.resolve` validates,
@@ -41,6 +43,7 @@ class CachePolicy:
     recent: float | None = None
     merge: Merge | None = None
     text: TextMode | None = None
+    keep_min: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +152,9 @@ class Request:
     pages are short the one of the highest goes.
 
     `positions`: its last event says which tokens of the prompt were kept.
+
+    Of elastic requests those of one `group` that is not empty (one request's `n` choices) keep the
+    same fraction. `num_coming` others are on their way to the engine: they leave room for them.
     """
 
     id: str
@@ -160,6 +166,8 @@ class Request:
     salt: str = field(default="", repr=False)
     priority: int = 0
     positions: bool = False
+    group: str = ""
+    num_coming: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +178,8 @@ class CacheReport:
     `merged_tokens` is the part of `evicted_tokens` that was merged into kept ones.
     `cached_tokens` of the prompt were not computed again (`Request.reuse`).
     `compressed` is False where the policy kept everything (also for a text-only prompt under a
-    modality-aware policy).
+    modality-aware policy). `policy` is as it was carried out: of an elastic one, which is then
+    `elastic`, `keep` is the fraction that was taken.
     """
 
     policy: CachePolicy
@@ -183,6 +192,7 @@ class CacheReport:
     full_bytes: int
     compressed: bool
     cached_tokens: int = 0
+    elastic: CachePolicy | None = None
 
 
 @dataclass(frozen=True, slots=True)

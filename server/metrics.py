@@ -75,6 +75,12 @@ SERIES: tuple[Series, ...] = (
            stat=lambda e: e.totals.used_bytes / max(1, e.totals.capacity_bytes)),
     Series("lookm_kv_kept_ratio", "histogram", "Part of a prompt's tokens that was kept.",
            ("method",), KEPT_RATIO),
+    Series("lookm_elastic_keep_ratio", "histogram",
+           "Fraction that elastic requests took; the smaller, the fuller the pool.",
+           ("method",), KEPT_RATIO),
+    Series("lookm_elastic_requests_total", "counter",
+           "Elastic requests, by whether they took the most they asked for, less, or the least.",
+           ("taken",)),
     Series("lookm_kv_evicted_tokens_total", "counter",
            "Prompt tokens evicted, mean over layers.", ("method",)),
     Series("lookm_kv_merged_tokens_total", "counter",
@@ -166,6 +172,7 @@ LABEL_VALUES = {
     "method": (*PRESETS, OTHER),
     "finish_reason": FINISH_REASONS,
     "reason": (*CODES, OTHER),
+    "taken": ("most", "less", "least"),
     "cause": CAUSES,
 }
 

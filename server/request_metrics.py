@@ -58,6 +58,11 @@ class RequestMetrics:
             "lookm_kv_evicted_tokens_total", report.evicted_tokens, method=method
         )
         self._metrics.increase("lookm_kv_merged_tokens_total", report.merged_tokens, method=method)
+        if report.elastic is not None:
+            keep = report.policy.keep or 0.0
+            ends = {report.elastic.keep_min: "least", report.elastic.keep: "most"}
+            self._metrics.observe("lookm_elastic_keep_ratio", keep, method=method)
+            self._metrics.increase("lookm_elastic_requests_total", taken=ends.get(keep, "less"))
 
     def _token(self, num_generated: int) -> None:
         now_s = time.perf_counter()

@@ -47,6 +47,8 @@ class ManagedEngine(ServedEngine, EngineView, Protocol):
     observers: list[Observer]
     failure_observers: list[Callable[[Cause], None]]
 
+    @property
+    def num_open(self) -> int: ...
     async def start(self) -> None: ...
     async def wait_ready(self, timeout_s: float | None = None) -> ModelInfo: ...
     async def wait_failed(self) -> Exception: ...
@@ -65,6 +67,11 @@ class Gate:
         self._max_inside = max_inside
         self._max_per_key = max_per_key
         self._inside: Counter[str] = Counter()
+
+    @property
+    def num_inside(self) -> int:
+        """Choices of all requests that are prepared, wait or are answered now."""
+        return self._inside.total()
 
     @contextlib.contextmanager
     def entered(self, places: int = 1) -> Iterator[None]:
@@ -173,6 +180,10 @@ class Services:
         if self._lag_watch is not None:
             self._lag_watch.cancel()
         self._pools.shutdown()
+
+    def num_coming(self, num_choices: int) -> int:
+        """Choices that have not reached the engine, besides those of a request that is about to."""
+        return max(0, self.gate.num_inside - self.engine.num_open - num_choices)
 
     def _num_waiting(self) -> int:
         """Choices that wait: in the engine, and for their turn to be given to it."""

@@ -28,6 +28,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`POST /v1/completions`", requests.CompletionRequest),
     ("`POST /tokenize`", requests.TokenizeRequest),
     ("`kv_cache` as an object", kv_cache.KvCache),
+    ("`kv_cache.keep` as an object", kv_cache.KeepRange),
     ("`stream_options`", requests.StreamOptions),
     ("`usage_options`", requests.UsageOptions),
     ("`messages[]` of the user", requests.UserMessage),

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from lookm.errors import ConfigError, RequestError
 from lookm.eval.png_url import png_url
 from lookm.eval.questions import FULL, Job, Question, Reply
-from lookm.policy import parse
+from lookm.policy import most, parse
 from lookm.positions import Positions, decode
 
 Json = dict[str, Any]
@@ -98,7 +98,7 @@ class Remote:
         if self.policy_in == "nowhere":
             return None
         body = self.body(self.served(), job) | {"max_tokens": 1}
-        policy = {} if self.policy_in == "model" else asdict(parse(job.policy))
+        policy = {} if self.policy_in == "model" else asdict(most(parse(job.policy)))
         said = {name: value for name, value in policy.items() if value is not None}
         body["kv_cache"] = {**said, "positions": True}
         try:

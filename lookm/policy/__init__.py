@@ -12,7 +12,7 @@ Shapes: K KV heads, T prompt tokens, C candidates, S kept rows, E evicted rows, 
 from lookm.policy.budgets import Budget
 from lookm.policy.compose import Compressed, compress
 from lookm.policy.pins import Pins
-from lookm.policy.presets import DEFAULT_KEEP, PRESETS, parse, resolve, to_string
+from lookm.policy.presets import DEFAULT_KEEP, PRESETS, least, most, parse, resolve, to_string
 from lookm.policy.prompt import (
     PromptPolicy,
     max_rows,
@@ -34,7 +34,9 @@ __all__ = [
     "Recipe",
     "View",
     "compress",
+    "least",
     "max_rows",
+    "most",
     "nominal_rows",
     "open_ledger",
     "parse",

@@ -23,8 +23,9 @@ DEFAULT_KEEP = 0.2
 MIN_SHORT_TOKENS = 16
 
 _SHORT = (
-    f"write METHOD@FRACTION with a fraction kept in (0, 1], such as 'look-m@0.2', or METHOD@TOKENS "
-    f"with a whole number of tokens of at least {MIN_SHORT_TOKENS}, such as 'look-m@512'"
+    f"write METHOD@FRACTION with a fraction kept in (0, 1], such as 'look-m@0.2', METHOD@TOKENS "
+    f"with a whole number of tokens of at least {MIN_SHORT_TOKENS}, such as 'look-m@512', or "
+    "METHOD@LEAST-MOST, such as 'look-m@0.1-0.5'"
 )
 
 
@@ -100,12 +101,14 @@ def resolve(policy: CachePolicy | str, presets: Mapping[str, Preset] = PRESETS) 
 
     Raises `PolicyError` where it is unknown, out of range or contradictory. A method other than
     `full` with neither `keep` nor `keep_tokens` keeps the paper's 20 %. `presets` are the methods
-    there are.
+    there are. A range that is one fraction is that fraction.
     """
     if isinstance(policy, str):
         policy = parse(policy)
     preset = _preset(policy.method, presets)
     _check_budget(policy)
+    if policy.keep_min == policy.keep:
+        policy = replace(policy, keep_min=None)
     _check_choice("merge", policy.merge, get_args(Merge))
     _check_choice("text", policy.text, get_args(TextMode))
     if preset.score is None:
@@ -122,16 +125,20 @@ def resolve(policy: CachePolicy | str, presets: Mapping[str, Preset] = PRESETS) 
 
 
 def parse(text: str) -> CachePolicy:
-    """The short form: `"full"`, `"look-m"` (20 %), `"look-m@0.2"` or `"look-m@512"`.
+    """The short form: `"full"`, `"look-m"` (20 %), `"look-m@0.2"`, `"look-m@512"`, or elastic:
+    `"look-m@0.1-0.5"`.
 
     A number of at most 1 is the fraction kept, a whole number of at least 16 (one page) a count of
-    tokens. Anything else is neither, and raises `PolicyError`.
+    tokens, two fractions the least and the most. Anything else raises `PolicyError`.
     """
     method, at, amount = text.partition("@")
     preset = _preset(method)
+    least, dash, most = amount.partition("-")
     if not at:
         return CachePolicy(method, keep=None if preset.score is None else DEFAULT_KEEP)
-    if amount.isascii() and amount.isdigit() and len(amount) < 10:
+    if dash:
+        policy = CachePolicy(method, keep=_fraction(most, text), keep_min=_fraction(least, text))
+    elif amount.isascii() and amount.isdigit() and len(amount) < 10:
         tokens = int(amount)
         if tokens >= MIN_SHORT_TOKENS:
             policy = CachePolicy(method, keep_tokens=tokens)
@@ -152,7 +159,20 @@ def to_string(policy: CachePolicy) -> str:
         return f"{policy.method}@{policy.keep_tokens}"
     if policy.method == "full" or policy.keep is None:
         return policy.method
-    return f"{policy.method}@{policy.keep:g}"
+    least = "" if policy.keep_min is None else f"{policy.keep_min:g}-"
+    return f"{policy.method}@{least}{policy.keep:g}"
+
+
+def least(policy: CachePolicy) -> CachePolicy:
+    """The policy with the least that it may keep; itself, unless it is elastic."""
+    if policy.keep_min is None:
+        return policy
+    return replace(policy, keep=policy.keep_min, keep_min=None)
+
+
+def most(policy: CachePolicy) -> CachePolicy:
+    """The policy with the most that it may keep; itself, unless it is elastic."""
+    return replace(policy, keep_min=None)
 
 
 def _fraction(amount: str, text: str) -> float:
@@ -174,6 +194,14 @@ def _check_budget(policy: CachePolicy) -> None:
         raise PolicyError("'keep' and 'keep_tokens' contradict each other: give one of them.")
     if keep is not None and not (_is_number(keep) and 0 < keep <= 1):
         raise PolicyError(f"'keep' is {keep}: it must be a fraction kept in (0, 1], such as 0.2.")
+    if (least := policy.keep_min) is not None:
+        if keep is None or not (_is_number(least) and 0 < least <= 1):
+            raise PolicyError(
+                f"an elastic 'keep' is from {least} to {keep}: both must be fractions kept in "
+                "(0, 1], such as 0.1 and 0.5."
+            )
+        if least > keep:
+            raise PolicyError(f"'keep' is from {least} to {keep}: give the smaller one as 'min'.")
     if keep_tokens is not None and not (type(keep_tokens) is int and keep_tokens >= 1):
         raise PolicyError(f"'keep_tokens' is {keep_tokens}: it must be a whole number >= 1.")
     if policy.recent is not None and not (_is_number(policy.recent) and 0 <= policy.recent <= 1):
@@ -189,7 +217,8 @@ def _check_choice(name: str, value: str | None, allowed: tuple[str, ...]) -> Non
 
 
 def _check_full(policy: CachePolicy) -> None:
-    if (policy.keep is not None and policy.keep != 1) or policy.keep_tokens is not None:
+    fixed = policy.keep in (None, 1) and policy.keep_min is None
+    if not fixed or policy.keep_tokens is not None:
         raise PolicyError("'full' keeps everything: leave out 'keep' and 'keep_tokens'.")
     if policy.merge not in (None, "none") or policy.text not in (None, "none"):
         raise PolicyError("'full' evicts nothing: leave out 'merge' and 'text'.")

@@ -11,7 +11,7 @@ import dataclasses
 import os
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -254,7 +254,8 @@ def cache_report(request: Request) -> CacheReport:
         share = tokens if policy.keep is None else int(tokens * policy.keep)
         kept = max(1, min(tokens, policy.keep_tokens or share))
     return CacheReport(
-        policy=policy,
+        policy=replace(policy, keep_min=None),
+        elastic=policy if policy.keep_min is not None else None,
         prompt_tokens=tokens,
         image_tokens=sum(image.num_tokens for image in request.images),
         kept_tokens=kept,

@@ -180,6 +180,7 @@ class RequestHandler:
                 began_s = time.perf_counter()
                 request = await abort_at(deadline_s, prepare())
                 media_s = time.perf_counter() - began_s
+                request = replace(request, num_coming=self.live.num_coming(self.num_choices))
                 requests = enumerate(each_choice(request, self.num_choices))
                 choices = [self._choice(n, each, deadline_s) for n, each in requests]
                 async with contextlib.aclosing(merged(choices)) as events:
@@ -245,6 +246,8 @@ class RequestHandler:
                 f"method={cache.policy.method} prompt={cache.prompt_tokens} "
                 f"image_tokens={cache.image_tokens} kept={cache.kept_tokens}"
             )
+            if cache.elastic is not None:
+                state.facts += f" keep={cache.policy.keep:g}"
         self.num_generated[item.choice] = event.num_generated
         generated = sum(self.num_generated.values())
         finish = f" finish={event.finish}" if event.finish else ""

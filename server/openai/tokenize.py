@@ -29,11 +29,16 @@ router = APIRouter(tags=["openai"], responses={"default": {"model": ErrorEnvelop
 
 
 class Estimate(Answer):
-    """What one policy would hold of the prompt: tokens are a mean over layers."""
+    """What one policy would hold of the prompt: tokens are a mean over layers.
+
+    An elastic one holds this where there is room for it, and at least what begins with `min_`.
+    """
 
     policy: str
     kept_tokens: int
     bytes: int
+    min_kept_tokens: int | None = None
+    min_bytes: int | None = None
 
 
 class Tokenized(Answer):
@@ -96,8 +101,13 @@ def estimates(
             if each == requested:
                 raise
             continue
-        yield Estimate(
+        estimate = Estimate(
             policy=policy.to_string(each),
             kept_tokens=len(prompt.ids) - round(len(prompt.ids) - rows_L.mean()),
             bytes=shape.bytes(rows_L),
         )
+        if each.keep_min is not None:  # set, and so sent
+            rows_L = translator.kept(policy.least(each), prompt).expected_L
+            estimate.min_kept_tokens = len(prompt.ids) - round(len(prompt.ids) - rows_L.mean())
+            estimate.min_bytes = shape.bytes(rows_L)
+        yield estimate

@@ -5,6 +5,7 @@ Every answer must equal the one the same request gets alone, whatever happened a
 
 import functools
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,20 +21,26 @@ POLICIES = [
     CachePolicy("snapkv", keep=0.3),
     CachePolicy("streaming", keep=0.25),
     CachePolicy("random", keep=0.4),
+    CachePolicy("h2o", keep=0.6, keep_min=0.1),
+    CachePolicy("look-m-plus", keep=1.0, keep_min=0.2),
 ]
 SAMPLINGS = [{}, {"temperature": 1.0, "seed": 5, "top_p": 0.9}, {"presence_penalty": 1.0}]
 
 
-def request(name: Any, case: Any) -> Any:
+def request(name: Any, case: Any, keep: float | None = None) -> Any:
+    """Of `keep`, which an elastic policy has taken."""
     num_images, policy, sampling, max_tokens = case
     prompt = random_prompt(num_images, seed=num_images)
     options = {**SAMPLINGS[sampling], "max_tokens": max_tokens}
-    return prompt.request(name, POLICIES[policy], **options)
+    given = POLICIES[policy]
+    if keep is not None and given.keep_min is not None:
+        given = replace(given, keep=keep, keep_min=None)
+    return prompt.request(name, given, **options)
 
 
 @functools.cache
-def alone(case: Any) -> Any:
-    return answers(tiny_engine(), [request("a", case)])["a"]
+def alone(case: Any, keep: float | None = None) -> Any:
+    return answers(tiny_engine(), [request("a", case, keep)])["a"]
 
 
 def draw_case(rng: Any) -> Any:
@@ -55,7 +62,7 @@ def test_every_answer_equals_the_one_the_request_gets_alone(seed: Any) -> None:
         max_step_tokens=rng.choice([16, 40, 500]),
         max_running=rng.choice([8, 16]),
     )
-    cases, got, ended = {}, {}, {}
+    cases, got, ended, kept = {}, {}, {}, {}
     number = 0
     while number < 80 or engine.has_work:
         for _ in range(rng.choice([0, 0, 1, 3]) if number < 80 else 0):
@@ -70,14 +77,19 @@ def test_every_answer_equals_the_one_the_request_gets_alone(seed: Any) -> None:
             assert event.request_id not in ended, "an event after the last one"
             if event.token_id is not None:
                 got[event.request_id].append(event.token_id)
+            if event.cache:
+                keep = event.cache.policy.keep
+                assert kept.setdefault(event.request_id, keep) == keep
             if event.finish:
                 ended[event.request_id] = event.finish
         engine.check()
     assert set(ended) == set(cases)
     assert engine.stats().used_bytes == 0
     assert engine.stats().preemptions_total > 0
+    elastic = {name for name, case in cases.items() if POLICIES[case[1]].keep_min is not None}
+    assert len({kept[name] for name in elastic & set(kept)}) >= 3  # ends of ranges, or between
     for name, case in cases.items():
-        expected = alone(case)
+        expected = alone(case, kept.get(name)) if got[name] else []
         if ended[name] == "abort":
             assert got[name] == expected[: len(got[name])]
         else:

@@ -91,6 +91,10 @@ class ScriptedEngine:
     loading: Callable[[], Awaitable[None]] | None = None
     totals: EngineStats = field(default_factory=lambda: EngineStats(2**26, 0, 0, 0, 0))
 
+    @property
+    def num_open(self) -> int:
+        return self.open
+
     async def submit(
         self, request: Request, accepted: Callable[[], None]
     ) -> AsyncGenerator[TokenEvent]:

@@ -28,7 +28,12 @@ HUGE_BYTES = 4 * 2**20  # these take turns: each is in memory three times for a 
 MAX_VALUES = 2**17  # of a body, by its commas and brackets: the parser takes 20 ms for them
 MAX_TEXT_BYTES = 8 * 2**20  # beside what fits a context: the parser takes 30 ms for them
 MAX_NAME_CHARACTERS = 100  # of an unknown field, to look for one that was meant
-UNION_MEMBERS = {"<string>": "a string", "<array>": "an array", "<object>": "an object"}
+UNION_MEMBERS = {
+    "<string>": "a string",
+    "<number>": "a number",
+    "<array>": "an array",
+    "<object>": "an object",
+}
 WRONG_KEY = "[key]"  # what pydantic adds where it is a mapping's key that is wrong
 # After an index into these, pydantic's location holds the tag that chose the union's member.
 TAGGED_ITEMS = ("messages", "<array>")

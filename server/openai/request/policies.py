@@ -13,7 +13,7 @@ from lookm.errors import PolicyError
 from lookm.sizing import CacheShape, KeptRows, kept_rows
 from lookm.types import CachePolicy, ModelInfo, Reuse
 from server.api_errors import ApiError
-from server.openai.schemas.kv_cache import KvCache
+from server.openai.schemas.kv_cache import KeepRange, KvCache
 
 VARIANT_KEEP = 0.2  # what `/v1/models` lists; any other fraction may be sent
 SAMPLE_TOKENS = 1024  # of a prompt that presets are tried on
@@ -24,10 +24,12 @@ def read(given: str | KvCache) -> CachePolicy:
     if isinstance(given, str):
         return completed(policy.parse(given))
     assert given.method is not None, "see `choose`"
+    keep = given.keep
     return completed(
         CachePolicy(
             method=given.method,
-            keep=given.keep,
+            keep=keep.max if isinstance(keep, KeepRange) else keep,
+            keep_min=keep.min if isinstance(keep, KeepRange) else None,
             keep_tokens=given.keep_tokens,
             recent=given.recent,
             merge=given.merge,

@@ -10,6 +10,7 @@ from typing import Any
 
 from lookm.errors import PromptTooLongError, RequestError
 from lookm.models.generation import GenerationDefaults
+from lookm.policy import least
 from lookm.sizing import CacheShape, KeptRows
 from lookm.types import CachePolicy, ImageInput, ModelInfo, Request, Reuse, Structure
 from server.openai.protocols import ChatProcessor
@@ -151,7 +152,7 @@ class Translator:
                 "shorten it or send fewer images.",
                 param=param,
             )
-        left, rows_L = context - num_prompt, self.kept(policy, prompt).bound_L
+        left, rows_L = context - num_prompt, self.kept(least(policy), prompt).bound_L
         fits = CacheShape.of(self.info).room(rows_L, self.info.capacity_bytes, left)
         if not fits:
             raise PromptTooLongError(

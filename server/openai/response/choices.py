@@ -50,6 +50,7 @@ def each_choice(request: Request, num_choices: int) -> Iterator[Request]:
             request,
             id=f"{request.id}-{choice}",
             sampling=sampling,
+            group=request.id,
             positions=request.positions and choice == 0,  # the others hold the same
         )
 

@@ -69,6 +69,13 @@ class KeptPositionsUsage(Answer):
     images: list[ImagePositions]
 
 
+class KeepRangeUsage(Answer):
+    """An elastic `keep`, as it was asked for."""
+
+    min: float
+    max: float
+
+
 class KvCacheUsage(Answer):
     """What was really kept of the prompt; tokens are means over the layers.
 
@@ -76,7 +83,10 @@ class KvCacheUsage(Answer):
     """
 
     method: Annotated[str, Field(description="the preset that was applied")]
-    keep: Annotated[float | None, Field(description="the fraction of the prompt asked for")]
+    keep: Annotated[
+        float | None,
+        Field(description="the fraction of the prompt asked for; of a range, what was taken"),
+    ]
     keep_tokens: Annotated[int | None, Field(description="or the tokens asked for")]
     prompt_tokens: Annotated[int, Field(description="tokens of the prompt, text and images")]
     image_tokens: Annotated[int, Field(description="those of them that are images'")]
@@ -87,6 +97,9 @@ class KvCacheUsage(Answer):
     bytes: Annotated[int, Field(description="what the prompt's cache takes in the KV pool")]
     full_bytes: Annotated[int, Field(description="what it would take at `full`")]
     compressed: Annotated[bool, Field(description="false where everything was kept")]
+    keep_range: Annotated[
+        KeepRangeUsage | None, Field(description="what was asked for, where `keep` is elastic")
+    ] = None
     positions: Annotated[
         KeptPositionsUsage | None,
         Field(description="which tokens those are, where `kv_cache.positions` asked for it"),
@@ -303,7 +316,11 @@ def _kv_cache(report: CacheReport, positions: KeptPositionsUsage | None) -> KvCa
         full_bytes=report.full_bytes,
         compressed=report.compressed,
     )
-    if positions is not None:  # set, and so sent
+    if (asked := report.elastic) is not None:  # set, and so sent
+        assert asked.keep_min is not None
+        assert asked.keep is not None
+        usage.keep_range = KeepRangeUsage(min=asked.keep_min, max=asked.keep)
+    if positions is not None:
         usage.positions = positions
     return usage
 

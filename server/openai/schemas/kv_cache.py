@@ -6,7 +6,14 @@ from pydantic import Field
 
 from lookm.types import Reuse
 from server.openai.schemas.fields import Honoured
-from server.openai.schemas.strict import Strict
+from server.openai.schemas.strict import NUMBER, OBJECT, Strict
+
+
+class KeepRange(Strict):
+    """An elastic `keep`: at least, and at most, this fraction of the prompt."""
+
+    min: Annotated[float, Honoured("the least that is kept, however many requests there are")]
+    max: Annotated[float, Honoured("the most, where there is room for it")]
 
 
 class KvCache(Strict):
@@ -16,7 +23,13 @@ class KvCache(Strict):
         str | None,
         Honoured("a preset; may be left out where only `reuse` and `positions` are said"),
     ] = None
-    keep: Annotated[float | None, Honoured("fraction of the prompt that is kept")] = None
+    keep: Annotated[
+        Annotated[float, NUMBER] | Annotated[KeepRange, OBJECT] | None,
+        Honoured(
+            'fraction of the prompt that is kept; `{"min": 0.1, "max": 0.5}`: the largest that '
+            "lets nobody wait when the request starts"
+        ),
+    ] = None
     keep_tokens: Annotated[
         Annotated[int, Field(lt=10**9)] | None, Honoured("tokens that are kept")
     ] = None

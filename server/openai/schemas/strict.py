@@ -18,7 +18,8 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 # Names of union members in pydantic's error locations; `parse.path` leaves them out.
-STRING, ARRAY, OBJECT = Tag("<string>"), Tag("<array>"), Tag("<object>")
+STRING, NUMBER = Tag("<string>"), Tag("<number>")
+ARRAY, OBJECT = Tag("<array>"), Tag("<object>")
 
 
 class Strict(BaseModel):

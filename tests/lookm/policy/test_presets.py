@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lookm import CachePolicy, PolicyError
-from lookm.policy import PRESETS, parse, resolve, to_string
+from lookm.policy import PRESETS, least, most, parse, resolve, to_string
 
 
 def test_the_presets_are_the_documented_ones_in_order() -> None:
@@ -28,6 +28,8 @@ def test_the_presets_are_the_documented_ones_in_order() -> None:
         ("snapkv@1.0", CachePolicy("snapkv", keep=1.0)),
         ("streaming@16", CachePolicy("streaming", keep_tokens=16)),
         ("look-m-evict@512", CachePolicy("look-m-evict", keep_tokens=512)),
+        ("look-m-plus@0.1-0.5", CachePolicy("look-m-plus", keep=0.5, keep_min=0.1)),
+        ("h2o@.05-1", CachePolicy("h2o", keep=1.0, keep_min=0.05)),
     ],
 )
 def test_the_short_form_is_read_and_written_back(text: Any, policy: Any) -> None:
@@ -38,7 +40,8 @@ def test_the_short_form_is_read_and_written_back(text: Any, policy: Any) -> None
 @pytest.mark.parametrize(
     "amount",
     ["7", "15", "1.5", "16.5", "-1", "0", "0.0", "nan", "inf", "1e-1", "", " 0.2", "0.2 ", "2_0",
-     "0.2@0.3", "٣", "20%", "9" * 50, "."],
+     "0.2@0.3", "0.2-", "-0.2", "0.1-0.2-0.3", "0.1-16", "16-0.5", "0-0.5", "٣", "20%",
+     "9" * 50, "."],
 )  # fmt: skip
 def test_an_amount_that_is_neither_form_is_refused_and_both_forms_are_named(amount: Any) -> None:
     with pytest.raises(PolicyError, match=r"look-m@0\.2.*look-m@512") as error:
@@ -64,6 +67,13 @@ def test_an_unknown_method_is_refused_and_the_known_ones_are_named(text: Any) ->
         ({"keep": float("nan")}, r"\(0, 1\]"),
         ({"keep": True}, r"\(0, 1\]"),
         ({"keep": "0.2"}, r"\(0, 1\]"),
+        ({"keep": 0.5, "keep_min": 0.0}, r"\(0, 1\]"),
+        ({"keep": 0.5, "keep_min": float("nan")}, r"\(0, 1\]"),
+        ({"keep": 0.5, "keep_min": "0.1"}, r"\(0, 1\]"),
+        ({"keep_min": 0.1}, r"\(0, 1\]"),
+        ({"keep_tokens": 64, "keep_min": 0.1}, r"\(0, 1\]"),
+        ({"keep": 0.2, "keep_min": 0.5}, "smaller one"),
+        ({"method": "full", "keep": 1.0, "keep_min": 0.5}, "keeps everything"),
         ({"keep_tokens": 0}, ">= 1"),
         ({"keep_tokens": 20.0}, ">= 1"),
         ({"keep_tokens": True}, ">= 1"),
@@ -85,6 +95,17 @@ def test_a_policy_that_contradicts_itself_is_refused_with_what_is_allowed(
     with pytest.raises(PolicyError, match=message) as error:
         resolve(CachePolicy(**{"method": "look-m", **fields}))
     assert error.value.param == "kv_cache"
+
+
+def test_a_range_of_one_fraction_is_that_fraction() -> None:
+    assert resolve("h2o@0.3-0.3") == resolve("h2o@0.3")
+    assert to_string(CachePolicy("h2o", keep=0.3, keep_min=0.3)) == "h2o@0.3"
+
+
+def test_a_range_has_a_least_and_a_most() -> None:
+    policy = parse("look-m@0.1-0.5")
+    assert (least(policy), most(policy)) == (parse("look-m@0.1"), parse("look-m@0.5"))
+    assert least(parse("look-m@64")) == most(parse("look-m@64")) == parse("look-m@64")
 
 
 def test_a_method_without_a_budget_keeps_the_papers_fifth() -> None:
