@@ -140,6 +140,9 @@ def capacity(
     kv_cache_memory: Annotated[str, typer.Option(help="Pool of the started server.")] = "64MiB",
     method: Annotated[str, typer.Option(help="The preset whose fractions are tried.")] = "look-m",
     keep: Annotated[str, typer.Option(help="Fractions kept.")] = "1,0.5,0.35,0.2,0.1",
+    elastic: Annotated[
+        str, typer.Option(help="A range, too: what is kept of it as load grows; '' for none.")
+    ] = "0.1-0.5",
     images: Annotated[int, typer.Option(min=1, help="Of each conversation.")] = 24,
     image_side_px: SidePx = 112,
     words: Annotated[int, typer.Option(min=1, help="Of text of each conversation.")] = 20,
@@ -158,6 +161,7 @@ def capacity(
     html: Annotated[Path | None, typer.Option(help="Write a page with plots.")] = None,
 ) -> None:
     """How many conversations one KV pool serves together, by the fraction kept."""
+    from server.bench.capacity.elastic import parse_range
     from server.bench.capacity.report import lines
     from server.bench.capacity.run import Place, measured
     from server.bench.capacity.search import Experiment, parse_fractions
@@ -182,7 +186,8 @@ def capacity(
             Slo(slo_ttft_s, slo_itl_s),
             max_conversations,
         )
-        made = measured(experiment, Place(url, api_key, kv_cache_memory), command())
+        place = Place(url, api_key, kv_cache_memory)
+        made = measured(experiment, place, command(), parse_range(elastic))
         echo(lines(made))
         _write(made, json, html)
 

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 from lookm.bench.records import Json
 from lookm.eval.page import Section, Series, Table, html_page, line_chart
+from server.bench.capacity import elastic
 from server.bench.capacity import report as capacity_report
 from server.bench.load import compare
 from server.bench.load import report as load_report
@@ -86,6 +87,7 @@ def capacity_page(made: Json) -> str:
     paper_title, *_ = capacity_report.paper_lines(paper)
     sections = [
         Section("Load against kept fraction", CAPACITY_TEXT, charts, [_table(table)]),
+        *_elastic(made),
         Section(
             "A large model, on paper",
             (paper_title, "The whole answer is kept, so long answers lower the ratio."),
@@ -99,6 +101,18 @@ def capacity_page(made: Json) -> str:
     return html_page(
         "Conversations in one KV pool", f"{title}, {within}.\n\n{_origin(made)}", sections
     )
+
+
+def _elastic(made: Json) -> list[Section]:
+    """What is kept as the load grows, where that was measured."""
+    if not (found := made.get("elastic")):
+        return []
+    rows = [row for row in found["rows"] if row["keep_mean"] is not None and not row["missed"]]
+    loads = [row["conversations"] for row in rows]
+    taken = Series("mean", loads, [row["keep_mean"] for row in rows])
+    chart = _chart([taken], "conversations at once", KEPT, "What is taken as load grows")
+    table = [elastic.COLUMNS, *elastic.cells(found)]
+    return [Section("An elastic budget", (elastic.title(found),), [chart], [_table(table)])]
 
 
 PAGES: dict[str, Callable[[Json], str]] = {"load": load_page, "capacity": capacity_page}

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from lookm.bench.records import Json
 from lookm.eval.turns_table import lines as turn_lines
+from server.bench.capacity import elastic
 from server.bench.capacity.report import COLUMNS, cells, paper_lines, paper_rows
 from server.bench.stall_report import LEGEND, described
 from server.bench.stall_report import rows as stall_rows
@@ -153,6 +154,9 @@ def gpu(report: Json) -> Iterator[str]:
 def capacity(report: Json) -> Iterator[str]:
     """Conversations that one pool serves together: measured, and on paper for a large model."""
     yield from markdown_table([COLUMNS, *(_coded(cells(row)) for row in report["rows"])])
+    if made := report.get("elastic"):
+        yield from ("", f"{elastic.title(made)}:", "")
+        yield from markdown_table([elastic.COLUMNS, *elastic.cells(made)])
     title, *_ = paper_lines(report["paper"])
     yield from ("", f"{title}:", "")
     yield from markdown_table(paper_rows(report["paper"]))

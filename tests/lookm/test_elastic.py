@@ -159,45 +159,36 @@ def test_what_was_taken_is_what_a_fixed_request_of_that_fraction_answers() -> No
         assert answer == alone["x"]
 
 
+def ask(pool: Any, request: Any) -> tuple[list[int], Any]:
+    """The tokens of one alone, and what was kept of it."""
+    pool.add(request)
+    found, events = [], []
+    while pool.has_work:
+        events = pool.step()
+        found += [event.token_id for event in events]
+        pool.check()
+    return found, events[-1].cache
+
+
 def test_a_range_up_to_all_reuses_exactly_and_as_kept() -> None:
     policy = CachePolicy("h2o", keep=1.0, keep_min=0.2)
     pool, chat = engine_for(), Chat(1)
-
-    def ask(name: str, **more: Any) -> Any:
-        pool.add(replace(chat.request(name, policy), **more))
-        found = []
-        while pool.has_work:
-            events = pool.step()
-            found += [event.token_id for event in events]
-            pool.check()
-        return found, events[-1].cache
-
-    answer, report = ask("first", reuse="kept")
+    answer, report = ask(pool, chat.request("first", policy, reuse="kept"))
     assert report.policy.keep == 1.0
     chat.go_on(answer)
-    _, exact = ask("second")
+    _, exact = ask(pool, chat.request("second", policy))
     assert exact.cached_tokens > 0
     assert not exact.compressed
-    assert ask("fresh", reuse="none")[0] == ask("again", reuse="none")[0]
+    fresh, again = (ask(pool, chat.request(n, policy, reuse="none")) for n in ("fresh", "again"))
+    assert fresh[0] == again[0]
 
 
 def test_a_conversation_goes_on_from_what_was_kept_whatever_fraction_that_was() -> None:
     policy = CachePolicy("look-m", keep=0.5, keep_min=0.1)
     pool, chat = engine_for(kv_cache_bytes=2**20), Chat(2)
-    pool.add(replace(chat.request("first", policy, reuse="kept"), num_coming=10**6))
-    tokens = []
-    while pool.has_work:
-        events = pool.step()
-        tokens += [event.token_id for event in events]
-    first = events[-1].cache
-    chat.go_on(tokens)
-    pool.add(chat.request("second", policy, reuse="kept"))
-    while pool.has_work:
-        events = pool.step()
-        pool.check()
-    second = events[-1].cache
-    assert first is not None
-    assert second is not None
+    answer, first = ask(pool, chat.request("first", policy, reuse="kept", num_coming=10**6))
+    chat.go_on(answer)
+    _, second = ask(pool, chat.request("second", policy, reuse="kept"))
     assert first.policy.keep < 0.5 == second.policy.keep
     assert second.cached_tokens > 0
 
@@ -212,7 +203,7 @@ def test_a_burst_of_more_than_fit_counts_at_its_least_for_the_queue() -> None:
 
 def test_the_highest_level_is_found_wherever_it_is() -> None:
     for edge in range(LEVELS + 1):
-        assert highest(lambda level, edge=edge: level <= edge, LEVELS) == edge  # type: ignore[misc]
+        assert highest(edge.__ge__, LEVELS) == edge
 
 
 def test_a_policy_that_the_model_refuses_at_its_least_is_refused() -> None:

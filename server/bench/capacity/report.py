@@ -12,6 +12,7 @@
            "bytes_each", "used_bytes_peak", "output_tokens_per_s", "ttft_max_s",
            "itl_p99_max_s": of the trial with this many}]
  "trials": [every trial, in order; `server.bench.capacity.search.Trial`]
+ "elastic": {"policy", "fixed", "rows": see `server.bench.capacity.elastic`}, where asked for
  "paper": {"model", "pool_bytes", ..., "rows": [{"keep", "answer_tokens", "bytes_each",
            "conversations", "ratio"}]}}
 """
@@ -21,6 +22,7 @@ from dataclasses import asdict
 
 from lookm.bench.provenance import provenance
 from lookm.bench.records import Json
+from server.bench.capacity import elastic
 from server.bench.capacity.large_model import on_paper
 from server.bench.capacity.search import Experiment, Point, Trial
 from server.bench.tables import seconds, text_table
@@ -62,6 +64,10 @@ def lines(report: Json) -> Iterator[str]:
     yield ""
     yield from text_table([COLUMNS, *(cells(row) for row in report["rows"])])
     yield ""
+    if made := report.get("elastic"):
+        yield elastic.title(made)
+        yield from text_table([elastic.COLUMNS, *elastic.cells(made)])
+        yield ""
     yield from paper_lines(report["paper"])
 
 

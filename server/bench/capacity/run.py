@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from server import plan
+from server.bench.capacity.elastic import stretch, with_elastic
 from server.bench.capacity.report import capacity_report
 from server.bench.capacity.search import Experiment, Point, explore
 from server.bench.load.client import Target, first_model
@@ -26,8 +27,16 @@ class Place:
     kv_cache_memory: str = "64MiB"
 
 
-def measured(experiment: Experiment, place: Place, command: str) -> dict[str, Any]:
-    """Run it and report. Raises `ValueError`, and `RuntimeError` where no server starts."""
+def measured(
+    experiment: Experiment,
+    place: Place,
+    command: str,
+    elastic: tuple[float, float] | None = None,
+) -> dict[str, Any]:
+    """Run it and report, for an elastic range as well where there is one.
+
+    Raises `ValueError`, and `RuntimeError` where no server starts.
+    """
     model = experiment.workload.model
     shape = None if place.url is not None else plan.read_shape(model)
     with _server(experiment, place) as target:
@@ -46,7 +55,8 @@ def measured(experiment: Experiment, place: Place, command: str) -> dict[str, An
         for point in explore(target, experiment, expect):
             points.append(point)
             print(_progress(point), file=sys.stderr, flush=True)
-    return capacity_report(points, experiment, command, pool)
+        stretched = elastic and stretch(target, experiment, elastic, points)
+    return with_elastic(capacity_report(points, experiment, command, pool), stretched or None)
 
 
 @contextmanager

@@ -65,7 +65,10 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """N conversations started together. `missed` is empty where all conditions hold."""
+    """N conversations started together. `missed` is empty where all conditions hold.
+
+    `keep` is the fraction asked for, of a range the most; `keep_mean` and so on were taken.
+    """
 
     keep: float
     conversations: int
@@ -76,6 +79,9 @@ class Trial:
     used_bytes_peak: int | None
     prompt_kv_bytes: float | None
     prompt_tokens: int
+    keep_mean: float | None = None
+    keep_min: float | None = None
+    keep_max: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,15 +165,22 @@ def largest(holds: Callable[[int], bool], start: int, bound: int) -> int:
 
 
 def attempt(
-    target: Target, experiment: Experiment, keep: float, conversations: int, number: int
+    target: Target,
+    experiment: Experiment,
+    keep: float,
+    conversations: int,
+    number: int,
+    *,
+    policy: str | None = None,
 ) -> Trial:
     """One trial. Its pictures are its own: features cached by an earlier one would not be fair."""
-    policies, before = ((experiment.policy(keep), 1.0),), experiment.workload
+    policies, before = ((policy or experiment.policy(keep), 1.0),), experiment.workload
     workload = replace(before, policies=policies, nonce=before.nonce + number)
     schedule = Schedule(concurrency=conversations, num_requests=conversations)
     measured = run(target, workload, schedule)
     numbers = measure(measured.samples, measured.wall_s, experiment.slo)
     kv = measure_kv(measured.kv)
+    taken = [sample.keep for sample in measured.samples if sample.keep is not None]
     return Trial(
         keep=keep,
         conversations=conversations,
@@ -178,6 +191,9 @@ def attempt(
         used_bytes_peak=None if kv is None else kv["used_bytes_peak"],
         prompt_kv_bytes=numbers["kv_bytes_mean"],
         prompt_tokens=max(sample.prompt_tokens or 0 for sample in measured.samples),
+        keep_mean=sum(taken) / len(taken) if taken else None,
+        keep_min=min(taken, default=None),
+        keep_max=max(taken, default=None),
     )
 
 

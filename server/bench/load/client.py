@@ -69,7 +69,7 @@ class Sample:
     `piece_s` are the arrivals of its pieces of text; `end_s` is when the answer was complete or
     failed. `error` is a kind, None where the answer was complete. `kv_bytes` and `kv_full_bytes`
     are this server's own report: what its prompt's cache took, and would take at full.
-    `cached_tokens` of the prompt were not computed again.
+    `cached_tokens` of the prompt were not computed again; `keep` is the fraction it took.
     """
 
     index: int
@@ -85,6 +85,7 @@ class Sample:
     kv_bytes: int | None = None
     kv_full_bytes: int | None = None
     cached_tokens: int | None = None
+    keep: float | None = None
     pieces: list[str] = field(default_factory=list)
 
     @property
@@ -170,6 +171,7 @@ def _read_usage(usage: dict[str, Any], sample: Sample) -> None:
     sample.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
     if cache := usage.get("kv_cache"):
         sample.kv_bytes, sample.kv_full_bytes = cache.get("bytes"), cache.get("full_bytes")
+        sample.keep = cache.get("keep")
 
 
 def _refusal(status: int, body: bytes) -> str:

@@ -45,13 +45,14 @@ class Call:
         self._handler.wfile.flush()
         self._handler.connection.shutdown(2)
 
-    def whole(self, pieces: int, gap_s: float = 0.0) -> None:
-        """A good answer that ends by its length, with its usage."""
+    def whole(self, pieces: int, gap_s: float = 0.0, **cache: Any) -> None:
+        """A good answer that ends by its length, with its usage; `cache` is in that."""
         self.begin()
         for number in range(pieces):
             time.sleep(gap_s)
             self.piece("word ", "length" if number == pieces - 1 else None)
-        self.usage(prompt_tokens=7, completion_tokens=self.body["max_tokens"])
+        said = {"kv_cache": cache} if cache else {}
+        self.usage(prompt_tokens=7, completion_tokens=self.body["max_tokens"], **said)
         self.send("[DONE]")
 
 

@@ -2,13 +2,16 @@
 
 import json
 import threading
+import time
 
 import pytest
 from typer.testing import CliRunner
 
+from server.bench.capacity.elastic import parse_range, stretch, with_elastic
 from server.bench.capacity.large_model import on_paper
 from server.bench.capacity.report import capacity_report, lines
 from server.bench.capacity.search import Experiment, attempt, explore, largest, missed
+from server.bench.html import page
 from server.bench.load.client import Sample, Target
 from server.bench.load.generator import Run
 from server.bench.load.measures import Slo
@@ -166,6 +169,53 @@ def test_what_the_committed_run_says_on_paper_is_what_the_engines_arithmetic_say
     paper = on_paper([row["keep"] for row in made["rows"]])
     rows = [row | {"ratio": pytest.approx(row["ratio"], abs=1e-5)} for row in paper["rows"]]
     assert made["paper"] == paper | {"rows": rows}
+
+
+class ElasticPool(Pool):
+    """As `Pool`; who asks for a range gets an even share of what those who have come leave."""
+
+    def answer(self, call):
+        policy = str(call.body.get("kv_cache", "full"))
+        if "-" not in policy.partition("@")[2]:
+            return super().answer(call)
+        time.sleep(0.05)  # the others come
+        with self._changed:
+            self._changed.wait_for(lambda: self._free >= 2)
+            need = 4 if self._free >= 20 else 2
+            self._free -= need
+        try:
+            call.whole(6, gap_s=0.015, keep=need / 12)
+        finally:
+            with self._changed:
+                self._free += need
+                self._changed.notify_all()
+
+
+def test_an_elastic_load_overflows_the_pool_at_its_most_and_is_served_at_a_price():
+    experiment = Experiment(SMALL, fractions=(0.5, 0.25), slo=SLO, max_conversations=16)
+    with standing_in(ElasticPool(24).answer) as url:
+        points = list(explore(Target(url), experiment, lambda keep, tokens: None))
+        found = stretch(Target(url), experiment, (0.17, 0.5), points)
+    assert (found.policy, found.fixed) == ("look-m@0.17-0.5", 4)
+    served = [trial for trial in found.trials if not trial.missed]
+    assert served[0].conversations == 4
+    assert max(trial.conversations for trial in served) > 6
+    assert served[0].keep_mean > served[-1].keep_mean
+    report = with_elastic(capacity_report(points, experiment, "test", None), found)
+    shown = "\n".join(lines(json.loads(json.dumps(report))))
+    assert "Elastic, look-m@0.17-0.5, in the same pool, which at its most serves 4" in shown
+    assert "An elastic budget" in page(report)
+
+
+@pytest.mark.parametrize("text", ["0.5", "0.5-0.1", "0-0.5", "0.1-1.5", "a-b", "0.1-0.5-1"])
+def test_a_range_that_is_none_is_refused(text):
+    with pytest.raises(ValueError, match=r"0\.1-0\.5"):
+        parse_range(text)
+
+
+def test_no_range_is_none():
+    assert parse_range("") is None
+    assert parse_range("0.1-0.5") == (0.1, 0.5)
 
 
 @pytest.mark.slow
