@@ -6,7 +6,7 @@ Knows nothing about what a machine has (`memory`) or who runs now (`scheduler`).
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,19 +126,35 @@ class CacheShape:
 
 
 def conversations_line(
-    shape: CacheShape, num_pages: int, tokens: int, max_running: int, policy: str = "look-m@0.2"
+    shape: CacheShape,
+    num_pages: int,
+    tokens: int,
+    max_running: int,
+    policies: Mapping[str, int] | None = None,
 ) -> str:
     """`64 at full, 64 at look-m@0.2 (--max-running 64; pages for 64 and 315)`: what an operator may
-    promise for conversations of `tokens`, and what `max_running` withholds of it."""
-    fit = [
-        shape.conversations(num_pages, shape.rows(tokens, rows))
-        for rows in (tokens, max(1, tokens // 5))
-    ]
-    at_full, at_fifth = (min(max_running, each) for each in fit)
-    line = f"{at_full:,} at full, {at_fifth:,} at {policy}"
+    promise for conversations of `tokens`, and what `max_running` withholds of it.
+
+    `policies` name others than full, and how many of the tokens each keeps.
+    """
+    kept = {"full": tokens}
+    if None in shape.windows_L:  # else there is nothing to drop, and no policy but this
+        kept |= policies or {"look-m@0.2": max(1, tokens // 5)}
+    fit = [shape.conversations(num_pages, shape.rows(tokens, rows)) for rows in kept.values()]
+    line = ", ".join(
+        f"{min(max_running, each):,} at {policy}" for policy, each in zip(kept, fit, strict=True)
+    )
     if max(fit) > max_running:
-        line += f" (--max-running {max_running:,}; pages for {fit[0]:,} and {fit[1]:,})"
+        pages = " and ".join(filter(None, (", ".join(f"{n:,}" for n in fit[:-1]), f"{fit[-1]:,}")))
+        line += f" (--max-running {max_running:,}; pages for {pages})"
     return line
+
+
+def promised(num_conversations: int, max_running: int) -> str:
+    """`64 (105)`: how many of those that pages would hold may run."""
+    if num_conversations <= max_running:
+        return f"{num_conversations:,}"
+    return f"{max_running:,} ({num_conversations:,})"
 
 
 def enough_pages(config: EngineConfig, context_tokens: int, num_layers: int) -> int:

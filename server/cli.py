@@ -61,17 +61,24 @@ def plan(
     max_context_tokens: Annotated[
         int | None, typer.Option(min=1, help="As of lookm serve; else all that the model holds.")
     ] = None,
+    max_running: Annotated[int, typer.Option(min=1, help="As of lookm serve.")] = 64,
 ) -> None:
-    """Print how many conversations fit on a GPU, by the fraction kept. Loads no weights."""
+    """Print what fits on a GPU, by bits and by the fraction kept, and how to serve it.
+
+    Loads no weights.
+    """
     from lookm.config import DType, EngineConfig
     from lookm.errors import LookmError
-    from server import plan
+    from server.what_fits import plan
 
     config = EngineConfig(
-        model=model, dtype=cast(DType, dtype), max_context_tokens=max_context_tokens
+        model=model,
+        dtype=cast(DType, dtype),
+        max_context_tokens=max_context_tokens,
+        max_running=max_running,
     )
     try:
-        for line in plan.plan(config, gpu_memory, weights, (prompt_tokens, answer_tokens)):
+        for line in plan(config, gpu_memory, weights, (prompt_tokens, answer_tokens)):
             typer.echo(line)
     except (LookmError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)

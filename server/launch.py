@@ -16,8 +16,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from lookm.errors import LookmError
+from lookm.policy import least, most, to_string
 from lookm.sizing import CacheShape, conversations_line
-from lookm.types import ModelInfo
+from lookm.types import CachePolicy, ModelInfo
 from server import signals
 from server.app import create_app, is_fake
 from server.connections import (
@@ -229,7 +230,8 @@ def banner(settings: Settings, model: str, info: ModelInfo, url: str) -> str:
     shape = CacheShape.of(info)
     num_pages = info.capacity_bytes // max(1, shape.page_bytes)
     tokens = CONVERSATION_TOKENS
-    promise = conversations_line(shape, num_pages, tokens, settings.max_running, POLICY)
+    kept = _kept_by_default(policies.read(settings.kv_cache), tokens)
+    promise = conversations_line(shape, num_pages, tokens, settings.max_running, kept)
     page = f"{url}/   " if settings.playground else ""
     curl = example_curl(url, model, with_key=bool(settings.keys()))
     return (
@@ -241,3 +243,13 @@ def banner(settings: Settings, model: str, info: ModelInfo, url: str) -> str:
         f"  see also  {page}{url}/docs   {url}/metrics\n\n"
         f"Two images and a question, ready to paste:\n\n{curl}\n"
     )
+
+
+def _kept_by_default(default: CachePolicy, tokens: int) -> dict[str, int]:
+    """Rows of so many tokens under the default policy, an elastic one's most and least; where it
+    is `full`, under the example's."""
+    ends = [each for each in (most(default), least(default)) if each.method != "full"]
+    return {
+        to_string(each): min(tokens, each.keep_tokens or max(1, int(tokens * (each.keep or 1))))
+        for each in ends or [policies.read(POLICY)]
+    }

@@ -12,7 +12,7 @@ about half a GiB; and what encoding large images takes where that is more than t
 with LLaVA, whose images are small; with Qwen2.5-VL, counted alike, 10 GiB for 16 of 4 megapixels).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -31,7 +31,7 @@ from lookm.sizing import (
     longest_prefill_tokens,
     transfer_bytes,
 )
-from server.settings import format_size, parse_size
+from server.settings import format_size
 
 FRACTIONS = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05)
 DEFAULTS = EngineConfig()
@@ -50,6 +50,7 @@ class ModelShape:
     head_dim: int
     max_context_tokens: int
     num_parameters: int
+    num_linear_parameters: int
     dtype: torch.dtype
     windows_L: tuple[int | None, ...] = ()
 
@@ -132,6 +133,7 @@ def shape_of(config: Any, dtype: torch.dtype, num_parameters: int | None = None)
         head_dim=getattr(text, "head_dim", None) or text.hidden_size // heads,
         max_context_tokens=text.max_position_embeddings,
         num_parameters=num_parameters or _text_parameters(text) + _vision_parameters(config),
+        num_linear_parameters=_linear_parameters(text),
         dtype=dtype,
         windows_L=_windows(text),
     )
@@ -168,69 +170,18 @@ def fits(
     pool: int,
     conversation: Conversation,
     fractions: Sequence[float] = FRACTIONS,
+    cache: CacheShape | None = None,
 ) -> list[Fit]:
-    """One row for each fraction kept."""
-    num_pages = pool // shape.page_bytes
+    """One row for each fraction kept, in the model's own cache or in another."""
+    cache = cache or shape.cache
     rows = []
     for keep in fractions:
-        rows_L = shape.cache.rows(
+        rows_L = cache.rows(
             conversation.prompt_tokens, conversation.kept(keep), conversation.answer_tokens
         )
-        together = shape.cache.conversations(num_pages, rows_L)
-        rows.append(Fit(keep, shape.cache.bytes(rows_L), together))
+        together = cache.conversations(pool // cache.page_bytes, rows_L)
+        rows.append(Fit(keep, cache.bytes(rows_L), together))
     return rows
-
-
-def plan(
-    config: EngineConfig,
-    gpu_memory: str,
-    weights: str | None = None,
-    tokens: tuple[int, int] = (1536, 256),
-) -> Iterator[str]:
-    """The lines that `lookm plan` prints. Raises `LookmError`, and `ValueError` for a size."""
-    shape = read_shape(config.model, config.dtype)
-    context = config.max_context_tokens or shape.max_context_tokens
-    if sum(tokens) > context or context > shape.max_context_tokens:
-        raise ConfigError(
-            f"{config.model} holds {min(context, shape.max_context_tokens):,} tokens, prompt and "
-            "answer together: give a smaller --prompt-tokens, --answer-tokens or "
-            "--max-context-tokens"
-        )
-    weight_bytes = shape.weight_bytes if weights is None else parse_size(weights)
-    pool = pool_bytes(shape, parse_size(gpu_memory), weight_bytes, config)
-    longest = longest_prefill_tokens(config, context)
-    yield (
-        f"{config.model}: {shape.num_layers} layers x {shape.num_kv_heads} KV heads x "
-        f"{shape.head_dim} x 2 (K and V) x {shape.dtype.itemsize} bytes "
-        f"({str(shape.dtype).removeprefix('torch.')})"
-    )
-    yield f"KV cache    {format_size(shape.kv_bytes_per_token)} a token"
-    yield f"weights     {format_size(weight_bytes)}{' (estimated)' if weights is None else ''}"
-    prefill = format_size(shape.prefill_bytes(longest))
-    yield f"prefill     {prefill} for {longest:,} tokens (estimated)"
-    stored = format_size(shape.kv_bytes_per_token * tokens[0])
-    yield f"host memory {stored} in the prompt store for each prompt of {tokens[0]:,} tokens"
-    yield f"page pool   {format_size(pool)}: {pool // shape.kv_bytes_per_token:,} tokens"
-    yield ""
-    yield "Conversations that fit together, of {:,} prompt tokens and {:,} answered:".format(
-        *tokens
-    )
-    rows = fits(shape, pool, Conversation(*tokens))
-    yield from table(rows)
-    if max(row.num_conversations for row in rows) > config.max_running:
-        yield ""
-        yield f"More than {config.max_running} at a time: raise --max-running of lookm serve."
-
-
-def table(rows: Sequence[Fit]) -> Iterator[str]:
-    """A header and one line for each fraction; the first row is what others are compared with."""
-    yield f"{'kept':>6}  {'each':>10}  {'conversations':>13}  {'against full':>12}"
-    for row in rows:
-        times = row.num_conversations / max(1, rows[0].num_conversations)
-        yield (
-            f"{row.keep:>6.0%}  {format_size(row.bytes_each):>10}  {row.num_conversations:>13,}  "
-            f"{times:>11.1f}x"
-        )
 
 
 def _windows(text: Any) -> tuple[int | None, ...]:
@@ -244,13 +195,18 @@ def _text_parameters(text: Any) -> int:
     """Weights of a dense decoder: attention, gated MLP, embeddings. Raises `ModelError`."""
     if getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None):
         raise ModelError("a mixture of experts: give the size of its files with --weights")
+    tied = getattr(text, "tie_word_embeddings", 0)
+    embeddings = text.vocab_size * text.hidden_size * (1 if tied else 2)
+    return _linear_parameters(text) + int(embeddings)
+
+
+def _linear_parameters(text: Any) -> int:
+    """Those of the linear layers of a dense decoder, without the one behind the last."""
     hidden, heads = text.hidden_size, text.num_attention_heads
     head_dim = getattr(text, "head_dim", None) or hidden // heads
     kv_heads = getattr(text, "num_key_value_heads", None) or heads
     attention = 2 * hidden * head_dim * (heads + kv_heads)
-    embeddings = text.vocab_size * hidden * (1 if getattr(text, "tie_word_embeddings", 0) else 2)
-    layers = text.num_hidden_layers * (attention + 3 * hidden * text.intermediate_size)
-    return int(layers + embeddings)
+    return int(text.num_hidden_layers * (attention + 3 * hidden * text.intermediate_size))
 
 
 def _vision_parameters(config: Any) -> int:

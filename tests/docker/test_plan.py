@@ -1,6 +1,7 @@
 """`lookm plan` says what the engine would decide, from a config alone."""
 
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,8 +22,11 @@ from lookm.models.attention_interface import LayerRows
 from lookm.models.families import family_of
 from lookm.models.inputs import PackedRows
 from server.cli import app
-from server.plan import FRACTIONS, Conversation, fits, plan, pool_bytes, read_shape
+from server.openai.request import policies
+from server.plan import FRACTIONS, Conversation, fits, pool_bytes, read_shape
+from server.settings import Settings
 from server.version import version
+from server.what_fits import advised, cache_of, kept, plan, rows, serve_line, table
 from tests.docker.files import DOCKER
 from tests.lookm.models.toys import TOYS
 
@@ -168,13 +172,105 @@ def test_the_operating_page_shows_what_the_command_prints(
     assert CliRunner().invoke(app, flags).output == printed
 
 
-def test_the_command_prints_a_row_for_each_fraction() -> None:
+def test_the_command_prints_a_row_for_each_size_of_a_weight_and_of_a_key() -> None:
     run = CliRunner().invoke(app, ["plan", "--gpu-memory", "1GiB"])
     assert run.exit_code == 0
     assert "KV cache    6 KiB a token" in run.output
-    assert [line.split()[0] for line in run.output.splitlines() if "%" in line] == [
-        f"{keep:.0%}" for keep in FRACTIONS
+    lines = [line.split() for line in run.output.splitlines() if " bits " in line]
+    assert [(line[0], line[4]) for line in lines] == [
+        (weights, kv) for weights in ("16", "8", "4") for kv in ("16", "8")
     ]
+
+
+WHOLE = Conversation(1536, 256)
+
+
+def test_fewer_bits_and_fewer_rows_hold_more_and_no_more_than_may_run_is_promised(
+    tmp_path: Path,
+) -> None:
+    llava_7b(tmp_path)
+    shape, config = read_shape(str(tmp_path)), EngineConfig(max_running=40)
+    found = rows(shape, 24 * 2**30, shape.weight_bytes, WHOLE, config)
+    counts = {
+        (row.weight_bits, row.kv_bits): [fit.num_conversations for fit in row.fits] for row in found
+    }
+    assert counts[16, 16] == [10, 18, 33]  # the engine's own arithmetic, above
+    for (weights, kv), held in counts.items():
+        assert held == sorted(held)
+        if kv == 8:
+            assert 1.8 < held[0] / counts[weights, 16][0] < 2.01
+    assert [counts[bits, 16][0] for bits in (16, 8, 4)] == sorted(
+        counts[bits, 16][0] for bits in (16, 8, 4)
+    )
+    shown = "\n".join(table(found, config.max_running))
+    assert "40 (64)" in shown
+    assert "  64  " not in shown
+
+
+def test_bytes_a_number_are_halves_and_scales(tmp_path: Path) -> None:
+    llava_7b(tmp_path)
+    shape = read_shape(str(tmp_path))
+    page = cache_of(shape, 8).page_bytes
+    assert page == 2 * 32 * 16 * (128 + 4)
+    assert cache_of(shape, 16).page_bytes == 2 * 32 * 16 * 128 * 2
+
+
+def test_linear_weights_are_those_of_the_decoder_layers(tmp_path: Path) -> None:
+    config = transformers.LlavaConfig()
+    with torch.device("meta"):
+        model = transformers.AutoModelForImageTextToText.from_config(config)
+    config.save_pretrained(tmp_path)
+    layers = model.model.language_model.layers.modules()
+    counted = sum(each.weight.numel() for each in layers if isinstance(each, torch.nn.Linear))
+    assert read_shape(str(tmp_path)).num_linear_parameters == counted
+
+
+@pytest.mark.parametrize(
+    ("gpu_gib", "max_running", "policy", "kv_bits"),
+    [(80, 64, "full", 16), (24, 10, "full", 16), (24, 15, "full", 8),
+     (24, 40, "look-m-plus@0.2-1", 8), (24, 30, "look-m-plus@0.5-1", 8),
+     (24, 500, "look-m-plus@0.2-1", 8)],
+)  # fmt: skip
+def test_the_line_to_run_keeps_as_much_as_lets_as_many_run(
+    gpu_gib: int, max_running: int, policy: str, kv_bits: int, tmp_path: Path
+) -> None:
+    llava_7b(tmp_path)
+    shape = read_shape(str(tmp_path))
+    config = EngineConfig(model="m", max_running=max_running, max_context_tokens=4096)
+    found = rows(shape, gpu_gib * 2**30, shape.weight_bytes, WHOLE, config)
+    best = advised(found, max_running)
+    assert best is not None
+    line = serve_line(*best, config)
+    flags = line.split()
+    assert flags[flags.index("--kv-cache") + 1] == policy
+    assert ("--kv-cache-dtype int8" in line) == (kv_bits == 8)
+    policies.read(policy)
+    names = {flag.removeprefix("--").replace("-", "_") for flag in flags if flag[:2] == "--"}
+    assert names - {"kv_cache_dtype"} <= set(Settings.model_fields)
+
+
+def test_weights_that_do_not_fit_at_16_bits_are_told_to_come_in_fewer(tmp_path: Path) -> None:
+    llava_7b(tmp_path)
+    shown = list(plan(EngineConfig(model=str(tmp_path)), "12GiB"))
+    assert any(line.startswith("16 bits") and line.endswith("do not fit") for line in shown)
+    assert "8 or 4 bits" in shown[-1]
+
+
+def test_layers_with_a_window_are_counted_and_a_model_of_them_alone_runs_at_full(
+    tmp_path: Path,
+) -> None:
+    transformers.Gemma3Config().save_pretrained(tmp_path)
+    shape = read_shape(str(tmp_path))
+    assert any("layers see" in line for line in plan(EngineConfig(model=str(tmp_path)), "80GiB"))
+    assert kept(shape) == (1.0, 0.5, 0.2)
+    assert kept(replace(shape, windows_L=(512,) * shape.num_layers)) == (1.0,)
+    windows = tuple(512 if window else None for window in shape.cache.windows_L)
+    (full, half, _), (all_full, all_half, _) = (
+        fits(each, 2**34, Conversation(4096, 256), (1.0, 0.5, 0.2))
+        for each in (replace(shape, windows_L=windows), replace(shape, windows_L=()))
+    )
+    assert full.bytes_each == all_full.bytes_each
+    assert half.bytes_each < all_half.bytes_each  # windows keep no more than they see
 
 
 @pytest.mark.parametrize(

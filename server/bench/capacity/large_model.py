@@ -20,6 +20,7 @@ SHAPE = ModelShape(  # as in the config of llava-hf/llava-1.5-7b-hf
     head_dim=128,
     max_context_tokens=4096,
     num_parameters=7_063_427_072,
+    num_linear_parameters=6_476_005_376,
     dtype=torch.float16,
 )
 GPU_BYTES = 80 * 2**30

@@ -1,0 +1,191 @@
+"""This model, this card: what fits? With weights of fewer bits, keys and values of fewer bits, and
+less of them kept.
+
+    weights   16 bits, or the checkpoint's; 8 and 4: the language model's linear layers alone
+    KV        16 bits, or the model's; 8: a byte a number, and a scale for each row and head
+    kept      of each prompt
+
+All arithmetic is the engine's own (`lookm.sizing`, through `server.plan`). Reads nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from lookm.config import EngineConfig
+from lookm.errors import ConfigError
+from lookm.sizing import CacheShape, enough_pages, longest_prefill_tokens, promised
+from server.plan import (
+    PAGE_TOKENS,
+    Conversation,
+    Fit,
+    ModelShape,
+    fits,
+    pool_bytes,
+    read_shape,
+)
+from server.settings import format_size, parse_size
+
+KEPT = (1.0, 0.5, 0.2)
+KV_BITS, WEIGHT_BITS = (16, 8), (16, 8, 4)
+LINEAR_BYTES = {8: 1.002, 4: 0.53}  # a weight with its scales: one a row; one and a zero for 128
+SCALE_BYTES = 4  # of a row of a head whose numbers are bytes
+RECOMMENDED = "look-m-plus"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What fits beside weights of so many bits, keys and values of so many. Without `fits`: none.
+
+    `pool_bytes` is what is left for keys and values.
+    """
+
+    weight_bits: int
+    weight_bytes: int
+    kv_bits: int
+    pool_bytes: int = 0
+    fits: tuple[Fit, ...] = ()
+
+
+def cache_of(shape: ModelShape, bits: int) -> CacheShape:
+    """What a conversation takes of the pool where keys and values have so many bits."""
+    if bits != 8:
+        return shape.cache
+    row_bytes = shape.head_dim + SCALE_BYTES
+    return replace(shape.cache, page_bytes=2 * shape.num_kv_heads * PAGE_TOKENS * row_bytes)
+
+
+def weight_bytes_of(shape: ModelShape, bits: int, whole_bytes: int) -> int:
+    """Of weights that take `whole_bytes` as the model has them."""
+    if bits == 16:
+        return whole_bytes
+    saved = shape.num_linear_parameters * (shape.dtype.itemsize - LINEAR_BYTES[bits])
+    return int(whole_bytes - saved)
+
+
+def rows(
+    shape: ModelShape,
+    gpu_bytes: int,
+    weight_bytes: int,
+    conversation: Conversation,
+    config: EngineConfig,
+) -> list[Row]:
+    """For each size of a weight and of a key. Raises `ConfigError` where nothing at all fits."""
+    found, errors = [], []
+    for bits in WEIGHT_BITS:
+        held = weight_bytes_of(shape, bits, weight_bytes)
+        try:
+            pool = pool_bytes(shape, gpu_bytes, held, config)
+        except ConfigError as error:
+            errors.append(error)
+            found.append(Row(bits, held, shape.dtype.itemsize * 8))
+            continue
+        for kv_bits in KV_BITS:
+            cache = cache_of(shape, kv_bits)
+            context = config.max_context_tokens or shape.max_context_tokens
+            most = enough_pages(config, context, shape.num_layers) * cache.page_bytes
+            held_bytes = min(pool, most)
+            fit = tuple(fits(shape, held_bytes, conversation, kept(shape), cache))
+            found.append(Row(bits, held, kv_bits, held_bytes, fit))
+    if not any(row.fits for row in found):
+        raise errors[0]
+    return found
+
+
+def kept(shape: ModelShape) -> Sequence[float]:
+    """The fractions that the model can keep: without a layer that sees all, all of it."""
+    return KEPT if None in shape.cache.windows_L else KEPT[:1]
+
+
+def table(found: Sequence[Row], max_running: int) -> Iterator[str]:
+    """A line for each row; in brackets what the pages would hold if more could run."""
+    first = next(row for row in found if row.fits)
+    header = "".join(f"{f'{fit.keep:.0%} kept':>14}" for fit in first.fits)
+    yield f"{'weights':<19}  {'KV':<7}  {'page pool':>9}{header}"
+    for row in found:
+        weights = f"{row.weight_bits:>2} bits  {format_size(row.weight_bytes):>10}"
+        if not row.fits:
+            yield f"{weights:<19}  do not fit"
+            continue
+        cells = (promised(fit.num_conversations, max_running) for fit in row.fits)
+        counts = "".join(f"{cell:>14}" for cell in cells)
+        kv = f"{row.kv_bits} bits"
+        yield f"{weights:<19}  {kv:<7}  {format_size(row.pool_bytes):>9}{counts}"
+
+
+def advised(found: Sequence[Row], max_running: int) -> tuple[Row, Fit] | None:
+    """Weights as they are, and the most of the cache of which `max_running` fit; else of which the
+    most do. A byte a number costs less than half of the rows. None where such weights do not fit.
+    """
+    runs = [row for row in found if row.fits and row.weight_bits == 16]
+    pairs = [(row, fit) for fits in zip(*(row.fits for row in runs), strict=True)
+             for row, fit in zip(runs, fits, strict=True)]  # fmt: skip
+    enough = (pair for pair in pairs if pair[1].num_conversations >= max_running)
+    most = max(pairs, key=lambda pair: pair[1].num_conversations, default=None)
+    return next(enough, most)
+
+
+def serve_line(row: Row, fit: Fit, config: EngineConfig) -> str:
+    """The command that runs it. Who is alone has all of its cache, whatever others may get."""
+    policy = "full" if fit.keep == 1 else f"{RECOMMENDED}@{fit.keep:g}-1"
+    flags = [f"lookm serve --model {config.model} --kv-cache {policy}"]
+    if row.kv_bits == 8:
+        flags.append("--kv-cache-dtype int8")
+    flags.append(f"--max-running {config.max_running}")
+    if config.max_context_tokens is not None:
+        flags.append(f"--max-context-tokens {config.max_context_tokens}")
+    return " ".join(flags)
+
+
+def plan(
+    config: EngineConfig,
+    gpu_memory: str,
+    weights: str | None = None,
+    tokens: tuple[int, int] = (1536, 256),
+) -> Iterator[str]:
+    """The lines that `lookm plan` prints. Raises `LookmError`, and `ValueError` for a size."""
+    shape = read_shape(config.model, config.dtype)
+    context = config.max_context_tokens or shape.max_context_tokens
+    if sum(tokens) > context or context > shape.max_context_tokens:
+        raise ConfigError(
+            f"{config.model} holds {min(context, shape.max_context_tokens):,} tokens, prompt and "
+            "answer together: give a smaller --prompt-tokens, --answer-tokens or "
+            "--max-context-tokens"
+        )
+    weight_bytes = shape.weight_bytes if weights is None else parse_size(weights)
+    found = rows(shape, parse_size(gpu_memory), weight_bytes, Conversation(*tokens), config)
+    longest = longest_prefill_tokens(config, context)
+    yield (
+        f"{config.model}: {shape.num_layers} layers x {shape.num_kv_heads} KV heads x "
+        f"{shape.head_dim} x 2 (K and V) x {shape.dtype.itemsize} bytes "
+        f"({str(shape.dtype).removeprefix('torch.')})"
+    )
+    if windows := [window for window in shape.cache.windows_L if window]:
+        yield f"windows     {len(windows)} layers see {min(windows):,} tokens and keep no more"
+    yield f"KV cache    {format_size(shape.kv_bytes_per_token)} a token"
+    yield f"weights     {format_size(weight_bytes)}{' (estimated)' if weights is None else ''}"
+    prefill = format_size(shape.prefill_bytes(longest))
+    yield f"prefill     {prefill} for {longest:,} tokens (estimated)"
+    stored = format_size(shape.kv_bytes_per_token * tokens[0])
+    yield f"host memory {stored} in the prompt store for each prompt of {tokens[0]:,} tokens"
+    yield ""
+    yield (
+        f"Conversations of {tokens[0]:,} prompt tokens and {tokens[1]:,} answered that run "
+        f"together in {gpu_memory}"
+    )
+    yield f"(--max-running {config.max_running:,}; in brackets what the pages would hold):"
+    yield ""
+    yield from table(found, config.max_running)
+    yield ""
+    yield from _advice(found, config)
+
+
+def _advice(found: Sequence[Row], config: EngineConfig) -> Iterator[str]:
+    """How to run what fits."""
+    best = advised(found, config.max_running)
+    if best is None:
+        yield "Weights of 16 bits do not fit: take a checkpoint that comes in 8 or 4 bits."
+        return
+    row, fit = best
+    number = promised(fit.num_conversations, config.max_running)
+    yield f"For {number} of them at once, {fit.keep:.0%} kept at the least:"
+    yield serve_line(row, fit, config)
