@@ -38,6 +38,29 @@ def test_the_banner_says_where_what_and_how_much() -> None:
     assert '-H "Authorization: Bearer $LOOKM_API_KEY"' in text
 
 
+@pytest.mark.parametrize(
+    ("default", "promised"),
+    [
+        ("look-m-plus@0.1-0.5", "4 at full, 8 at look-m-plus@0.5, 39 at look-m-plus@0.1"),
+        ("h2o@0.25", "4 at full, 16 at h2o@0.25 (--max"),
+        ("h2o@512", "4 at full, 16 at h2o@512 (--max"),
+    ],
+)
+def test_the_banner_counts_at_what_is_the_default(default: str, promised: str) -> None:
+    info = ModelInfo("llava-demo", 4096, 1024, 16, 8 * 2**20, 2, "bfloat16", "cpu")
+    settings = Settings(kv_cache=default, max_running=15 if "h2o" in default else 64)
+    text = banner(settings, "llava-demo", info, "http://127.0.0.1:8000")
+    assert promised.replace("16 at", "15 at") in text
+    if "h2o" in default:
+        assert "(--max-running 15; pages for 4 and 16)" in text
+
+
+def test_a_model_of_windows_alone_is_promised_at_full_alone() -> None:
+    info = ModelInfo("m", 4096, 1024, 16, 8 * 2**20, 2, "bfloat16", "cpu", windows=(512, 512))
+    text = banner(Settings(), "m", info, "http://127.0.0.1:8000")
+    assert "conversations of 2,048 tokens: 4 at full\n" in text
+
+
 def test_the_pictures_of_the_example_are_small() -> None:
     assert all(len(picture(scene)) < 600 for scene in PICTURES)
 
