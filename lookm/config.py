@@ -10,6 +10,7 @@ from typing import Literal
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 AttentionName = Literal["auto", "reference", "cpu", "triton"]
 Graphs = Literal["auto", "on", "off"]
+Quantization = Literal["none", "int8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class EngineConfig:
     250, on a GPU 30 to 50) is prefilled in tiles of `tile_tokens` (512, on a GPU 2,048; 0: none
     is), and stops when the step's time is up.
 
+    `quantization`: the language model's linear layers are made int8 as they are loaded.
+
     `parking`: conversations keep their pages between turns, until somebody needs them.
 
     `prompt_store_bytes` of host memory hold what prompts computed, for those that begin alike.
@@ -31,6 +34,7 @@ class EngineConfig:
     model: str = "llava-demo"
     device: str = "auto"
     dtype: DType = "auto"
+    quantization: Quantization = "none"
     kv_cache_bytes: int | None = None
     page_tokens: int = 16
     max_running: int = 64

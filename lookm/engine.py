@@ -119,7 +119,7 @@ class Engine:
         processor = Processor.of(checkpoint, name=served_name(config.model))
         dtype = choose_dtype(config.dtype, checkpoint.dtype, device)
         path = str(checkpoint.folder)
-        model, family = load_model(path, dtype=dtype, device=device)
+        model, family = load_model(path, dtype=dtype, device=device, quantize=config.quantization)
         image = processor.large_image() if device.type == "cuda" else None
         engine = cls(Adapter(model, family), processor, config, model_path=path, image=image)
         logger.info("engine plan: %s", engine.plan)

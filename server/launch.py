@@ -232,11 +232,12 @@ def banner(settings: Settings, model: str, info: ModelInfo, url: str) -> str:
     tokens = CONVERSATION_TOKENS
     kept = _kept_by_default(policies.read(settings.kv_cache), tokens)
     promise = conversations_line(shape, num_pages, tokens, settings.max_running, kept)
+    weights = "" if settings.quantization == "none" else f", weights {settings.quantization}"
     page = f"{url}/   " if settings.playground else ""
     curl = example_curl(url, model, with_key=bool(settings.keys()))
     return (
         f"\nlookm-server {version()} is ready: {url}\n\n"
-        f"  model     {model} ({info.dtype}, {info.device}), "
+        f"  model     {model} ({info.dtype}{weights}, {info.device}), "
         f"{info.max_context_tokens:,} tokens of context, default cache {settings.kv_cache}\n"
         f"  KV pool   {format_size(info.capacity_bytes)}: conversations of "
         f"{tokens:,} tokens: {promise}\n"

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from lookm.config import AttentionName, DType, EngineConfig, Graphs
+from lookm.config import AttentionName, DType, EngineConfig, Graphs, Quantization
 from lookm.types import Reuse
 from server.media.config import MediaConfig
 from server.paths import parse_root_path
@@ -98,6 +98,10 @@ class Settings(BaseSettings):
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: DType = Field("auto", description="Weights and cache: auto, float32, bfloat16, float16.")
+    quantization: Quantization = Field(
+        "none",
+        description="Of weights, on load: int8 (the language model's linear layers) or none.",
+    )
     attention: AttentionName = Field(
         "auto", description="auto, reference, cpu (C++) or triton (CUDA)."
     )
@@ -221,6 +225,7 @@ class Settings(BaseSettings):
             model=self.model,
             device=self.device,
             dtype=self.dtype,
+            quantization=self.quantization,
             kv_cache_bytes=self.kv_cache_memory,
             max_running=self.max_running,
             max_waiting=self.max_waiting,

@@ -113,10 +113,11 @@ def table(found: Sequence[Row], max_running: int) -> Iterator[str]:
 
 
 def advised(found: Sequence[Row], max_running: int) -> tuple[Row, Fit] | None:
-    """Weights as they are, and the most of the cache of which `max_running` fit; else of which the
-    most do. A byte a number costs less than half of the rows. None where such weights do not fit.
+    """The most of the cache of which `max_running` fit; else of which the most do. A byte a number,
+    of keys and values or of weights, costs less than half of the rows. None where weights of 8 bits
+    do not fit: those of 4 must come so.
     """
-    runs = [row for row in found if row.fits and row.weight_bits == 16]
+    runs = [row for row in found if row.fits and row.weight_bits >= 8]
     pairs = [(row, fit) for fits in zip(*(row.fits for row in runs), strict=True)
              for row, fit in zip(runs, fits, strict=True)]  # fmt: skip
     enough = (pair for pair in pairs if pair[1].num_conversations >= max_running)
@@ -128,6 +129,8 @@ def serve_line(row: Row, fit: Fit, config: EngineConfig) -> str:
     """The command that runs it. Who is alone has all of its cache, whatever others may get."""
     policy = "full" if fit.keep == 1 else f"{RECOMMENDED}@{fit.keep:g}-1"
     flags = [f"lookm serve --model {config.model} --kv-cache {policy}"]
+    if row.weight_bits == 8:
+        flags.append("--quantization int8")
     if row.kv_bits == 8:
         flags.append("--kv-cache-dtype int8")
     flags.append(f"--max-running {config.max_running}")
@@ -183,7 +186,7 @@ def _advice(found: Sequence[Row], config: EngineConfig) -> Iterator[str]:
     """How to run what fits."""
     best = advised(found, config.max_running)
     if best is None:
-        yield "Weights of 16 bits do not fit: take a checkpoint that comes in 8 or 4 bits."
+        yield "Weights of 8 bits do not fit: take a bigger GPU or a smaller model."
         return
     row, fit = best
     number = promised(fit.num_conversations, config.max_running)

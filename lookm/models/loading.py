@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from lookm import demo
+from lookm.config import Quantization
 from lookm.errors import ModelError, in_one_line
 from lookm.models import hub
 from lookm.models.checkpoint import (
@@ -27,6 +28,7 @@ from lookm.models.checkpoint import (
 )
 from lookm.models.families import FAMILIES, Family, family_of
 from lookm.models.headers import Weight
+from lookm.models.quantized import quantize_linears
 from lookm.models.weights import check_loaded, check_weights
 
 _TORCHVISION = "torchvision"
@@ -142,10 +144,13 @@ def load_config(path: str) -> Any:
         return AutoConfig.from_pretrained(path)
 
 
-def load_model(path: str, *, dtype: torch.dtype, device: torch.device) -> tuple[Any, Family]:
+def load_model(
+    path: str, *, dtype: torch.dtype, device: torch.device, quantize: Quantization = "none"
+) -> tuple[Any, Family]:
     """Weights in eval mode, text attention routed to our step context, vision on SDPA.
 
-    Every weight of the model is one of the checkpoint's, or tied to one. Raises `ModelError`.
+    Every weight of the model is one of the checkpoint's, or tied to one. Quantised on the host: a
+    device never holds more than what stays. Raises `ModelError`.
     """
     config = supported_config(path)
     judge_weights(config, read_weights(Path(path), path), path)
@@ -157,6 +162,8 @@ def load_model(path: str, *, dtype: torch.dtype, device: torch.device) -> tuple[
             path, dtype=dtype, attn_implementation="sdpa", output_loading_info=True
         )
     check_loaded(model, info, path)
+    if quantize == "int8":
+        quantize_linears(getattr(model.model, family.text_model))
     return model.to(device).eval(), family
 
 

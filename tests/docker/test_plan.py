@@ -16,17 +16,28 @@ from typer.testing import CliRunner
 from lookm import memory
 from lookm.attention import REFERENCE
 from lookm.config import EngineConfig
+from lookm.demo import checkpoint_path
 from lookm.memory import make_plan
 from lookm.models.adapter import Adapter
 from lookm.models.attention_interface import LayerRows
 from lookm.models.families import family_of
 from lookm.models.inputs import PackedRows
+from lookm.models.loading import load_model
 from server.cli import app
 from server.openai.request import policies
 from server.plan import FRACTIONS, Conversation, fits, pool_bytes, read_shape
 from server.settings import Settings
 from server.version import version
-from server.what_fits import advised, cache_of, kept, plan, rows, serve_line, table
+from server.what_fits import (
+    advised,
+    cache_of,
+    kept,
+    plan,
+    rows,
+    serve_line,
+    table,
+    weight_bytes_of,
+)
 from tests.docker.files import DOCKER
 from tests.lookm.models.toys import TOYS
 
@@ -228,7 +239,7 @@ def test_linear_weights_are_those_of_the_decoder_layers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("gpu_gib", "max_running", "policy", "kv_bits"),
     [(80, 64, "full", 16), (24, 10, "full", 16), (24, 15, "full", 8),
-     (24, 40, "look-m-plus@0.2-1", 8), (24, 30, "look-m-plus@0.5-1", 8),
+     (24, 30, "full", 8), (24, 40, "look-m-plus@0.5-1", 8), (12, 20, "look-m-plus@0.2-1", 8),
      (24, 500, "look-m-plus@0.2-1", 8)],
 )  # fmt: skip
 def test_the_line_to_run_keeps_as_much_as_lets_as_many_run(
@@ -247,13 +258,25 @@ def test_the_line_to_run_keeps_as_much_as_lets_as_many_run(
     policies.read(policy)
     names = {flag.removeprefix("--").replace("-", "_") for flag in flags if flag[:2] == "--"}
     assert names - {"kv_cache_dtype"} <= set(Settings.model_fields)
+    assert ("--quantization int8" in line) == (best[0].weight_bits == 8)
 
 
-def test_weights_that_do_not_fit_at_16_bits_are_told_to_come_in_fewer(tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_at_16_bits_are_made_int8_or_not_advised(tmp_path: Path) -> None:
     llava_7b(tmp_path)
     shown = list(plan(EngineConfig(model=str(tmp_path)), "12GiB"))
     assert any(line.startswith("16 bits") and line.endswith("do not fit") for line in shown)
-    assert "8 or 4 bits" in shown[-1]
+    assert "--quantization int8" in shown[-1]
+    shown = list(plan(EngineConfig(model=str(tmp_path)), "6GiB"))
+    assert shown[-1].startswith("Weights of 8 bits do not fit")
+
+
+def test_int8_weights_are_estimated_as_they_are_made(tmp_path: Path) -> None:
+    model = str(checkpoint_path())
+    loaded, _ = load_model(model, dtype=torch.bfloat16, device=torch.device("cpu"), quantize="int8")
+    tensors = {id(t): t for t in (*loaded.parameters(), *loaded.buffers())}
+    counted = sum(tensor.nbytes for tensor in tensors.values())
+    shape = read_shape(model)
+    assert weight_bytes_of(shape, 8, shape.weight_bytes) == pytest.approx(counted, rel=0.06)
 
 
 def test_layers_with_a_window_are_counted_and_a_model_of_them_alone_runs_at_full(
