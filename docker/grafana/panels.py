@@ -124,6 +124,10 @@ CACHE = Board(
               "Mean part of a prompt's tokens that was kept, for prompts prefilled in the window. "
               "Above what was asked where the policy protects text and prompts hold much of it.",
               (Query(mean("lookm_kv_kept_ratio", "method"), "{{method}}"),)),
+        Panel("Taken by elastic requests", "percentunit",
+              "Mean fraction that requests with a range took, by method, for prompts prefilled in "
+              "the window. It falls as the pool fills. 0 where there are none.",
+              (Query(mean("lookm_elastic_keep_ratio", "method"), "{{method}}"),)),
         Panel("Evicted tokens", TOKENS_PER_S,
               "Prompt tokens evicted per second (mean over layers), by method.",
               (Query(per_second("lookm_kv_evicted_tokens_total", "method"), "{{method}}"),),
