@@ -10,6 +10,7 @@ from typing import Literal
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 AttentionName = Literal["auto", "reference", "cpu", "triton"]
 Graphs = Literal["auto", "on", "off"]
+KvCacheDType = Literal["auto", "int8", "fp8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class EngineConfig:
     250, on a GPU 30 to 50) is prefilled in tiles of `tile_tokens` (512, on a GPU 2,048; 0: none
     is), and stops when the step's time is up.
 
+    `kv_cache_dtype`: how keys and values are stored (`kv_format`); fp8 on CUDA from Ada on.
+
     `parking`: conversations keep their pages between turns, until somebody needs them.
 
     `prompt_store_bytes` of host memory hold what prompts computed, for those that begin alike.
@@ -32,6 +35,7 @@ class EngineConfig:
     device: str = "auto"
     dtype: DType = "auto"
     kv_cache_bytes: int | None = None
+    kv_cache_dtype: KvCacheDType = "auto"
     page_tokens: int = 16
     max_running: int = 64
     max_waiting: int = 256
@@ -66,8 +70,9 @@ class EnginePlan:
     threads: int
     attention: str
     prompt_store_bytes: int = 0
+    kv_cache_dtype: KvCacheDType = "auto"
 
     @property
     def capacity_bytes(self) -> int:
-        """Bytes of K and V the page pool can hold."""
+        """Bytes of K and V the page pool can hold, with their scales."""
         return self.num_pages * self.page_bytes
