@@ -56,6 +56,9 @@ def plan(
         str | None, typer.Option(help="Size of the weights; else estimated.")
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    kv_cache_dtype: Annotated[
+        str, typer.Option(help="As of lookm serve: auto, int8 or fp8.")
+    ] = "auto",
     prompt_tokens: Annotated[int, typer.Option(min=1, help="A prompt, images included.")] = 1536,
     answer_tokens: Annotated[int, typer.Option(min=1, help="An answer.")] = 256,
     max_context_tokens: Annotated[
@@ -63,12 +66,15 @@ def plan(
     ] = None,
 ) -> None:
     """Print how many conversations fit on a GPU, by the fraction kept. Loads no weights."""
-    from lookm.config import DType, EngineConfig
+    from lookm.config import DType, EngineConfig, KvCacheDType
     from lookm.errors import LookmError
     from server import plan
 
     config = EngineConfig(
-        model=model, dtype=cast(DType, dtype), max_context_tokens=max_context_tokens
+        model=model,
+        dtype=cast(DType, dtype),
+        kv_cache_dtype=cast(KvCacheDType, kv_cache_dtype),
+        max_context_tokens=max_context_tokens,
     )
     try:
         for line in plan.plan(config, gpu_memory, weights, (prompt_tokens, answer_tokens)):

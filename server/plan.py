@@ -13,12 +13,12 @@ with LLaVA, whose images are small; with Qwen2.5-VL, counted alike, 10 GiB for 1
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
 
-from lookm.config import DType, EngineConfig
+from lookm.config import DType, EngineConfig, KvCacheDType
 from lookm.device import choose_dtype
 from lookm.errors import ConfigError, ModelError
 from lookm.models.families import family_of
@@ -52,6 +52,7 @@ class ModelShape:
     num_parameters: int
     dtype: torch.dtype
     windows_L: tuple[int | None, ...] = ()
+    kv_cache_dtype: KvCacheDType = "auto"
 
     @property
     def cache(self) -> CacheShape:
@@ -67,8 +68,13 @@ class ModelShape:
     @property
     def page_bytes(self) -> int:
         """K and V of one page: of one layer."""
-        layout = PageLayout(self.num_kv_heads, PAGE_TOKENS, self.head_dim, self.dtype)
-        return layout.page_bytes
+        return self.layout.page_bytes
+
+    @property
+    def layout(self) -> PageLayout:
+        """What is in a page."""
+        kinds = (self.dtype, self.kv_cache_dtype)
+        return PageLayout(self.num_kv_heads, PAGE_TOKENS, self.head_dim, *kinds)
 
     @property
     def weight_bytes(self) -> int:
@@ -113,9 +119,9 @@ def read_shape(model: str, dtype: DType = "auto") -> ModelShape:
     return shape_of(load_config(str(checkpoint.folder)), choose_dtype(dtype, checkpoint.dtype, GPU))
 
 
-def check_dtype(name: str) -> None:
-    """Raises `ConfigError` for a type that is none."""
-    if name not in (names := get_args(DType)):
+def check_dtype(name: str, names: tuple[str, ...] = get_args(DType)) -> None:
+    """Raises `ConfigError` for a type that is none of `names`."""
+    if name not in names:
         raise ConfigError(f"unknown dtype {name!r}: choose {', '.join(names)}")
 
 
@@ -151,7 +157,7 @@ def pool_bytes(
     longest = longest_prefill_tokens(config, context)
     step = shape.prefill_bytes(longest)
     if config.prompt_store_bytes != 0:
-        step += transfer_bytes(shape.page_bytes, PAGE_TOKENS, longest)
+        step += transfer_bytes(shape.layout.raw.page_bytes, PAGE_TOKENS, longest)
     pool = gpu_pool_bytes(config, free, step)
     if pool < shape.num_layers * shape.page_bytes:
         raise ConfigError(
@@ -188,7 +194,10 @@ def plan(
     tokens: tuple[int, int] = (1536, 256),
 ) -> Iterator[str]:
     """The lines that `lookm plan` prints. Raises `LookmError`, and `ValueError` for a size."""
-    shape = read_shape(config.model, config.dtype)
+    check_dtype(config.kv_cache_dtype, get_args(KvCacheDType))
+    shape = replace(
+        read_shape(config.model, config.dtype), kv_cache_dtype=config.kv_cache_dtype
+    )
     context = config.max_context_tokens or shape.max_context_tokens
     if sum(tokens) > context or context > shape.max_context_tokens:
         raise ConfigError(
@@ -198,18 +207,18 @@ def plan(
         )
     weight_bytes = shape.weight_bytes if weights is None else parse_size(weights)
     pool = pool_bytes(shape, parse_size(gpu_memory), weight_bytes, config)
-    longest = longest_prefill_tokens(config, context)
+    longest, stored = longest_prefill_tokens(config, context), shape.layout.format.stored
     yield (
         f"{config.model}: {shape.num_layers} layers x {shape.num_kv_heads} KV heads x "
-        f"{shape.head_dim} x 2 (K and V) x {shape.dtype.itemsize} bytes "
-        f"({str(shape.dtype).removeprefix('torch.')})"
+        f"{shape.head_dim} x 2 (K and V) x {stored.itemsize} bytes "
+        f"({str(stored).removeprefix('torch.')}{', 4 more a row' * shape.layout.format.scaled})"
     )
     yield f"KV cache    {format_size(shape.kv_bytes_per_token)} a token"
     yield f"weights     {format_size(weight_bytes)}{' (estimated)' if weights is None else ''}"
     prefill = format_size(shape.prefill_bytes(longest))
     yield f"prefill     {prefill} for {longest:,} tokens (estimated)"
-    stored = format_size(shape.kv_bytes_per_token * tokens[0])
-    yield f"host memory {stored} in the prompt store for each prompt of {tokens[0]:,} tokens"
+    raw_bytes = shape.layout.raw.page_bytes * shape.num_layers // PAGE_TOKENS
+    yield f"host memory {format_size(raw_bytes * tokens[0])} in the prompt store for each prompt of {tokens[0]:,} tokens"
     yield f"page pool   {format_size(pool)}: {pool // shape.kv_bytes_per_token:,} tokens"
     yield ""
     yield "Conversations that fit together, of {:,} prompt tokens and {:,} answered:".format(

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from lookm.config import AttentionName, DType, EngineConfig, Graphs
+from lookm.config import AttentionName, DType, EngineConfig, Graphs, KvCacheDType
 from lookm.types import Reuse
 from server.media.config import MediaConfig
 from server.paths import parse_root_path
@@ -97,7 +97,7 @@ class Settings(BaseSettings):
         (), description="Other names: gpt-4o=llava-demo:look-m-plus@0.2; several with commas."
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
-    dtype: DType = Field("auto", description="Weights and cache: auto, float32, bfloat16, float16.")
+    dtype: DType = Field("auto", description="Weights, and the cache unless --kv-cache-dtype says: auto, float32, bfloat16, float16.")
     attention: AttentionName = Field(
         "auto", description="auto, reference, cpu (C++) or triton (CUDA)."
     )
@@ -110,6 +110,11 @@ class Settings(BaseSettings):
     threads: Count | None = Field(None, description="CPU threads of the engine.")
 
     kv_cache: str = Field("full", description="Cache policy where a request names none.")
+    kv_cache_dtype: KvCacheDType = Field(
+        "auto",
+        description="How the pool stores keys and values: auto (as --dtype), int8 (half of 16 bits, "
+        "anywhere) or fp8 (the same, on CUDA from Ada on).",
+    )
     kv_cache_memory: Size | None = Field(
         None, description="KV pool: 2GiB, 512MiB; else free memory."
     )
@@ -222,6 +227,7 @@ class Settings(BaseSettings):
             device=self.device,
             dtype=self.dtype,
             kv_cache_bytes=self.kv_cache_memory,
+            kv_cache_dtype=self.kv_cache_dtype,
             max_running=self.max_running,
             max_waiting=self.max_waiting,
             max_step_tokens=self.max_step_tokens,

@@ -117,7 +117,11 @@ def _backend(options: argparse.Namespace, policies: Sequence[str]) -> Local | Re
         return Remote(options.url, options.model, place, options.concurrency, key)
     for policy in policies:
         parse(policy)
-    config = EngineConfig(model=options.model or "llava-demo", dtype=options.dtype)
+    config = EngineConfig(
+        model=options.model or "llava-demo",
+        dtype=options.dtype,
+        kv_cache_dtype=options.kv_cache_dtype,
+    )
     return Local(Engine.from_config(config))
 
 
@@ -190,6 +194,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--count", type=int, help="demo: per family and number of images (20); milebench: per set")
     add("--model", help="bundled name, directory or hub name; with --url a name it serves")
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    add("--kv-cache-dtype", choices=("auto", "int8", "fp8"), default="auto")
     add("--out", type=Path, default=Path("eval-run"), help="folder; the same one goes on")
     add("--restart", action="store_true", help="forget the answers that are in --out")
     add("--json", type=Path, help="write the scores here too")

@@ -1,6 +1,7 @@
 """`lookm plan` says what the engine would decide, from a config alone."""
 
 import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,13 +32,16 @@ REAL = ("LlavaConfig", "LlavaNextConfig", "Qwen2_5_VLConfig", "Qwen3VLConfig", "
         "PaliGemmaConfig", "Idefics3Config", "InternVLConfig", "Mistral3Config")  # fmt: skip
 
 
+@pytest.mark.parametrize("stored", ["auto", "int8"])
 @pytest.mark.parametrize("name", TOYS)
-def test_the_config_tells_what_the_loaded_model_caches(name: str, tmp_path: Path) -> None:
+def test_the_config_tells_what_the_loaded_model_caches(
+    name: str, stored: Any, tmp_path: Path
+) -> None:
     toy = TOYS[name]
     toy.config().save_pretrained(tmp_path)
-    shape = read_shape(str(tmp_path), "float32")
+    shape = replace(read_shape(str(tmp_path), "float32"), kv_cache_dtype=stored)
     engine_plan = make_plan(
-        EngineConfig(kv_cache_bytes=2**22),
+        EngineConfig(kv_cache_bytes=2**22, kv_cache_dtype=stored),
         Adapter(toy.model(), toy.row),
         REFERENCE,
         model_path="",
@@ -128,13 +132,15 @@ def test_llava_7b_is_the_known_arithmetic(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("gpu_gib", [16, 24, 80, 192])
 @pytest.mark.parametrize("context", [None, 2048])
+@pytest.mark.parametrize("stored", ["auto", "int8"])
 def test_the_engine_decides_the_same_where_it_measures_what_is_estimated(
-    gpu_gib: int, context: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gpu_gib: int, context: int | None, stored: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Up to the pool that is enough for everyone, which 192 GiB exceed."""
     llava_7b(tmp_path)
-    shape, gpu_bytes = read_shape(str(tmp_path)), gpu_gib * 2**30
-    asked = EngineConfig(max_context_tokens=context)
+    shape = replace(read_shape(str(tmp_path)), kv_cache_dtype=stored)
+    gpu_bytes = gpu_gib * 2**30
+    asked = EngineConfig(max_context_tokens=context, kv_cache_dtype=stored)
     dimensions = SimpleNamespace(
         num_layers=32,
         num_heads=32,
@@ -168,6 +174,14 @@ def test_the_operating_page_shows_what_the_command_prints(
     assert CliRunner().invoke(app, flags).output == printed
 
 
+def test_bytes_a_number_halve_the_cache_but_for_the_scales() -> None:
+    run = CliRunner().invoke(app, ["plan", "--gpu-memory", "1GiB", "--kv-cache-dtype", "int8"])
+    assert run.exit_code == 0
+    assert "6 layers x 4 KV heads x 64 x 2 (K and V) x 1 bytes (int8, 4 more a row)" in run.output
+    assert "KV cache    3.19 KiB a token" in run.output  # 6 x 4 x 2 x (64 + 4) bytes
+    assert "9 MiB in the prompt store" in run.output  # which holds them as the model has them
+
+
 def test_the_command_prints_a_row_for_each_fraction() -> None:
     run = CliRunner().invoke(app, ["plan", "--gpu-memory", "1GiB"])
     assert run.exit_code == 0
@@ -185,6 +199,7 @@ def test_the_command_prints_a_row_for_each_fraction() -> None:
         (("--gpu-memory", "much"), "give a size"),
         (("--prompt-tokens", "9000"), "smaller --prompt-tokens"),
         (("--dtype", "int3"), "choose auto"),
+        (("--kv-cache-dtype", "int3"), "choose auto, int8, fp8"),
         (("--max-context-tokens", "1000"), "smaller --prompt-tokens"),
         (("--max-context-tokens", "9000"), "smaller --prompt-tokens"),
         (("--gpu-memory", "290MiB"), "smaller --max-context-tokens"),
