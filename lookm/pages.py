@@ -102,7 +102,8 @@ class Pages:
         assert k_PKND.dtype == v_PKND.dtype, (k_PKND.dtype, v_PKND.dtype)
         assert k_PKND.shape[3] == head_dim, (k_PKND.shape, head_dim)
         assert num_heads % k_PKND.shape[1] == 0, (num_heads, k_PKND.shape)
-        assert (k_PKND.dtype in LARGEST) == self.scaled, "bytes have scales"
+        num_parts = 4 if k_PKND.dtype in LARGEST else 2
+        assert len(self.parts) == num_parts, "bytes have scales, others none"
         for scale_PKN in self.parts[2:]:
             assert scale_PKN.shape == k_PKND.shape[:3], (scale_PKN.shape, k_PKND.shape)
             assert scale_PKN.dtype == torch.float32, scale_PKN.dtype

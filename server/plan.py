@@ -195,9 +195,7 @@ def plan(
 ) -> Iterator[str]:
     """The lines that `lookm plan` prints. Raises `LookmError`, and `ValueError` for a size."""
     check_dtype(config.kv_cache_dtype, get_args(KvCacheDType))
-    shape = replace(
-        read_shape(config.model, config.dtype), kv_cache_dtype=config.kv_cache_dtype
-    )
+    shape = replace(read_shape(config.model, config.dtype), kv_cache_dtype=config.kv_cache_dtype)
     context = config.max_context_tokens or shape.max_context_tokens
     if sum(tokens) > context or context > shape.max_context_tokens:
         raise ConfigError(

@@ -97,7 +97,10 @@ class Settings(BaseSettings):
         (), description="Other names: gpt-4o=llava-demo:look-m-plus@0.2; several with commas."
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
-    dtype: DType = Field("auto", description="Weights, and the cache unless --kv-cache-dtype says: auto, float32, bfloat16, float16.")
+    dtype: DType = Field(
+        "auto",
+        description="Weights, and the cache unless --kv-cache-dtype says: auto, float32, bfloat16, float16.",
+    )
     attention: AttentionName = Field(
         "auto", description="auto, reference, cpu (C++) or triton (CUDA)."
     )

@@ -8,8 +8,10 @@ import random
 from typing import Any
 
 import pytest
+import torch
 
 from lookm import CachePolicy
+from lookm.pages import PageLayout
 from tests.lookm.tiny import answers, random_prompt, tiny_engine
 
 POLICIES = [
@@ -32,8 +34,8 @@ def request(name: Any, case: Any) -> Any:
 
 
 @functools.cache
-def alone(case: Any) -> Any:
-    return answers(tiny_engine(), [request("a", case)])["a"]
+def alone(case: Any, stored: Any) -> Any:
+    return answers(tiny_engine(kv_cache_dtype=stored), [request("a", case)])["a"]
 
 
 def draw_case(rng: Any) -> Any:
@@ -45,12 +47,19 @@ def draw_case(rng: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_every_answer_equals_the_one_the_request_gets_alone(seed: Any) -> None:
+@pytest.mark.parametrize(
+    ("seed", "stored", "attention"),
+    [*((seed, "auto", "reference") for seed in range(4)), (5, "int8", "auto")],
+)
+def test_every_answer_equals_the_one_the_request_gets_alone(
+    seed: Any, stored: Any, attention: Any
+) -> None:
     rng = random.Random(seed)
-    page_bytes = 2 * 2 * 4 * 16 * 4
+    page_bytes = PageLayout(2, 4, 16, torch.float32, stored).page_bytes
     engine = tiny_engine(
         page_tokens=4,
+        kv_cache_dtype=stored,
+        attention=attention,
         kv_cache_bytes=3 * 36 * page_bytes,
         max_step_tokens=rng.choice([16, 40, 500]),
         max_running=rng.choice([8, 16]),
@@ -77,7 +86,7 @@ def test_every_answer_equals_the_one_the_request_gets_alone(seed: Any) -> None:
     assert engine.stats().used_bytes == 0
     assert engine.stats().preemptions_total > 0
     for name, case in cases.items():
-        expected = alone(case)
+        expected = alone(case, stored)
         if ended[name] == "abort":
             assert got[name] == expected[: len(got[name])]
         else:
