@@ -62,7 +62,7 @@ def choose_dtype(requested: DType, own: Any, device: torch.device) -> torch.dtyp
 
 
 def choose_kv_cache_dtype(requested: KvCacheDType, device: torch.device) -> KvCacheDType:
-    """How keys and values are stored. Raises `ConfigError` where this device has no such numbers."""
+    """How keys and values are stored. Raises `ConfigError` for what this device cannot read."""
     if requested not in get_args(KvCacheDType):
         raise ConfigError(f"unknown kv_cache_dtype {requested!r}: use auto, int8 or fp8.")
     problem = None

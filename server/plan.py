@@ -215,8 +215,9 @@ def plan(
     yield f"weights     {format_size(weight_bytes)}{' (estimated)' if weights is None else ''}"
     prefill = format_size(shape.prefill_bytes(longest))
     yield f"prefill     {prefill} for {longest:,} tokens (estimated)"
-    raw_bytes = shape.layout.raw.page_bytes * shape.num_layers // PAGE_TOKENS
-    yield f"host memory {format_size(raw_bytes * tokens[0])} in the prompt store for each prompt of {tokens[0]:,} tokens"
+    raw_bytes = shape.layout.raw.page_bytes * shape.num_layers // PAGE_TOKENS * tokens[0]
+    stored_in = f"in the prompt store for each prompt of {tokens[0]:,} tokens"
+    yield f"host memory {format_size(raw_bytes)} {stored_in}"
     yield f"page pool   {format_size(pool)}: {pool // shape.kv_bytes_per_token:,} tokens"
     yield ""
     yield "Conversations that fit together, of {:,} prompt tokens and {:,} answered:".format(

@@ -99,7 +99,7 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
     dtype: DType = Field(
         "auto",
-        description="Weights, and the cache unless --kv-cache-dtype says: auto, float32, bfloat16, float16.",
+        description="Weights and cache: auto, float32, bfloat16, float16.",
     )
     attention: AttentionName = Field(
         "auto", description="auto, reference, cpu (C++) or triton (CUDA)."
@@ -115,8 +115,8 @@ class Settings(BaseSettings):
     kv_cache: str = Field("full", description="Cache policy where a request names none.")
     kv_cache_dtype: KvCacheDType = Field(
         "auto",
-        description="How the pool stores keys and values: auto (as --dtype), int8 (half of 16 bits, "
-        "anywhere) or fp8 (the same, on CUDA from Ada on).",
+        description="How the pool stores keys and values: auto (as --dtype), int8 (half of 16 "
+        "bits, anywhere) or fp8 (as small, on CUDA from Ada on).",
     )
     kv_cache_memory: Size | None = Field(
         None, description="KV pool: 2GiB, 512MiB; else free memory."

@@ -114,14 +114,14 @@ class SequenceCache:
 
     def read(self, layer: int, k_KSD: torch.Tensor, v_KSD: torch.Tensor) -> None:
         """Copy the first S of this layer's rows, in order."""
-        self._pool.read(self._page_M(layer), k_KSD, v_KSD)
+        self._pool.read(self._page_numbers(layer), k_KSD, v_KSD)
 
     def copy(self, source: "SequenceCache", rows_L: Int64) -> None:
-        """The first `rows_L` rows of each of its layers, as they are stored, into an empty cache."""
+        """Fill this empty cache with the first `rows_L` rows of `source`, bit for bit."""
         assert not self.kept_L.any(), "rows would be lost"
         self.reserve(rows_L)
         for layer, held in enumerate(self._held_L):
-            self._pool.copy(source._page_M(layer)[:held], self._page_M(layer)[:held])
+            self._pool.copy(source._page_numbers(layer)[:held], self._page_numbers(layer)[:held])
         self.kept_L[:] = rows_L
 
     @property
@@ -129,7 +129,7 @@ class SequenceCache:
         """Whether rows that are read are not quite those that were written."""
         return self._pool.layout.format.scaled
 
-    def _page_M(self, layer: int) -> torch.Tensor:
+    def _page_numbers(self, layer: int) -> torch.Tensor:
         return upload(np.array(self.pages[layer], dtype=np.int64), self._pool.device)
 
     def release(self) -> None:

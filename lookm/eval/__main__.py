@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from lookm.config import EngineConfig
 from lookm.engine import Engine
 from lookm.errors import ConfigError, LookmError
-from lookm.eval import demo, kv_dtypes, milebench, turns, turns_table
+from lookm.eval import demo, kv_dtypes, kv_dtypes_table, milebench, turns, turns_table
 from lookm.eval.local import Local
 from lookm.eval.milebench_score import columns
 from lookm.eval.page import check_charts, markdown
@@ -81,7 +81,7 @@ def _kv_dtypes(options: argparse.Namespace, where: dict[str, Any]) -> None:
     rows = kv_dtypes.study(config, questions, with_full(options.policies), options.out)
     report = {"kind": "kv-dtypes", **where, "seed": options.seed, "questions": len(questions)}
     report |= {"rows": rows}
-    print("\n".join(kv_dtypes.lines(report)))
+    print("\n".join(kv_dtypes_table.lines(report)))
     if options.json is not None:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
 

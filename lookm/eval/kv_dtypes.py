@@ -10,10 +10,10 @@ of bytes and all agreement against the full cache at 16 bits. Writes
         {"policy", "kv_cache_dtype", "bytes_share",
          "right", "right_low", "right_high", "agrees", "agrees_low", "agrees_high"}]}
 
-Knows engines and scores; draws nothing.
+Knows engines and scores; `kv_dtypes_table` shows it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,26 +65,3 @@ def row(
         "bytes_share": round(sum(shares) / len(shares), 4),
         **{name: round(getattr(counted, name), 4) for name in names},
     }
-
-
-def lines(report: Json) -> Iterator[str]:
-    """The report as a Markdown table, ordered by method, then bytes."""
-    yield "| `kv_cache` | stored as | KV bytes | exact answers | same answer as at full, 16 bits |"
-    yield "|---|---|---|---|---|"
-    ordered = sorted(
-        report["rows"],
-        key=lambda each: (each["policy"] != FULL, _method(each["policy"]), each["bytes_share"]),
-    )
-    for each in ordered:
-        kind = {"auto": "16 bits"}.get(each["kv_cache_dtype"], each["kv_cache_dtype"])
-        shares = (_share(each, name) for name in ("right", "agrees"))
-        bytes_share = f"{each['bytes_share']:.0%}"
-        yield f"| `{each['policy']}` | {kind} | {bytes_share} | {' | '.join(shares)} |"
-
-
-def _method(policy: str) -> str:
-    return policy.partition("@")[0]
-
-
-def _share(each: Json, name: str) -> str:
-    return f"{each[name]:.0%} ({each[name + '_low']:.0%} to {each[name + '_high']:.0%})"

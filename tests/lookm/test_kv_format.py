@@ -105,7 +105,7 @@ def test_a_window_and_the_reference_read_the_numbers_that_bytes_stand_for(name: 
 
 
 def test_fp8_is_refused_where_there_is_none_and_the_way_out_is_named() -> None:
-    with pytest.raises(ConfigError, match="device is cpu.*'int8'"):
+    with pytest.raises(ConfigError, match=r"device is cpu.*'int8'"):
         choose_kv_cache_dtype("fp8", CPU)
     with pytest.raises(ConfigError, match="device is cpu"):
         tiny_engine(kv_cache_dtype="fp8")

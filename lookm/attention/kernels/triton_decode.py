@@ -1,10 +1,10 @@
 """Paged decode attention in Triton: each page read once, in place, by its whole head group.
 
 Contract (reference: `reference.ReferenceAttention.decode`): q [B, H, D], pages [P, K, N, D]
-contiguous, one type of float16, bfloat16 and float32, or int8 or float8_e4m3fn with scales [P, K, N]
-float32 of their rows, multiplied to keys' logits and to values; table [B, M] int32 and lengths [B] int32 or
+contiguous, one type of float16, bfloat16 and float32; table [B, M] int32 and lengths [B] int32 or
 int64, on the device and never read by the host, so that the launch can be part of a CUDA graph.
-Sums are float32.
+Sums are float32. Pages may be int8 or float8_e4m3fn, with scales [P, K, N] float32 of their rows: a
+key's is multiplied to its logits, a value's to its numbers.
 
 Split over rows ("flash-decoding"): one program per (sequence, KV head, split) makes a partial
 softmax of its share of the rows, a second kernel adds the splits up. Sequence of 10 rows, blocks of

@@ -1,8 +1,9 @@
 """Rows of keys and values into their pages, in one launch.
 
 Contract (reference: `lookm.pages.write_rows`): pages [P, K, N, D] contiguous; page and slot [R]
-int64; k and v [R, K, D] of any strides with D dense, rounded to the pages' type, or
-packed with a scale a row [P, K, N] (`lookm.kv_format.pack`). No two rows share a place (rows sent to the scratch page may: what it holds is never read for an answer).
+int64; k and v [R, K, D] of any strides with D dense, rounded to the pages' type, or where pages are
+int8 or float8_e4m3fn packed with scales [P, K, N] float32 (`lookm.kv_format.pack`). No two rows
+share a place (rows sent to the scratch page may: what it holds is never read for an answer).
 """
 
 import torch
