@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         write(SHAPES["mid"], Path(scratch) / "mid")
         report = compare(str(Path(scratch) / "mid"), options.concurrent, options.pairs)
+    report["command"] += f" --threads {options.threads} --concurrent {options.concurrent}"
     for row in report["rows"]:
         print(f"{row['kv_cache_dtype']:<5} {row['step_s'] * 1e3:.1f} ms, {row['kv_bytes']:,} bytes")
     print(f"int8 decodes at {report['speed_ratio']:.2f}x the speed")
