@@ -28,6 +28,7 @@ from lookm.bench.records import Json, save
 from lookm.config import EngineConfig, KvCacheDType
 from lookm.engine import Engine
 
+ANSWER_TOKENS = 1500
 DTYPES: tuple[KvCacheDType, ...] = ("auto", "int8")
 
 
@@ -63,6 +64,7 @@ def compare(folder: str, concurrent: int, pairs: int) -> Json:
             started_s = time.perf_counter()
             engines[name].step()
             spent_s[name].append(time.perf_counter() - started_s)
+        assert all(engine.stats().running == concurrent for engine in engines.values())
     ratios = [wide / narrow for wide, narrow in zip(*spent_s.values(), strict=True)]
     return {
         "kind": "kv-decode",
@@ -93,11 +95,13 @@ def _engine(folder: str, name: KvCacheDType) -> Engine:
 
 def _begin(engine: Engine, prompt: Prompt, concurrent: int, pairs: int) -> int:
     """Prefill all requests, so that only decoding is left; the KV bytes they hold."""
-    for request in prompt.requests(concurrent, "full", 3 * pairs + concurrent):
+    # Long enough that nobody ends while the last ones are prefilled, however slowly.
+    for request in prompt.requests(concurrent, "full", pairs + ANSWER_TOKENS):
         engine.add(request)
     seen: set[str] = set()
     while len(seen) < concurrent:
         seen |= {event.request_id for event in engine.step()}
+    assert engine.stats().running == concurrent
     return engine.stats().used_bytes
 
 
