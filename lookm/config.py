@@ -11,6 +11,7 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 AttentionName = Literal["auto", "reference", "cpu", "triton"]
 Graphs = Literal["auto", "on", "off"]
 Quantization = Literal["none", "int8"]
+KvCacheDType = Literal["auto", "int8", "fp8"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,7 @@ class EngineConfig:
     is), and stops when the step's time is up.
 
     `quantization`: the language model's linear layers are made int8 as they are loaded.
+    `kv_cache_dtype`: how keys and values are stored (`kv_format`); fp8 on CUDA from Ada on.
 
     `parking`: conversations keep their pages between turns, until somebody needs them.
 
@@ -36,6 +38,7 @@ class EngineConfig:
     dtype: DType = "auto"
     quantization: Quantization = "none"
     kv_cache_bytes: int | None = None
+    kv_cache_dtype: KvCacheDType = "auto"
     page_tokens: int = 16
     max_running: int = 64
     max_waiting: int = 256
@@ -70,8 +73,9 @@ class EnginePlan:
     threads: int
     attention: str
     prompt_store_bytes: int = 0
+    kv_cache_dtype: KvCacheDType = "auto"
 
     @property
     def capacity_bytes(self) -> int:
-        """Bytes of K and V the page pool can hold."""
+        """Bytes of K and V the page pool can hold, with their scales."""
         return self.num_pages * self.page_bytes

@@ -4,11 +4,11 @@ Decided once at start. Knows torch's devices; the checkpoint's own type is hande
 """
 
 import logging
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
-from lookm.config import DType
+from lookm.config import DType, KvCacheDType
 from lookm.errors import ConfigError
 
 #: Of the CPU's allocator, of CUDA outside of torch's, of cuBLAS: plain `RuntimeError`s.
@@ -19,6 +19,7 @@ OUT_OF_MEMORY = (
     "CUDA driver error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
 )
+OLDEST_FP8 = (8, 9)  # compute capability
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,23 @@ def choose_dtype(requested: DType, own: Any, device: torch.device) -> torch.dtyp
     own = own or torch.float32
     own = getattr(torch, own) if isinstance(own, str) else own
     return torch.bfloat16 if own == torch.float16 and device.type == "cpu" else own
+
+
+def choose_kv_cache_dtype(requested: KvCacheDType, device: torch.device) -> KvCacheDType:
+    """How keys and values are stored. Raises `ConfigError` for what this device cannot read."""
+    if requested not in get_args(KvCacheDType):
+        raise ConfigError(f"unknown kv_cache_dtype {requested!r}: use auto, int8 or fp8.")
+    problem = None
+    if requested == "fp8" and device.type != "cuda":
+        problem = f"the device is {device.type}"
+    elif requested == "fp8" and torch.cuda.get_device_capability(device) < OLDEST_FP8:
+        problem = f"{torch.cuda.get_device_name(device)} is older than Ada"
+    if problem is not None:
+        raise ConfigError(
+            f"kv_cache_dtype 'fp8' cannot be used: {problem}. 'int8' is as small, and runs "
+            "everywhere."
+        )
+    return requested
 
 
 def is_out_of_memory(error: BaseException) -> bool:

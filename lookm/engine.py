@@ -73,7 +73,13 @@ class Engine:
         self._adapter = adapter
         self._pool = PagePool(
             plan.num_pages,
-            PageLayout(plan.num_kv_heads, plan.page_tokens, plan.head_dim, adapter.dtype),
+            PageLayout(
+                plan.num_kv_heads,
+                plan.page_tokens,
+                plan.head_dim,
+                adapter.dtype,
+                plan.kv_cache_dtype,
+            ),
             device=adapter.device,
             write_rows=backend.write_rows,
             read_rows=backend.read_rows,
@@ -136,6 +142,7 @@ class Engine:
             capacity_bytes=self.plan.capacity_bytes,
             num_layers=self.plan.num_layers,
             dtype=self.plan.dtype,
+            kv_cache_dtype=self.plan.kv_cache_dtype,
             device=self.plan.device,
             windows=self._adapter.dimensions.windows_L,
             causal=self._adapter.family.causal(has_images=True),

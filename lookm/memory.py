@@ -16,6 +16,7 @@ import torch
 
 from lookm.attention import Backend
 from lookm.config import EngineConfig, EnginePlan
+from lookm.device import choose_kv_cache_dtype
 from lookm.errors import ConfigError
 from lookm.look import PromptLook
 from lookm.models.adapter import Adapter
@@ -63,7 +64,10 @@ def make_plan(
     `image` is a large one, to measure on a GPU what encoding images takes.
     """
     dims = adapter.dimensions
-    layout = PageLayout(dims.num_kv_heads, config.page_tokens, dims.head_dim, adapter.dtype)
+    kv_cache_dtype = choose_kv_cache_dtype(config.kv_cache_dtype, adapter.device)
+    layout = PageLayout(
+        dims.num_kv_heads, config.page_tokens, dims.head_dim, adapter.dtype, kv_cache_dtype
+    )
     size = layout.page_bytes
     context = config.max_context_tokens or dims.max_context_tokens
     if context > dims.max_context_tokens:
@@ -71,7 +75,7 @@ def make_plan(
             f"max_context_tokens {context} is more than the model's {dims.max_context_tokens}"
         )
     if config.kv_cache_bytes is None:
-        free = _free_bytes(config, adapter, backend, context, size, image)
+        free = _free_bytes(config, adapter, backend, context, layout.raw.page_bytes, image)
         num_pages = min(enough_pages(config, context, dims.num_layers), free // size)
     else:
         _check_possible(config.kv_cache_bytes, adapter.device)
@@ -106,6 +110,7 @@ def make_plan(
         threads=torch.get_num_threads(),
         attention=backend.name,
         prompt_store_bytes=_store_bytes(config),
+        kv_cache_dtype=kv_cache_dtype,
     )
 
 
@@ -134,7 +139,7 @@ def _free_bytes(
     adapter: Adapter,
     backend: Backend,
     context: int,
-    page_bytes: int,
+    raw_page_bytes: int,
     image: ImageInput | None,
 ) -> int:
     if adapter.device.type != "cuda":
@@ -142,7 +147,7 @@ def _free_bytes(
     longest = longest_prefill_tokens(config, context)
     needed = prefill_bytes(adapter, backend, longest)
     if _store_bytes(config):
-        needed += transfer_bytes(page_bytes, config.page_tokens, longest)
+        needed += transfer_bytes(raw_page_bytes, config.page_tokens, longest)
     if image is not None:
         needed = max(needed, encode_bytes(adapter, image))
     # What the measured prefill left in torch's cache is free for pages.

@@ -199,14 +199,11 @@ class Parking:
     def _copied(self, sequence: SequenceState, offer: Offer) -> bool:
         """Copy the rows to pages of the sequence's own, where so many are free: nobody else's
         conversation is dropped for a copy."""
-        cache, source = sequence.cache, offer.parked.cache
+        cache = sequence.cache
         needed = cache.missing_pages(offer.bound_L + sequence.num_generated)
         if self._pool.num_free < needed:
             return False
-        cache.reserve(offer.rows_L)
-        for layer, rows in enumerate(offer.rows_L):
-            k_KSD, v_KSD = source.gather(layer)
-            cache.append(layer, k_KSD[:, :rows], v_KSD[:, :rows])
+        cache.copy(offer.parked.cache, offer.rows_L)
         return True
 
     def _offered(self, parked: Parked, num_tokens: int, sequence: SequenceState) -> Offer:

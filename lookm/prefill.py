@@ -97,10 +97,16 @@ class LayerPrefill:
         self._prompts.capture(sequence, rows.layer, start, k_KTD, v_KTD)
 
     def _plain(self, rows: LayerRows, k_KSD: torch.Tensor, v_KSD: torch.Tensor) -> torch.Tensor:
-        """Full cache: the rows are kept as they are."""
-        sequence = self._prefill.sequence
-        held = int(sequence.cache.kept_L[rows.layer])
-        sequence.cache.append(rows.layer, k_KSD[:, held:], v_KSD[:, held:])
+        """Full cache: the rows are kept as they are.
+
+        Where storing rounds them, they are seen as they are stored: whoever comes later, in another
+        chunk, after a preemption or in another turn, sees the same.
+        """
+        cache = self._prefill.sequence.cache
+        held = int(cache.kept_L[rows.layer])
+        cache.append(rows.layer, k_KSD[:, held:], v_KSD[:, held:])
+        if cache.rounds:
+            k_KSD, v_KSD = cache.gather(rows.layer)
         return self._seen(rows, k_KSD, v_KSD)
 
     def _windowed(

@@ -167,9 +167,10 @@ def longest_prefill_tokens(config: EngineConfig, context_tokens: int) -> int:
     return max(config.max_step_tokens, context_tokens)
 
 
-def transfer_bytes(page_bytes: int, page_tokens: int, num_tokens: int) -> int:
-    """What the prompt store has on a GPU of a prefill: `TRANSFER_LAYERS` layers of its rows."""
-    return TRANSFER_LAYERS * page_bytes * num_tokens // page_tokens
+def transfer_bytes(raw_page_bytes: int, page_tokens: int, num_tokens: int) -> int:
+    """What the prompt store has on a GPU of a prefill: `TRANSFER_LAYERS` layers of its rows,
+    which it keeps as the model has them."""
+    return TRANSFER_LAYERS * raw_page_bytes * num_tokens // page_tokens
 
 
 def gpu_pool_bytes(config: EngineConfig, free_bytes: float, step_bytes: float) -> int:

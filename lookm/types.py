@@ -301,6 +301,7 @@ class ModelInfo:
 
     `windows`: for each layer how many tokens it sees, None for all; empty where all layers see all.
     `causal`: the tokens of a prompt with images see only those before them.
+    `kv_cache_dtype`: how keys and values are stored, "auto" for `dtype`.
     """
 
     name: str
@@ -313,3 +314,4 @@ class ModelInfo:
     device: str
     windows: tuple[int | None, ...] = ()
     causal: bool = True
+    kv_cache_dtype: str = "auto"

@@ -6,7 +6,7 @@ Knows `lookm check`'s answer; nothing about how it is printed but its lines.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -147,7 +147,7 @@ def _card(
 ) -> Card:
     allowed, refused = _policies(shape, family)
     support = tool_support(processor)
-    numbers = shape.kv_bytes_per_token // shape.dtype.itemsize
+    wide = replace(shape, dtype=torch.bfloat16)
     without = () if processor.has_template else ("no chat template: chats are refused",)
     return Card(
         family=family.title,
@@ -161,8 +161,8 @@ def _card(
         windowed_layers=sum(window is not None for window in shape.windows_L),
         kv_heads=shape.num_kv_heads,
         head_dim=shape.head_dim,
-        kv_bytes_per_token_16_bits=2 * numbers,
-        kv_bytes_per_token_8_bits=numbers,
+        kv_bytes_per_token_16_bits=wide.kv_bytes_per_token,
+        kv_bytes_per_token_8_bits=replace(wide, kv_cache_dtype="int8").kv_bytes_per_token,
         image_tokens=_image_tokens(processor),
         policies=allowed,
         refused_policies=refused,

@@ -234,12 +234,13 @@ def banner(settings: Settings, model: str, info: ModelInfo, url: str) -> str:
     promise = conversations_line(shape, num_pages, tokens, settings.max_running, kept)
     weights = "" if settings.quantization == "none" else f", weights {settings.quantization}"
     page = f"{url}/   " if settings.playground else ""
+    kind = "" if info.kv_cache_dtype == "auto" else f" of {info.kv_cache_dtype}"
     curl = example_curl(url, model, with_key=bool(settings.keys()))
     return (
         f"\nlookm-server {version()} is ready: {url}\n\n"
         f"  model     {model} ({info.dtype}{weights}, {info.device}), "
         f"{info.max_context_tokens:,} tokens of context, default cache {settings.kv_cache}\n"
-        f"  KV pool   {format_size(info.capacity_bytes)}: conversations of "
+        f"  KV pool   {format_size(info.capacity_bytes)}{kind}: conversations of "
         f"{tokens:,} tokens: {promise}\n"
         f"  see also  {page}{url}/docs   {url}/metrics\n\n"
         f"Two images and a question, ready to paste:\n\n{curl}\n"

@@ -165,7 +165,8 @@ SERIES: tuple[Series, ...] = (
     Series("lookm_build_info", "gauge", "Always 1; the labels tell what runs.",
            ("version", "model", "dtype", "device")),
     Series("lookm_engine_config_info", "gauge", "Always 1; the labels tell the cache's shape.",
-           ("page_tokens", "kv_bytes_per_token", "num_layers", "max_context_tokens")),
+           ("page_tokens", "kv_bytes_per_token", "kv_cache_dtype", "num_layers",
+            "max_context_tokens")),
 )  # fmt: skip
 
 LABEL_VALUES = {

@@ -18,7 +18,7 @@ from typing import Any, get_args
 
 import torch
 
-from lookm.config import DType, EngineConfig
+from lookm.config import DType, EngineConfig, KvCacheDType
 from lookm.device import choose_dtype
 from lookm.errors import ConfigError, ModelError
 from lookm.models.families import family_of
@@ -53,6 +53,7 @@ class ModelShape:
     num_linear_parameters: int
     dtype: torch.dtype
     windows_L: tuple[int | None, ...] = ()
+    kv_cache_dtype: KvCacheDType = "auto"
 
     @property
     def cache(self) -> CacheShape:
@@ -68,8 +69,13 @@ class ModelShape:
     @property
     def page_bytes(self) -> int:
         """K and V of one page: of one layer."""
-        layout = PageLayout(self.num_kv_heads, PAGE_TOKENS, self.head_dim, self.dtype)
-        return layout.page_bytes
+        return self.layout.page_bytes
+
+    @property
+    def layout(self) -> PageLayout:
+        """What is in a page."""
+        kinds = (self.dtype, self.kv_cache_dtype)
+        return PageLayout(self.num_kv_heads, PAGE_TOKENS, self.head_dim, *kinds)
 
     @property
     def weight_bytes(self) -> int:
@@ -153,7 +159,7 @@ def pool_bytes(
     longest = longest_prefill_tokens(config, context)
     step = shape.prefill_bytes(longest)
     if config.prompt_store_bytes != 0:
-        step += transfer_bytes(shape.page_bytes, PAGE_TOKENS, longest)
+        step += transfer_bytes(shape.layout.raw.page_bytes, PAGE_TOKENS, longest)
     pool = gpu_pool_bytes(config, free, step)
     if pool < shape.num_layers * shape.page_bytes:
         raise ConfigError(

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from lookm.config import AttentionName, DType, EngineConfig, Graphs, Quantization
+from lookm.config import AttentionName, DType, EngineConfig, Graphs, KvCacheDType, Quantization
 from lookm.types import Reuse
 from server.media.config import MediaConfig
 from server.paths import parse_root_path
@@ -114,6 +114,11 @@ class Settings(BaseSettings):
     threads: Count | None = Field(None, description="CPU threads of the engine.")
 
     kv_cache: str = Field("full", description="Cache policy where a request names none.")
+    kv_cache_dtype: KvCacheDType = Field(
+        "auto",
+        description="How the pool stores keys and values: auto (as --dtype), int8 (half of 16 "
+        "bits, anywhere) or fp8 (as small, on CUDA from Ada on).",
+    )
     kv_cache_memory: Size | None = Field(
         None, description="KV pool: 2GiB, 512MiB; else free memory."
     )
@@ -227,6 +232,7 @@ class Settings(BaseSettings):
             dtype=self.dtype,
             quantization=self.quantization,
             kv_cache_bytes=self.kv_cache_memory,
+            kv_cache_dtype=self.kv_cache_dtype,
             max_running=self.max_running,
             max_waiting=self.max_waiting,
             max_step_tokens=self.max_step_tokens,

@@ -15,7 +15,6 @@ from lookm.config import EngineConfig
 from lookm.errors import ConfigError
 from lookm.sizing import CacheShape, enough_pages, longest_prefill_tokens, promised
 from server.plan import (
-    PAGE_TOKENS,
     Conversation,
     Fit,
     ModelShape,
@@ -28,7 +27,6 @@ from server.settings import format_size, parse_size
 KEPT = (1.0, 0.5, 0.2)
 KV_BITS, WEIGHT_BITS = (16, 8), (16, 8, 4)
 LINEAR_BYTES = {8: 1.002, 4: 0.53}  # a weight with its scales: one a row; one and a zero for 128
-SCALE_BYTES = 4  # of a row of a head whose numbers are bytes
 RECOMMENDED = "look-m-plus"
 
 
@@ -48,10 +46,7 @@ class Row:
 
 def cache_of(shape: ModelShape, bits: int) -> CacheShape:
     """What a conversation takes of the pool where keys and values have so many bits."""
-    if bits != 8:
-        return shape.cache
-    row_bytes = shape.head_dim + SCALE_BYTES
-    return replace(shape.cache, page_bytes=2 * shape.num_kv_heads * PAGE_TOKENS * row_bytes)
+    return replace(shape, kv_cache_dtype="int8").cache if bits == 8 else shape.cache
 
 
 def weight_bytes_of(shape: ModelShape, bits: int, whole_bytes: int) -> int:

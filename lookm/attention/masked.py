@@ -116,14 +116,12 @@ def decode(
     # Shorter sequences have fewer than `width` rows.
     row_BS = torch.where(real_BS, row_BS, 0)  # any row that exists: it is masked
     page_BS = table_BM.long().gather(1, row_BS // page_tokens)
-
-    def rows(part_PKND: torch.Tensor) -> torch.Tensor:
-        return part_PKND[page_BS, :, row_BS % page_tokens].transpose(1, 2)
-
+    at = (page_BS, slice(None), row_BS % page_tokens)
+    k_BKSD, v_BKSD = (part.transpose(1, 2) for part in pages.taken(at, q_BHD.dtype))
     out_BH1D = F.scaled_dot_product_attention(
         q_BHD[:, :, None],
-        rows(pages.k_PKND),
-        rows(pages.v_PKND),
+        k_BKSD,
+        v_BKSD,
         attn_mask=real_BS[:, None, None],
         scale=scale,
         enable_gqa=True,

@@ -54,7 +54,7 @@ class ReferenceAttention(PartByPart):
         longest = max(lengths, default=0)
         if longest == 0:
             return torch.zeros_like(q_BHD)
-        row_elements = pages.layout.num_kv_heads * pages.layout.head_dim
+        row_elements = pages.k_PKND.shape[1] * pages.k_PKND.shape[3]
         # Padding reads rows that count for nothing; while all of them stay in cache, one call is
         # cheaper.
         if longest * len(lengths) * row_elements <= MAX_PADDED_ELEMENTS:
@@ -234,16 +234,15 @@ def _decode_padded(
 ) -> torch.Tensor:
     """One SDPA over the first `longest` rows of every sequence, with a mask where they differ."""
     table_BM = table_BM[:, : pages_for(longest, pages.page_tokens)]
-
-    def rows(part_PKND: torch.Tensor) -> torch.Tensor:
-        pages_BMKND = part_PKND[table_BM]
-        return pages_BMKND.transpose(1, 2).flatten(2, 3)[:, :, :longest]
-
+    k_BKSD, v_BKSD = (
+        part_BMKND.transpose(1, 2).flatten(2, 3)[:, :, :longest]
+        for part_BMKND in pages.taken(table_BM, q_BHD.dtype)
+    )
     real_BS = torch.arange(longest, device=q_BHD.device) < lengths_B[:, None]
     out_BH1D = F.scaled_dot_product_attention(
         q_BHD[:, :, None],
-        rows(pages.k_PKND),
-        rows(pages.v_PKND),
+        k_BKSD,
+        v_BKSD,
         attn_mask=real_BS[:, None, None],
         scale=scale,
         enable_gqa=True,

@@ -6,7 +6,7 @@ Knows pages and who may take one. Knows nothing about policies, positions or att
 import torch
 
 from lookm.errors import ConfigError
-from lookm.pages import PageLayout, ReadRows, WriteRows, read_rows, write_rows
+from lookm.pages import PageLayout, ReadRows, WriteRows, copy_pages, read_rows, write_rows
 
 
 class PagePool:
@@ -29,6 +29,7 @@ class PagePool:
         if num_pages < 1:
             raise ConfigError("the KV cache memory does not hold a single page; give it more")
         self.num_pages = num_pages
+        self.layout = layout
         self.page_tokens = layout.page_tokens
         self.page_bytes = layout.page_bytes
         self.scratch_page = num_pages
@@ -76,6 +77,10 @@ class PagePool:
     def read(self, page_M: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor) -> None:
         """Copy the first S rows of these pages. See `lookm.pages.read_rows`."""
         self._read_rows(self.pages, page_M, k_KSD, v_KSD)
+
+    def copy(self, source_M: torch.Tensor, target_M: torch.Tensor) -> None:
+        """Copy whole pages, bit for bit. See `lookm.pages.copy_pages`."""
+        copy_pages(self.pages, source_M, target_M)
 
     def check(self, owned: list[list[int]]) -> None:
         """Assert that every page is either free or owned exactly once."""

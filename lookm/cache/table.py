@@ -106,8 +106,7 @@ class SequenceCache:
 
     def gather(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Copies of this layer's rows in order, K and V, each `[K, kept, D]`."""
-        pool = self._pool
-        layout = pool.pages.layout
+        pool, layout = self._pool, self._pool.layout
         shape = (2, layout.num_kv_heads, int(self.kept_L[layer]), layout.head_dim)
         k_KSD, v_KSD = torch.empty(shape, dtype=layout.dtype, device=pool.device)
         self.read(layer, k_KSD, v_KSD)
@@ -115,8 +114,23 @@ class SequenceCache:
 
     def read(self, layer: int, k_KSD: torch.Tensor, v_KSD: torch.Tensor) -> None:
         """Copy the first S of this layer's rows, in order."""
-        page_M = upload(np.array(self.pages[layer], dtype=np.int64), self._pool.device)
-        self._pool.read(page_M, k_KSD, v_KSD)
+        self._pool.read(self._page_numbers(layer), k_KSD, v_KSD)
+
+    def copy(self, source: "SequenceCache", rows_L: Int64) -> None:
+        """Fill this empty cache with the first `rows_L` rows of `source`, bit for bit."""
+        assert not self.kept_L.any(), "rows would be lost"
+        self.reserve(rows_L)
+        for layer, held in enumerate(self._held_L):
+            self._pool.copy(source._page_numbers(layer)[:held], self._page_numbers(layer)[:held])
+        self.kept_L[:] = rows_L
+
+    @property
+    def rounds(self) -> bool:
+        """Whether rows that are read are not quite those that were written."""
+        return self._pool.layout.format.scaled
+
+    def _page_numbers(self, layer: int) -> torch.Tensor:
+        return upload(np.array(self.pages[layer], dtype=np.int64), self._pool.device)
 
     def release(self) -> None:
         """Give every page back. The cache is empty afterwards and may be filled again."""

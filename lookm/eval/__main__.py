@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from lookm.config import EngineConfig
 from lookm.engine import Engine
 from lookm.errors import ConfigError, LookmError
-from lookm.eval import demo, milebench, turns, turns_table
+from lookm.eval import demo, kv_dtypes, kv_dtypes_table, milebench, turns, turns_table
 from lookm.eval.local import Local
 from lookm.eval.milebench_score import columns
 from lookm.eval.page import check_charts, markdown
@@ -72,9 +72,24 @@ def _turns(options: argparse.Namespace, where: dict[str, Any]) -> None:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
+def _kv_dtypes(options: argparse.Namespace, where: dict[str, Any]) -> None:
+    """The demo suite with the cache at 16 bits and at int8, on the demo model here."""
+    families = options.tasks or list(demo.FAMILIES)
+    count = options.count or demo.DEFAULT_COUNT
+    questions = list(demo.questions(families, options.images, count, options.seed))
+    config = EngineConfig(model=options.model or "llava-demo", dtype=options.dtype)
+    rows = kv_dtypes.study(config, questions, with_full(options.policies), options.out)
+    report = {"kind": "kv-dtypes", **where, "seed": options.seed, "questions": len(questions)}
+    report |= {"rows": rows}
+    print("\n".join(kv_dtypes_table.lines(report)))
+    if options.json is not None:
+        options.json.write_text(json.dumps(report, indent=1) + "\n")
+
+
 def _evaluate(options: argparse.Namespace, where: dict[str, Any]) -> None:
-    if options.suite == "turns":
-        _turns(options, where)
+    alone = {"turns": _turns, "kv-dtypes": _kv_dtypes}.get(options.suite)
+    if alone is not None:
+        alone(options, where)
         return
     if options.report:
         check_charts()
@@ -117,7 +132,11 @@ def _backend(options: argparse.Namespace, policies: Sequence[str]) -> Local | Re
         return Remote(options.url, options.model, place, options.concurrency, key)
     for policy in policies:
         parse(policy)
-    config = EngineConfig(model=options.model or "llava-demo", dtype=options.dtype)
+    config = EngineConfig(
+        model=options.model or "llava-demo",
+        dtype=options.dtype,
+        kv_cache_dtype=options.kv_cache_dtype,
+    )
     return Local(Engine.from_config(config))
 
 
@@ -183,13 +202,14 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description="Answers against kept KV bytes.")
     add = parser.add_argument
     add("--policies", "--kv-cache", nargs="+", default=list(POLICIES), metavar="METHOD@KEPT")
-    add("--suite", choices=("demo", "turns", "milebench"), default="demo")
+    add("--suite", choices=("demo", "turns", "kv-dtypes", "milebench"), default="demo")
     add(
         "--tasks", nargs="+", metavar="TASK", help="families, or MileBench's data sets; all of them"
     )
     add("--count", type=int, help="demo: per family and number of images (20); milebench: per set")
     add("--model", help="bundled name, directory or hub name; with --url a name it serves")
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    add("--kv-cache-dtype", choices=("auto", "int8", "fp8"), default="auto")
     add("--out", type=Path, default=Path("eval-run"), help="folder; the same one goes on")
     add("--restart", action="store_true", help="forget the answers that are in --out")
     add("--json", type=Path, help="write the scores here too")

@@ -34,6 +34,7 @@ class Local:
             "dtype": info.dtype,
             "device": info.device,
             "attention": self.engine.plan.attention,
+            "kv_cache_dtype": self.engine.plan.kv_cache_dtype,
         }
 
     def image_tokens(self) -> int:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lookm.bench.records import Json
+from lookm.eval.kv_dtypes_table import lines as kv_dtype_lines
 from lookm.eval.turns_table import lines as turn_lines
 from server.bench.capacity import elastic
 from server.bench.capacity.report import COLUMNS, cells, paper_lines, paper_rows
@@ -257,6 +258,24 @@ def turns(report: Json) -> Iterator[str]:
     )
 
 
+def kv_decode(report: Json) -> Iterator[str]:
+    """Decode steps at 16 bits and at int8."""
+    wide, narrow = report["rows"]
+    many = f"{report['concurrent']} requests of {report['prompt_tokens']:,} tokens at full cache"
+    times = (f"{row['step_s'] * 1000:.0f} ms" for row in (wide, narrow))
+    yield from markdown_table(
+        [
+            (f"{many}, {report['threads']} threads", "16 bits", "int8", ""),
+            ("a decode step, median", *times, f"{report['speed_ratio']:.2f}x the speed"),
+            (
+                "KV bytes held",
+                *(f"{row['kv_bytes']:,}" for row in (wide, narrow)),
+                f"{narrow['kv_bytes'] / wide['kv_bytes']:.2f}x the memory",
+            ),
+        ]
+    )
+
+
 TABLES: dict[str, Callable[[Json], Iterator[str]]] = {
     "own": own,
     "peers": peers,
@@ -267,6 +286,8 @@ TABLES: dict[str, Callable[[Json], Iterator[str]]] = {
     "conversations": conversations,
     "turns": turns,
     "faults": faults,
+    "kv-dtypes": kv_dtype_lines,
+    "kv-decode": kv_decode,
 }
 
 

@@ -47,12 +47,15 @@ REAL = ("LlavaConfig", "LlavaNextConfig", "Qwen2_5_VLConfig", "Qwen3VLConfig", "
 
 
 @pytest.mark.parametrize("name", TOYS)
-def test_the_config_tells_what_the_loaded_model_caches(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", ["auto", "int8"])
+def test_the_config_tells_what_the_loaded_model_caches(
+    name: str, stored: Any, tmp_path: Path
+) -> None:
     toy = TOYS[name]
     toy.config().save_pretrained(tmp_path)
-    shape = read_shape(str(tmp_path), "float32")
+    shape = replace(read_shape(str(tmp_path), "float32"), kv_cache_dtype=stored)
     engine_plan = make_plan(
-        EngineConfig(kv_cache_bytes=2**22),
+        EngineConfig(kv_cache_bytes=2**22, kv_cache_dtype=stored),
         Adapter(toy.model(), toy.row),
         REFERENCE,
         model_path="",
@@ -141,15 +144,17 @@ def test_llava_7b_is_the_known_arithmetic(tmp_path: Path) -> None:
         assert row.num_conversations == pool // shape.page_bytes // (tokens // 16 * 32)
 
 
+@pytest.mark.parametrize("stored", ["auto", "int8"])
 @pytest.mark.parametrize("gpu_gib", [16, 24, 80, 192])
 @pytest.mark.parametrize("context", [None, 2048])
 def test_the_engine_decides_the_same_where_it_measures_what_is_estimated(
-    gpu_gib: int, context: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gpu_gib: int, context: int | None, stored: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Up to the pool that is enough for everyone, which 192 GiB exceed."""
     llava_7b(tmp_path)
-    shape, gpu_bytes = read_shape(str(tmp_path)), gpu_gib * 2**30
-    asked = EngineConfig(max_context_tokens=context)
+    shape = replace(read_shape(str(tmp_path)), kv_cache_dtype=stored)
+    gpu_bytes = gpu_gib * 2**30
+    asked = EngineConfig(max_context_tokens=context, kv_cache_dtype=stored)
     dimensions = SimpleNamespace(
         num_layers=32,
         num_heads=32,
@@ -168,7 +173,8 @@ def test_the_engine_decides_the_same_where_it_measures_what_is_estimated(
     pool = pool_bytes(shape, gpu_bytes, shape.weight_bytes, asked)
     assert decided.num_pages == pool // shape.page_bytes
     enough = 64 * (context or 4096) // 16 * 32
-    assert (decided.num_pages == enough) == (gpu_gib == 192)
+    plenty = gpu_gib == 192 or (gpu_gib, context, stored) == (80, 2048, "int8")
+    assert (decided.num_pages == enough) == plenty
 
 
 def test_the_operating_page_shows_what_the_command_prints(

@@ -28,6 +28,16 @@ def test_decode(heads: Any, lengths: Any, dtype: Any) -> None:
     cases.check_decode(*heads, lengths, dtype=dtype, device="cuda")
 
 
+@pytest.mark.parametrize("stored", ["int8", "fp8"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("lengths", [[4096], [0, 1, 15, 16, 17, 4095]])
+def test_decode_of_bytes(heads: Any, lengths: Any, dtype: Any, stored: Any) -> None:
+    if stored == "fp8" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("float8 begins with Ada")
+    cases.check_decode(*heads, lengths, dtype=dtype, device="cuda", stored=stored)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize(

@@ -9,8 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from lookm import CachePolicy
+from lookm.pages import PageLayout
 from tests.lookm.tiny import answers, random_prompt, tiny_engine
 
 POLICIES = [
@@ -39,8 +41,8 @@ def request(name: Any, case: Any, keep: float | None = None) -> Any:
 
 
 @functools.cache
-def alone(case: Any, keep: float | None = None) -> Any:
-    return answers(tiny_engine(), [request("a", case, keep)])["a"]
+def alone(case: Any, stored: Any, keep: float | None = None) -> Any:
+    return answers(tiny_engine(kv_cache_dtype=stored), [request("a", case, keep)])["a"]
 
 
 def draw_case(rng: Any) -> Any:
@@ -52,12 +54,19 @@ def draw_case(rng: Any) -> Any:
     )
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_every_answer_equals_the_one_the_request_gets_alone(seed: Any) -> None:
+@pytest.mark.parametrize(
+    ("seed", "stored", "attention"),
+    [*((seed, "auto", "reference") for seed in range(4)), (5, "int8", "auto")],
+)
+def test_every_answer_equals_the_one_the_request_gets_alone(
+    seed: Any, stored: Any, attention: Any
+) -> None:
     rng = random.Random(seed)
-    page_bytes = 2 * 2 * 4 * 16 * 4
+    page_bytes = PageLayout(2, 4, 16, torch.float32, stored).page_bytes
     engine = tiny_engine(
         page_tokens=4,
+        kv_cache_dtype=stored,
+        attention=attention,
         kv_cache_bytes=3 * 36 * page_bytes,
         max_step_tokens=rng.choice([16, 40, 500]),
         max_running=rng.choice([8, 16]),
@@ -88,9 +97,13 @@ def test_every_answer_equals_the_one_the_request_gets_alone(seed: Any) -> None:
     assert engine.stats().preemptions_total > 0
     elastic = {name for name, case in cases.items() if POLICIES[case[1]].keep_min is not None}
     assert len({kept[name] for name in elastic & set(kept)}) >= 3  # ends of ranges, or between
-    for name, case in cases.items():
-        expected = alone(case, kept.get(name)) if got[name] else []
-        if ended[name] == "abort":
-            assert got[name] == expected[: len(got[name])]
-        else:
-            assert got[name] == expected, (name, case)
+    others = [
+        name
+        for name, case in cases.items()
+        if got[name]
+        and got[name] != alone(case, stored, kept.get(name))[: len(got[name])]
+        or ended[name] != "abort"
+        and len(got[name]) != len(alone(case, stored, kept.get(name)))
+    ]
+    # A sum in another order may be rounded to the next byte, and a close choice go the other way.
+    assert len(others) <= (0 if stored == "auto" else 3), [cases[name] for name in others]

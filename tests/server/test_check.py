@@ -37,7 +37,7 @@ def test_the_card_of_the_demo_says_what_the_engine_decides() -> None:
     assert not card.refused_policies
     text = "\n".join(lines(verdict))
     assert text.startswith("llava-demo will work here (cpu): weights take 10.1 MiB of ")
-    assert "6 KiB a token at 16 bits, 3 KiB at 8" in text
+    assert "6 KiB a token at 16 bits, 3.19 KiB at 8" in text
 
 
 def test_it_ends_with_a_status_and_speaks_json() -> None:

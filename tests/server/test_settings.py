@@ -14,6 +14,7 @@ from server.settings import Settings, format_size, parse_size, unknown_variables
 SAMPLES: dict[str, tuple[str, Any]] = {
     "dtype": ("float32", "float32"),
     "quantization": ("int8", "int8"),
+    "kv_cache_dtype": ("int8", "int8"),
     "attention": ("reference", "reference"),
     "graphs": ("off", "off"),
     "log_level": ("debug", "debug"),

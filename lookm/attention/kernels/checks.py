@@ -30,7 +30,10 @@ def check_places(
     _, num_heads, _, size = pages.k_PKND.shape
     pages.check(num_heads, size)
     for rows_RKD in (k_RKD, v_RKD):
-        assert rows_RKD.shape == (len(page_R), num_heads, size), (rows_RKD.shape, pages.layout)
+        assert rows_RKD.shape == (len(page_R), num_heads, size), (
+            rows_RKD.shape,
+            pages.k_PKND.shape,
+        )
     for index_R in (page_R, slot_R):
         assert index_R.shape == page_R.shape, index_R.shape
         assert index_R.dtype == torch.int64, index_R.dtype

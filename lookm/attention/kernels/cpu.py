@@ -13,11 +13,10 @@ import torch
 
 from lookm.attention.api import PartByPart, Statistics
 from lookm.attention.kernels.checks import check_merge
+from lookm.attention.kernels.cpu_pages import TYPES, check_rows, tensors_of
 from lookm.attention.reference import ReferenceAttention
 from lookm.pages import Pages
 from lookm.types import Needs
-
-_DTYPES = (torch.float32, torch.bfloat16)
 
 
 class CpuAttention(PartByPart):
@@ -168,7 +167,7 @@ class CpuAttention(PartByPart):
         """Each page read once, in place, by all query heads of its KV head's group."""
         _check(q_BHD, pages, table_BM, lengths_B)
         out_BHD: torch.Tensor = self._extension.paged_decode(
-            q_BHD.contiguous(), pages.k_PKND, pages.v_PKND, table_BM, lengths_B, scale
+            q_BHD.contiguous(), *tensors_of(pages), table_BM, lengths_B, scale
         )
         return out_BHD
 
@@ -197,8 +196,8 @@ def _check(
 ) -> None:
     """The kernel trusts what is asserted here; it never reads outside a page it was given."""
     batch, heads, size = q_BHD.shape
-    assert q_BHD.dtype in _DTYPES, q_BHD.dtype
-    assert pages.k_PKND.dtype == q_BHD.dtype, pages.k_PKND.dtype
+    assert q_BHD.dtype in TYPES, q_BHD.dtype
+    check_rows(pages, q_BHD, q_BHD)
     pages.check(heads, size)
     assert table_BM.dtype == torch.int32, table_BM.dtype
     assert table_BM.is_contiguous()

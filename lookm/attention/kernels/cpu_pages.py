@@ -11,7 +11,25 @@ from lookm.attention.kernels.build import load_kernel
 from lookm.attention.kernels.checks import check_places
 from lookm.pages import Pages
 
+TYPES = (torch.float32, torch.bfloat16)
+
 _kernels = functools.cache(load_kernel)
+
+
+def tensors_of(pages: Pages) -> tuple[torch.Tensor | None, ...]:
+    """Pages as the kernels take them: numbers, then scales or None."""
+    return pages.k_PKND, pages.v_PKND, pages.k_scale_PKN, pages.v_scale_PKN
+
+
+def check_rows(pages: Pages, k: torch.Tensor, v: torch.Tensor) -> None:
+    """Rows of the pages' type; of one the kernels know where the pages are bytes, int8."""
+    stored = pages.k_PKND.dtype
+    assert k.dtype == v.dtype, (k.dtype, v.dtype)
+    if pages.scaled:
+        assert stored == torch.int8, f"{stored}: the kernels take int8"
+        assert k.dtype in TYPES, f"{k.dtype}: the kernels take {TYPES}"
+    else:
+        assert k.dtype == stored, (k.dtype, stored)
 
 
 def write_rows(
@@ -23,10 +41,10 @@ def write_rows(
 ) -> None:
     """Store R rows, each at its own (page, slot). Raises `IndexError` for a place outside."""
     check_places(pages, page_R, slot_R, k_RKD, v_RKD)
+    check_rows(pages, k_RKD, v_RKD)
     for rows_RKD in (k_RKD, v_RKD):
-        assert rows_RKD.dtype == pages.k_PKND.dtype, (rows_RKD.dtype, pages.k_PKND.dtype)
         assert rows_RKD.stride(2) == 1, "rows must be dense"
-    _kernels().write_rows(pages.k_PKND, pages.v_PKND, page_R, slot_R, k_RKD, v_RKD)
+    _kernels().write_rows(*tensors_of(pages), page_R, slot_R, k_RKD, v_RKD)
 
 
 def read_rows(pages: Pages, page_M: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor) -> None:
@@ -35,9 +53,9 @@ def read_rows(pages: Pages, page_M: torch.Tensor, k_KSD: torch.Tensor, v_KSD: to
     pages.check(num_heads, size)
     assert page_M.dtype == torch.int64, page_M.dtype
     assert page_M.is_contiguous(), "index tensors must be contiguous"
+    check_rows(pages, k_KSD, v_KSD)
     for rows_KSD in (k_KSD, v_KSD):
-        assert rows_KSD.dtype == pages.k_PKND.dtype, (rows_KSD.dtype, pages.k_PKND.dtype)
-        assert rows_KSD.shape[::2] == (num_heads, size), (rows_KSD.shape, pages.layout)
+        assert rows_KSD.shape[::2] == (num_heads, size), (rows_KSD.shape, pages.k_PKND.shape)
         assert rows_KSD.shape[1] <= len(page_M) * page_tokens, "more rows than the pages have"
         assert rows_KSD.stride()[1:] == (size, 1), "a head's rows must be dense"
-    _kernels().read_rows(pages.k_PKND, pages.v_PKND, page_M, k_KSD, v_KSD)
+    _kernels().read_rows(*tensors_of(pages), page_M, k_KSD, v_KSD)

@@ -8,6 +8,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 namespace lanes {
 
 #if defined(__AVX512F__)
@@ -21,6 +25,7 @@ typedef float Floats __attribute__((vector_size(4 * kLanes)));
 typedef int32_t Integers __attribute__((vector_size(4 * kLanes)));
 typedef uint32_t Words __attribute__((vector_size(4 * kLanes)));
 typedef uint16_t Halves __attribute__((vector_size(2 * kLanes)));
+typedef int8_t Bytes __attribute__((vector_size(kLanes)));
 
 inline Floats load(const float* from) {
   Floats x;
@@ -36,6 +41,19 @@ inline Floats load(const c10::BFloat16* from) {
   Floats x;
   std::memcpy(&x, &words, sizeof(x));
   return x;
+}
+
+// Three times as fast as what GCC 12 makes of the vector types alone.
+inline Floats load(const int8_t* from) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from)));
+#elif defined(__AVX2__)
+  return (Floats)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)from)));
+#else
+  Bytes bytes;
+  std::memcpy(&bytes, from, sizeof(bytes));
+  return __builtin_convertvector(__builtin_convertvector(bytes, Integers), Floats);
+#endif
 }
 
 inline void store(float* to, Floats x) { std::memcpy(to, &x, sizeof(x)); }
@@ -88,8 +106,8 @@ inline float dot(const A* a, const B* b, int64_t dim) {
 }
 
 // out = row * scale
-template <typename T>
-inline void store_scaled(T* out, const float* row, float scale, int64_t dim) {
+template <typename T, typename A>
+inline void store_scaled(T* out, const A* row, float scale, int64_t dim) {
   int64_t d = 0;
   for (; d + kLanes <= dim; d += kLanes) store(out + d, load(row + d) * scale);
   for (; d < dim; ++d) out[d] = static_cast<T>(row[d] * scale);

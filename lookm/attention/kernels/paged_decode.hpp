@@ -2,7 +2,8 @@
 //
 // Contract (reference: lookm.attention.reference, decode): q [B, H, D]; k, v [P, K, N, D]; table [B, M]
 // int32 page ids; lengths [B] int64 rows. out [B, H, D]; a row of length 0 gives zeros. float32 or
-// bfloat16, sums in float32. H is a multiple of K; query head h reads KV head h / (H / K).
+// bfloat16, sums in float32. k and v may be int8, with scales [P, K, N] float32 of their rows: a score is multiplied by
+// its key's, a weight by its value's. H is a multiple of K; query head h reads KV head h / (H / K).
 //
 // A sequence is cut into chunks of pages, by its own length alone, so that its answer does not depend on
 // who else is in the batch. One task is one chunk: it reads each of its pages once, all heads of a page
@@ -19,6 +20,8 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
+#include <type_traits>
 #include <vector>
 
 #include "lanes.hpp"
@@ -31,7 +34,7 @@ constexpr int64_t kChunkPages = 16;
 constexpr int64_t kLineBytes = 64;
 
 struct Shape {
-  int64_t heads, kv_heads, dim, page_rows, page_stride, head_stride;
+  int64_t heads, kv_heads, dim, page_rows;
   int64_t group() const { return heads / kv_heads; }
   int64_t chunk_rows() const { return kChunkPages * page_rows; }
   int64_t partial_size() const { return heads * (dim + 2); }
@@ -51,13 +54,31 @@ inline void prefetch(const T* rows, int64_t count) {
     __builtin_prefetch(bytes + at);
 }
 
+// Keys or values of all pages, one KV head of a page after the other.
+template <typename S>
+struct Pool {
+  static constexpr bool kScaled = std::is_same_v<S, int8_t>;
+  const S* numbers;
+  const float* scales;  // of each row, where they are bytes
+
+  // A head's rows, `tiles` heads of `rows` rows on.
+  Pool at(int64_t tiles, int64_t rows, int64_t dim) const {
+    return {numbers + tiles * rows * dim, kScaled ? scales + tiles * rows : nullptr};
+  }
+  void fetch(int64_t rows, int64_t dim) const {
+    prefetch(numbers, rows * dim);
+    if constexpr (kScaled) prefetch(scales, rows);
+  }
+};
+
 // `rows` rows of one KV head's page, for one query head.
-template <typename T>
-inline void attend(const float* query, const T* k, const T* v, int64_t rows, int64_t dim, float* scores,
+template <typename S>
+inline void attend(const float* query, Pool<S> k, Pool<S> v, int64_t rows, int64_t dim, float* scores,
                    float* values, float& maximum, float& sum) {
   float page_maximum = maximum;
   for (int64_t r = 0; r < rows; ++r) {
-    scores[r] = lanes::dot(query, k + r * dim, dim);
+    scores[r] = lanes::dot(query, k.numbers + r * dim, dim);
+    if constexpr (Pool<S>::kScaled) scores[r] *= k.scales[r];
     page_maximum = std::max(page_maximum, scores[r]);
   }
   const float shrink = lanes::exp_nonpositive(maximum - page_maximum);
@@ -68,29 +89,30 @@ inline void attend(const float* query, const T* k, const T* v, int64_t rows, int
   maximum = page_maximum;
   for (int64_t r = 0; r < rows; ++r) scores[r] = lanes::exp_nonpositive(scores[r] - page_maximum);
   for (int64_t r = 0; r < rows; ++r) sum += scores[r];
-  lanes::add_weighted_rows(values, scores, v, rows, dim);
+  if constexpr (Pool<S>::kScaled)
+    for (int64_t r = 0; r < rows; ++r) scores[r] *= v.scales[r];
+  lanes::add_weighted_rows(values, scores, v.numbers, rows, dim);
 }
 
 // The first `rows` rows of a chunk's pages. `query` [H, D] is scaled.
-template <typename T>
-void attend_chunk(const Shape& shape, const float* query, const T* k_pool, const T* v_pool,
+template <typename S>
+void attend_chunk(const Shape& shape, const float* query, Pool<S> k_pool, Pool<S> v_pool,
                   const int32_t* pages, int64_t rows, float* scores, Partial partial) {
-  const int64_t dim = shape.dim, group = shape.group(), tile = shape.page_rows * dim;
+  const int64_t dim = shape.dim, group = shape.group(), page_rows = shape.page_rows;
   std::fill(partial.values, partial.maximum, 0.f);
   std::fill(partial.maximum, partial.sum, -std::numeric_limits<float>::infinity());
   std::fill(partial.sum, partial.sum + shape.heads, 0.f);
   for (int64_t first = 0; first < rows; first += shape.page_rows) {
-    const int64_t offset = *pages++ * shape.page_stride;
+    const int64_t tile = *pages++ * shape.kv_heads;
     const int64_t rows_here = std::min(shape.page_rows, rows - first);
     for (int64_t head = 0; head < shape.kv_heads; ++head) {
-      const T* k = k_pool + offset + head * shape.head_stride;
-      const T* v = v_pool + offset + head * shape.head_stride;
-      if (head + 1 < shape.kv_heads) {
-        prefetch(k + shape.head_stride, tile);
-        prefetch(v + shape.head_stride, tile);
-      } else if (first + shape.page_rows < rows) {
-        prefetch(k_pool + *pages * shape.page_stride, tile);
-        prefetch(v_pool + *pages * shape.page_stride, tile);
+      const Pool<S> k = k_pool.at(tile + head, page_rows, dim);
+      const Pool<S> v = v_pool.at(tile + head, page_rows, dim);
+      const bool last = head + 1 == shape.kv_heads;
+      if (!last || first + page_rows < rows) {
+        const int64_t next = last ? *pages * shape.kv_heads : tile + head + 1;
+        k_pool.at(next, page_rows, dim).fetch(page_rows, dim);
+        v_pool.at(next, page_rows, dim).fetch(page_rows, dim);
       }
       for (int64_t h = head * group; h < (head + 1) * group; ++h)
         attend(query + h * dim, k, v, rows_here, dim, scores, partial.values + h * dim,
@@ -116,14 +138,22 @@ void add_up(const Shape& shape, float* partials, int64_t chunks, int64_t head, f
   for (int64_t d = 0; d < shape.dim; ++d) out[d] = static_cast<T>(total[d] * scale);
 }
 
-template <typename T>
-void run_as(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const at::Tensor& table,
-            const at::Tensor& lengths, float scale, at::Tensor& out) {
+using Scales = std::optional<at::Tensor>;
+
+template <typename S>
+Pool<S> pool_of(const at::Tensor& numbers, const Scales& scales) {
+  return {numbers.const_data_ptr<S>(), scales ? scales->const_data_ptr<float>() : nullptr};
+}
+
+// Queries and output of type T, pages of type S.
+template <typename T, typename S>
+void run_as(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Scales& k_scale,
+            const Scales& v_scale, const at::Tensor& table, const at::Tensor& lengths, float scale,
+            at::Tensor& out) {
   const int64_t batch = q.size(0);
-  const Shape shape{q.size(1), k.size(1), q.size(2), k.size(2), k.stride(0), k.stride(1)};
+  const Shape shape{q.size(1), k.size(1), q.size(2), k.size(2)};
   const T* q_data = q.const_data_ptr<T>();
-  const T* k_data = k.const_data_ptr<T>();
-  const T* v_data = v.const_data_ptr<T>();
+  const Pool<S> k_pool = pool_of<S>(k, k_scale), v_pool = pool_of<S>(v, v_scale);
   const int32_t* table_data = table.const_data_ptr<int32_t>();
   const int64_t* length_data = lengths.const_data_ptr<int64_t>();
   T* out_data = out.mutable_data_ptr<T>();
@@ -148,7 +178,7 @@ void run_as(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const
         query[i] = static_cast<float>(q_data[b * numbers + i]) * scale;
       const int32_t* pages = table_data + b * table.size(1) + first_row / shape.page_rows;
       const int64_t rows = std::min(shape.chunk_rows(), length_data[b] - first_row);
-      attend_chunk<T>(shape, query.data(), k_data, v_data, pages, rows, scores.data(),
+      attend_chunk<S>(shape, query.data(), k_pool, v_pool, pages, rows, scores.data(),
                       Partial(partials.data() + c * shape.partial_size(), shape));
     }
   });
@@ -164,14 +194,14 @@ void run_as(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const
 }
 
 // Shapes, strides and types were checked by the launcher (kernels/cpu.py).
-inline at::Tensor run(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                      const at::Tensor& table, const at::Tensor& lengths, double scale) {
+inline at::Tensor run(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Scales& k_scale,
+                      const Scales& v_scale, const at::Tensor& table, const at::Tensor& lengths,
+                      double scale) {
   at::Tensor out = at::empty_like(q);
-  if (q.scalar_type() == at::kFloat) {
-    run_as<float>(q, k, v, table, lengths, static_cast<float>(scale), out);
-  } else {
-    run_as<BFloat16>(q, k, v, table, lengths, static_cast<float>(scale), out);
-  }
+  const bool wide = q.scalar_type() == at::kFloat;
+  auto* run_typed = k_scale ? (wide ? &run_as<float, int8_t> : &run_as<BFloat16, int8_t>)
+                            : (wide ? &run_as<float, float> : &run_as<BFloat16, BFloat16>);
+  run_typed(q, k, v, k_scale, v_scale, table, lengths, static_cast<float>(scale), out);
   return out;
 }
 

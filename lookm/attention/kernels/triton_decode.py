@@ -3,7 +3,8 @@
 Contract (reference: `reference.ReferenceAttention.decode`): q [B, H, D], pages [P, K, N, D]
 contiguous, one type of float16, bfloat16 and float32; table [B, M] int32 and lengths [B] int32 or
 int64, on the device and never read by the host, so that the launch can be part of a CUDA graph.
-Sums are float32.
+Sums are float32. Pages may be int8 or float8_e4m3fn, with scales [P, K, N] float32 of their rows: a
+key's is multiplied to its logits, a value's to its numbers.
 
 Split over rows ("flash-decoding"): one program per (sequence, KV head, split) makes a partial
 softmax of its share of the rows, a second kernel adds the splits up. Sequence of 10 rows, blocks of
@@ -24,9 +25,9 @@ STAGES = 3  # of the loads, page numbers included: what comes next is on its way
 
 @triton.jit(do_not_specialize=["table_stride"])
 def _split(
-    q, k, v, table, lengths, part, top, total, scale_log2,
+    q, k, v, k_scale, v_scale, table, lengths, part, top, total, scale_log2,
     q_stride_b, q_stride_h, table_stride, page_stride, head_stride,
-    G: tl.constexpr, D: tl.constexpr, N: tl.constexpr, SPLITS: tl.constexpr,
+    G: tl.constexpr, D: tl.constexpr, N: tl.constexpr, SPLITS: tl.constexpr, SCALED: tl.constexpr,
     BLOCK_G: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_R: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """The partial softmax of one split: unnormalised `part`, its maximum `top`, its sum `total`."""
@@ -53,10 +54,18 @@ def _split(
         mask_RD = real_R[:, None] & inside_D[None, :]
         k_RD = tl.load(k + at_R[:, None] + d[None, :], mask=mask_RD, other=0.0)
         v_RD = tl.load(v + at_R[:, None] + d[None, :], mask=mask_RD, other=0.0)
+        if SCALED:
+            # A head's scales lie as its rows do, a number each instead of D.
+            at_scale_R = (page_R * page_stride + head * head_stride) // D + row_R % N
+            k_RD = k_RD.to(q_GD.dtype)
+            v_scale_R = tl.load(v_scale + at_scale_R, mask=real_R, other=0.0)
+            v_RD = (v_RD.to(tl.float32) * v_scale_R[:, None]).to(q_GD.dtype)
         if BLOCK_G == 1:
             logits_GR = tl.sum(q_GD.to(tl.float32) * k_RD.to(tl.float32), axis=1)[None, :]
         else:
             logits_GR = tl.dot(q_GD, tl.trans(k_RD), input_precision="ieee")
+        if SCALED:
+            logits_GR *= tl.load(k_scale + at_scale_R, mask=real_R, other=0.0)[None, :]
         logits_GR = tl.where(real_R[None, :], logits_GR * scale_log2, float("-inf"))
         new_top_G = tl.maximum(top_G, tl.max(logits_GR, axis=1))
         fade_G = tl.exp2(top_G - new_top_G)
@@ -129,10 +138,11 @@ def decode(
     block_r = 16 if alone else 32 if block_d > 128 else 64
     with on(q_BHD):
         _split[(batch, num_kv_heads, splits)](
-            q_BHD, k_PKND, v_PKND, table_BM, lengths_B, part, top, total, scale * LOG2E,
+            q_BHD, k_PKND, v_PKND, pages.k_scale_PKN, pages.v_scale_PKN, table_BM, lengths_B,
+            part, top, total, scale * LOG2E,
             q_BHD.stride(0), q_BHD.stride(1), table_BM.stride(0),
             k_PKND.stride(0), k_PKND.stride(1),
-            G=group, D=size, N=page_tokens, SPLITS=splits,
+            G=group, D=size, N=page_tokens, SPLITS=splits, SCALED=pages.scaled,
             BLOCK_G=1 if alone else block_of(group),
             BLOCK_D=block_d, BLOCK_R=block_r, STAGES=STAGES, num_warps=4,
         )  # fmt: skip
@@ -155,7 +165,7 @@ def check(
 ) -> None:
     """The kernel trusts what is asserted here. Page numbers are trusted to be pages."""
     batch, heads, size = q_BHD.shape
-    check_type(q_BHD, pages.k_PKND, pages.v_PKND)
+    check_type(q_BHD, *(() if pages.scaled else (pages.k_PKND, pages.v_PKND)))
     pages.check(heads, size)
     assert table_BM.dtype == torch.int32, table_BM.dtype
     assert table_BM.stride(1) == 1, "a table row must be contiguous"

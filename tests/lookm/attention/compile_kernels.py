@@ -24,7 +24,6 @@ from lookm.attention.kernels.triton_merge import combine, nearest
 from lookm.attention.kernels.triton_rows import rms_norm, rotate, silu_mul
 from lookm.attention.kernels.triton_sums import column_sums
 from lookm.attention.kernels.triton_write import write_rows
-from lookm.pages import Pages
 from tests.lookm.attention.triton_cases import noise, paged, prompt
 
 #: Shared memory of one program, by compute capability: A100, 3090, 4090, H200, B200, 5090.
@@ -35,6 +34,8 @@ NAMES = {
     torch.float32: "*fp32",
     torch.int32: "*i32",
     torch.int64: "*i64",
+    torch.int8: "*i8",
+    torch.float8_e4m3fn: "*fp8e4nv",
 }
 
 
@@ -48,6 +49,8 @@ def compile_instead(
     for index, (name, value) in enumerate(bound.arguments.items()):
         if self.params[index].is_constexpr:
             signature[name], constants[(index,)] = "constexpr", value
+        elif value is None:
+            signature[name], constants[(index,)] = "constexpr", None
         elif isinstance(value, torch.Tensor):
             signature[name] = NAMES[value.dtype]
         else:
@@ -61,18 +64,18 @@ def compile_instead(
     print(self.__name__, shared, len(compiled.asm["cubin"]))
 
 
-def compile_all(dtype: Any, size: Any, group: Any) -> None:
-    """Every launcher once at one type, head size and group."""
+def compile_all(dtype: Any, size: Any, group: Any, stored: Any) -> None:
+    """Every launcher once at one type, head size and group; pages as each of `stored`."""
     heads, kv_heads = 2 * group, 2
-    decode(*paged(heads, kv_heads, size, [40, 3], dtype=dtype), scale=0.1)
     q, k, v = prompt(heads, kv_heads, 70, size, dtype=dtype)
     _, lse = flash(q, k, v, scale=0.1)
     column_sums(q, k, lse, scale=0.1, squares=True)
     column_sums(q, k, lse, scale=0.1, first_row=5)
-    pages = noise(9, kv_heads, 16, size, dtype=dtype)
     place = torch.arange(5)
-    filled = Pages(pages, pages.clone())
-    write_rows(filled, place, place, k.transpose(0, 1)[:5], v.transpose(0, 1)[:5])
+    for name in stored:
+        case = paged(heads, kv_heads, size, [40, 3], dtype=dtype, stored=name)
+        decode(*case, scale=0.1)
+        write_rows(case[1], place, place, k.transpose(0, 1)[:5], v.transpose(0, 1)[:5])
     rows = noise(2, 33, size, dtype=dtype)
     target, weight = torch.zeros(2, 33, dtype=torch.int64), torch.ones(2, 33)
     nearest(rows, rows)
@@ -90,6 +93,7 @@ def compile_all(dtype: Any, size: Any, group: Any) -> None:
 def main() -> int:
     assert "warmup" in inspect.signature(JITFunction.run).parameters, "another Triton"
     capability = int(sys.argv[1])
+    stored = ("auto", "int8", "fp8") if capability >= 89 else ("auto", "int8")
     JITFunction.run = functools.partialmethod(functools.partial(compile_instead, capability))
     for dtype, size, group in (
         (torch.float16, 128, 1),
@@ -98,7 +102,7 @@ def main() -> int:
         (torch.float32, 64, 2),
         (torch.float32, 256, 1),
     ):
-        compile_all(dtype, size, group)
+        compile_all(dtype, size, group, stored)
     return 0
 
 

@@ -1,6 +1,7 @@
 """The C++ decode kernel against its torch twin, and what happens where it cannot be built."""
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from lookm.attention import ReferenceAttention, choose, spread
 from lookm.attention.kernels import build, cpu_pages
 from lookm.cache import PagePool
 from lookm.errors import ConfigError
+from lookm.kv_format import pack
 from lookm.pages import PageLayout, Pages, read_rows, write_rows
 from lookm.policy.merges import combine, lengthened, nearest_by_cosine
 from lookm.types import Needs
@@ -35,6 +37,7 @@ def case(
     lengths: Any,
     dtype: torch.dtype = torch.float32,
     page_rows: int = 16,
+    stored: Any = "auto",
 ) -> Any:
     """Queries, pages filled with noise everywhere, a shuffled table, lengths."""
     generator = torch.Generator().manual_seed(heads * 1000 + size)
@@ -45,7 +48,11 @@ def case(
     k, v = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
     table = torch.randperm(pages, generator=generator)[: len(lengths) * width]
     table = table.view(len(lengths), width).to(torch.int32)
-    return q, Pages(k, v), table, torch.tensor(lengths)
+    filled = Pages(k, v)
+    if stored == "int8":
+        (k, k_scale), (v, v_scale) = (pack(part, torch.int8) for part in (k, 5 * v))
+        filled = Pages(k, v, k_scale, v_scale)
+    return q, filled, table, torch.tensor(lengths)
 
 
 SHAPES = [(4, 4, 64), (4, 2, 16), (6, 1, 80), (8, 8, 128), (2, 1, 256), (3, 3, 7)]
@@ -73,8 +80,26 @@ def test_decode_in_bfloat16_is_as_close_to_float64_as_the_reference(
 
 
 @needs_compiler
-def test_a_sequence_decodes_to_the_same_bits_alone_and_in_a_batch(kernel: Any) -> None:
-    q, pages, table, lengths = case(4, 2, 64, [700, 3, 0, 300], torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("shape", "lengths"), list(itertools.product(SHAPES, LENGTHS[2:])))
+def test_decode_of_bytes_is_that_of_the_numbers_they_stand_for(
+    kernel: Any, shape: Any, lengths: Any, dtype: Any
+) -> None:
+    q, pages, *rest = case(*shape, lengths, dtype, stored="int8")
+    wide = Pages(*pages.taken(slice(None), torch.float64))
+    exact = ReferenceAttention().decode(q.double(), wide, *rest, scale=0.2)
+    near = 1e-5 if dtype == torch.float32 else 0.1  # of numbers up to 10
+    for attention in (kernel, ReferenceAttention()):
+        found = attention.decode(q, pages, *rest, scale=0.2)
+        assert found.dtype == dtype
+        assert (found - exact).abs().max() < near
+
+
+@needs_compiler
+@pytest.mark.parametrize("stored", ["auto", "int8"])
+def test_a_sequence_decodes_to_the_same_bits_alone_and_in_a_batch(kernel: Any, stored: Any) -> None:
+    lengths = [700, 3, 0, 300]
+    q, pages, table, lengths = case(4, 2, 64, lengths, torch.bfloat16, stored=stored)
     together = kernel.decode(q, pages, table, lengths, scale=0.2)
     for b in range(4):
         one = slice(b, b + 1)
@@ -108,6 +133,10 @@ def test_the_launcher_refuses_what_the_kernel_cannot_read(kernel: Any) -> None:
         (q, pages, table, lengths.int()),
         (q[:, :3], pages, table, lengths),
         (q, pages, table[:0], lengths),
+        (q, Pages(k.to(torch.int8), v.to(torch.int8)), table, lengths),
+        (q, Pages(k, v, k[..., 0].contiguous(), v[..., 0].contiguous()), table, lengths),
+        (q, Pages(k.to(torch.int8), v.to(torch.int8), k[..., 0], v[..., 0]), table, lengths),
+        (q, replace(case(4, 2, 16, [40], stored="int8")[1], v_scale_PKN=None), table, lengths),
     ):
         with pytest.raises(AssertionError):
             kernel.decode(*wrong, scale=1.0)
@@ -356,11 +385,12 @@ def test_products_are_exact_products_summed_in_float32(
 @needs_compiler
 @given(st.integers(1, 40), st.integers(1, 4), st.integers(1, 9), st.sampled_from([1, 4, 16]))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("stored", ["auto", "int8"])
 def test_write_puts_every_row_in_its_place_and_nothing_elsewhere(
-    kernel: Any, dtype: Any, num_rows: Any, kv_heads: Any, size: Any, page_rows: Any
+    kernel: Any, stored: Any, dtype: Any, num_rows: Any, kv_heads: Any, size: Any, page_rows: Any
 ) -> None:
     assert choose("cpu", "cpu").write_rows is cpu_pages.write_rows
-    layout = PageLayout(kv_heads, page_rows, size, dtype)
+    layout = PageLayout(kv_heads, page_rows, size, dtype, stored)
     plain, fast = (
         PagePool(num_rows + 2, layout, write_rows=write)
         for write in (write_rows, cpu_pages.write_rows)
@@ -368,10 +398,11 @@ def test_write_puts_every_row_in_its_place_and_nothing_elsewhere(
     places = torch.randperm((num_rows + 2) * page_rows)[:num_rows]
     k = torch.randn(kv_heads, num_rows, 2 * size).to(dtype)[..., :size].transpose(0, 1)
     v = torch.randn(num_rows, kv_heads, size).to(dtype)
+    v[0], v[:, 0, 0], v[-1] = 1e-38, 1e4, 0  # rows that are next to nothing, or nothing but one
     for pool in (plain, fast):
         pool.write(places // page_rows, places % page_rows, k, v)
-    assert torch.equal(plain.pages.k_PKND, fast.pages.k_PKND)
-    assert torch.equal(plain.pages.v_PKND, fast.pages.v_PKND)
+    for expected, found in zip(plain.pages.parts, fast.pages.parts, strict=True):
+        assert torch.equal(expected, found)
 
 
 @needs_compiler
@@ -409,6 +440,21 @@ def test_reading_gives_the_pages_rows_in_order_and_writes_nowhere_else(
     assert torch.equal(
         fast[0, :, num_rows - 1], pages.k_PKND[page[last], :, (num_rows - 1) % page_rows]
     )
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("num_rows", "size", "page_rows"), [(1, 8, 4), (37, 7, 16), (300, 64, 16)])
+def test_reading_bytes_gives_the_bits_of_the_reference(
+    kernel: Any, dtype: Any, num_rows: Any, size: Any, page_rows: Any
+) -> None:
+    _, pages, table, _ = case(4, 2, size, [num_rows], page_rows=page_rows, stored="int8")
+    fast, plain = (torch.zeros(2, 2, num_rows + 3, size, dtype=dtype) for _ in range(2))
+    for read, (k, v) in ((cpu_pages.read_rows, fast), (read_rows, plain)):
+        read(pages, table[0].long(), k[:, :num_rows], v[:, :num_rows])
+    assert torch.equal(fast, plain)
+    assert fast[:, :, num_rows - 1].any()
+    assert not fast[:, :, num_rows:].any()
 
 
 @needs_compiler

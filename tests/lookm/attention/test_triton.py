@@ -22,6 +22,8 @@ from tests.lookm.tiny import answers, random_prompt, tiny_engine, tiny_llava
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # The interpreter multiplies matrices of bfloat16 by their bits: those run on a GPU only.
 HALF = [torch.float16, torch.bfloat16] if DEVICE == "cuda" else [torch.float16]
+HAS_FP8 = DEVICE == "cpu" or torch.cuda.get_device_capability() >= (8, 9)
+BYTES = ["int8", "fp8"] if HAS_FP8 else ["int8"]
 few = settings(max_examples=5, deadline=None, derandomize=True)
 heads = st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 2), (5, 1)])
 sizes = st.sampled_from([7, 16, 64, 80, 96, 128, 256])
@@ -47,6 +49,25 @@ def test_decode_equals_the_reference(shape: Any, size: Any, lengths: Any, page_r
 @pytest.mark.parametrize("dtype", HALF)
 def test_decode_in_half_precision_is_as_close_as_the_type_allows(dtype: Any) -> None:
     cases.check_decode(4, 1, 80, [40, 0, 90], dtype=dtype, device=DEVICE)
+
+
+@few
+@given(heads, sizes, st.lists(st.integers(0, 70), min_size=1, max_size=3), st.sampled_from([4, 16]))
+@pytest.mark.parametrize("stored", BYTES)
+def test_decode_of_pages_of_bytes_equals_the_reference(
+    stored: Any, shape: Any, size: Any, lengths: Any, page_rows: Any
+) -> None:
+    where = {"page_rows": page_rows, "device": DEVICE, "stored": stored}
+    cases.check_decode(*shape, size, lengths, **where)
+
+
+@pytest.mark.parametrize("stored", BYTES)
+@pytest.mark.parametrize("dtype", HALF)
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_decode_of_bytes_in_half_precision_is_as_close(
+    kv_heads: Any, dtype: Any, stored: Any
+) -> None:
+    cases.check_decode(4, kv_heads, 80, [40, 0, 90], dtype=dtype, device=DEVICE, stored=stored)
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -79,6 +100,15 @@ def test_write_puts_every_row_in_its_place_and_nothing_elsewhere(
     rows: Any, kv_heads: Any, size: Any, page_rows: Any
 ) -> None:
     cases.check_write(rows, kv_heads, size, page_rows, device=DEVICE)
+
+
+@few
+@given(st.integers(1, 20), st.integers(1, 5), sizes, st.sampled_from([4, 16]))
+@pytest.mark.parametrize("stored", BYTES)
+def test_write_packs_rows_to_the_bits_of_the_reference(
+    stored: Any, rows: Any, kv_heads: Any, size: Any, page_rows: Any
+) -> None:
+    cases.check_write(rows, kv_heads, size, page_rows, device=DEVICE, stored=stored)
 
 
 @few
@@ -161,6 +191,8 @@ def test_the_launchers_refuse_what_the_kernels_cannot_read() -> None:
         (q, pages, table, lengths.float()),
         (q[:, :3], pages, table, lengths),
         (q, pages, table[:0], lengths),
+        (q, Pages(k.to(torch.int8), v.to(torch.int8)), table, lengths),
+        (q, Pages(k, v, k[..., 0].contiguous(), v[..., 0].contiguous()), table, lengths),
     ):
         with pytest.raises(AssertionError):
             triton_decode.decode(*wrong, scale=1.0)
@@ -171,13 +203,14 @@ def test_the_launchers_refuse_what_the_kernels_cannot_read() -> None:
         triton_linear.linear(wide[0].repeat(11, 1), wide[0], None, triton_linear.TILES[0])
 
 
+@pytest.mark.parametrize("stored", ["auto", "int8"])
 @pytest.mark.parametrize("policy", [CachePolicy(), CachePolicy("look-m", keep=0.3)])
-def test_an_engine_on_the_kernels_answers_as_on_the_reference(policy: Any) -> None:
+def test_an_engine_on_the_kernels_answers_as_on_the_reference(policy: Any, stored: Any) -> None:
     request = random_prompt(2, seed=5).request("a", policy, max_tokens=3)
-    found = {
-        name: answers(tiny_engine(tiny_llava().to(DEVICE), attention=name), [request])["a"]
-        for name in ("triton", "reference")
-    }
+    found = {}
+    for name in ("triton", "reference"):
+        engine = tiny_engine(tiny_llava().to(DEVICE), attention=name, kv_cache_dtype=stored)
+        found[name] = answers(engine, [request])["a"]
     assert found["triton"] == found["reference"]
 
 
