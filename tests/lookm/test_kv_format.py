@@ -139,7 +139,7 @@ def test_an_int8_pool_holds_nearly_four_times_the_float32_rows_and_says_so(atten
         held = sum(part[:-1].nbytes for part in engine._pool.pages.parts)
         assert held == engine.stats().capacity_bytes == engine.plan.capacity_bytes
         assert engine.info.kv_cache_dtype == stored
-        engine.add(prompt.request("a", CachePolicy("snapkv", keep=0.3)))
+        engine.add(prompt.request("a", CachePolicy("look-m", keep=0.3)))
         events = []
         while engine.has_work:
             events += engine.step()
