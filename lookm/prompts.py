@@ -64,8 +64,9 @@ class Prompts:
         sequence.capture = Capture(self.store, sequence.keys, start, num_layers)
 
     def _open_after_rows(self, sequence: SequenceState, taken: TakenOver) -> None:
-        """What it has is in pages. Of a full cache the store may still lack some."""
-        if taken.num_compressed or sequence.compresses:
+        """What it has is in pages. Of a full cache the store may still lack some; rows that pages
+        round are not what it keeps."""
+        if taken.num_compressed or sequence.compresses or sequence.cache.rounds:
             return
         known = min(self.store.num_known(sequence.keys), taken.num_tokens // BLOCK_TOKENS)
         num_layers = self._adapter.dimensions.num_layers

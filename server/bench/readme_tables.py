@@ -265,7 +265,7 @@ def kv_decode(report: Json) -> Iterator[str]:
     times = (f"{row['step_s'] * 1000:.0f} ms" for row in (wide, narrow))
     yield from markdown_table(
         [
-            (f"{many}, {report['threads']} threads", "16 bits", "int8", ""),
+            (f"{many}, threads: {report['threads']}", "16 bits", "int8", ""),
             ("a decode step, median", *times, f"{report['speed_ratio']:.2f}x the speed"),
             (
                 "KV bytes held",

@@ -212,3 +212,18 @@ def test_the_prompt_store_keeps_raw_rows_so_that_policies_see_what_they_would() 
         second = answers(engine, [first.request("b", policy)])
         assert second == answers(alone, [first.request("b", policy)])
         assert engine.stats().prompt_store_hit_tokens_total > 0
+
+
+@pytest.mark.parametrize("stored", ["auto", "int8"])
+def test_rows_that_pages_round_never_come_to_the_prompt_store(stored: Any) -> None:
+    """Rows of a parked conversation are stored only where they are those of the model."""
+    engine, chat = engine_for(kv_cache_dtype=stored, prompt_store_bytes=2**24), Chat(6)
+    first = ask(engine, chat.request("first"))
+    held = engine.stats().prompt_store_bytes
+    chat.go_on(first.tokens, num_images=2)
+    assert ask(engine, chat.request("second")).cached > 0
+    assert (engine.stats().prompt_store_bytes > held > 0) == (stored == "auto")
+    found = ask(engine, chat.request("compressed", CachePolicy("snapkv", keep=0.3)))
+    fresh = engine_for(kv_cache_dtype=stored)
+    assert found.cached > 0
+    assert found.tokens == ask(fresh, chat.request("f", CachePolicy("snapkv", keep=0.3))).tokens
