@@ -18,7 +18,7 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
     full = row_of(report, FULL)
     yield (
         f"{report['model']}, {len(report['texts'])} texts, {report['prompt_tokens']:,} tokens of "
-        f"prompt, {report['answer_tokens']} scored; at full cache {_mean(full['nll']):.3f} nats each"
+        f"prompt, {report['answer_tokens']} scored; at full {_mean(full['nll']):.3f} nats each"
     )
     for keep in keeps(report):
         yield ""
