@@ -32,6 +32,47 @@ def lines(report: Mapping[str, Any]) -> Iterator[str]:
             )
 
 
+def wide(report: Mapping[str, Any]) -> Iterator[str]:
+    """One table of all budgets, and one of next tokens that are full's; presets by their mean.
+
+    Bold: at this budget not worse than the best one beyond chance (the interval of the paired
+    difference reaches 0).
+    """
+    full, budgets = row_of(report, FULL), keeps(report)
+    methods = dict.fromkeys(row["policy"].partition("@")[0] for row in report["rows"])
+    found = {
+        method: [row_of(report, f"{method}@{keep}") for keep in budgets]
+        for method in methods
+        if method != FULL
+    }
+    order = sorted(found, key=lambda each: sum(_mean(over(row, full)) for row in found[each]))
+    best = [
+        min((rows[place] for rows in found.values()), key=lambda row: _mean(row["nll"]))
+        for place in range(len(budgets))
+    ]
+    header = " | ".join(f"{float(keep):.0%} kept" for keep in budgets)
+    yield f"| nats a token over full ({_mean(full['nll']):.3f}) | {header} |"
+    yield "|---" * (len(budgets) + 1) + "|"
+    for method in order:
+        cells = []
+        for row, leader in zip(found[method], best, strict=True):
+            level = row is leader or bootstrap(over(row, leader))[0] <= 0
+            cells.append(f"**{said(over(row, full))}**" if level else said(over(row, full)))
+        yield f"| `{method}` | {' | '.join(cells)} |"
+    yield ""
+    yield f"| same next token as full | {header} | rows kept |"
+    yield "|---" * (len(budgets) + 2) + "|"
+    for method in order:
+        shares = " | ".join(f"{_mean(row['agrees']):.0%}" for row in found[method])
+        held = ", ".join(f"{row['kept_ratio']:.1%}" for row in found[method])
+        yield f"| `{method}` | {shares} | {held} |"
+    yield ""
+    yield (
+        f"{report['model']}, {len(report['texts'])} {report['split'] or 'own'} texts, "
+        f"{report['prompt_tokens']:,} tokens of prompt, {report['answer_tokens']} scored."
+    )
+
+
 def keeps(report: Mapping[str, Any]) -> list[str]:
     """The budgets, as they are written."""
     found = (row["policy"].partition("@")[2] for row in report["rows"])

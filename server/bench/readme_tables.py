@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lookm.bench.records import Json
+from lookm.eval.text_table import wide as text_lines
 from lookm.eval.turns_table import lines as turn_lines
 from server.bench.capacity.report import COLUMNS, cells, paper_lines, paper_rows
 from server.bench.stall_report import LEGEND, described
@@ -25,7 +26,7 @@ from server.bench.tables import markdown_table, seconds
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs" / "conversations.md")
+PAGES = (README, *(ROOT / "docs" / name for name in ("conversations.md", "evidence.md")))
 RUNS = Path(__file__).parent / "results"
 MAX_WORDS = 12
 MARKED = re.compile(
@@ -262,6 +263,7 @@ TABLES: dict[str, Callable[[Json], Iterator[str]]] = {
     "stall": stall,
     "conversations": conversations,
     "turns": turns,
+    "text": text_lines,
     "faults": faults,
 }
 
