@@ -30,16 +30,16 @@ def elite_attention(view: View) -> torch.Tensor:
     Elite are the text tokens j whose weight in the last text token's attention over text alone is
     at least 0.9 of the largest. They attend to image tokens and to each other, to nothing else.
 
-    Our reading: all per KV head, means over its query heads; causal, so that in a prompt of images
-    and text by turns an elite token sees what is before it. Text that is not elite scores 0. A
-    prompt without text is observed by its last token.
+    Our reading: text is what follows the last image, as in the paper's `X = (X_v, X_t)`: were the
+    text before counted, the first token of the prompt, an attention sink, would be the only elite
+    one, and see no image. Where nothing follows it is all text, or without any the last token. All
+    per KV head, means over its query heads; causal. Text that is not elite scores 0.
     """
     key_KTD, query_HTD = wide(view.key_KTD), wide(required(view.query_HTD))
     num_heads, num_tokens, head_size = key_KTD.shape
     query_KGTD = query_HTD.reshape(num_heads, -1, num_tokens, head_size)
     place_T = torch.arange(num_tokens, device=key_KTD.device)
-    text_T = ~view.is_image_T
-    text_T = torch.where(text_T.any(), text_T, place_T == num_tokens - 1)
+    text_T = _observers(view.is_image_T, place_T)
     last = (place_T * text_T).max()
     logits_KGT = (query_KGTD[:, :, last, None] @ key_KTD.transpose(1, 2)[:, None]).squeeze(2)
     logits_KGT = (logits_KGT * view.scale).masked_fill(~text_T, -torch.inf)
@@ -56,6 +56,14 @@ def elite_attention(view: View) -> torch.Tensor:
         weights_KGRT = logits_KGRT.masked_fill(~seen_KRT[:, None], -torch.inf).softmax(dim=3)
         total_KT += (weights_KGRT.mean(dim=1) * elite_KT[:, rows_R, None]).sum(dim=1)
     return total_KT / elite_KT.sum(dim=1, keepdim=True)
+
+
+def _observers(is_image_T: torch.Tensor, place_T: torch.Tensor) -> torch.Tensor:
+    """Text after the last image; else all text; else the last token. Bool `[T]`."""
+    after_T = place_T > (place_T * is_image_T).max()
+    after_T = torch.where(is_image_T.any(), after_T, ~is_image_T)
+    text_T = torch.where(after_T.any(), after_T, ~is_image_T)
+    return torch.where(text_T.any(), text_T, place_T == place_T[-1])
 
 
 def strength_and_skew(view: View) -> torch.Tensor:

@@ -278,7 +278,9 @@ def observed(q: Any, k: Any, is_image: Any, scale: Any) -> Any:
     """
     q, k = q.tolist(), k.tolist()
     num_tokens, scale = len(k), scale or len(k[0]) ** -0.5
-    text = [j for j in range(num_tokens) if not is_image[j]] or [num_tokens - 1]
+    images = [j for j in range(num_tokens) if is_image[j]]
+    text = [j for j in range(num_tokens) if not is_image[j]]
+    text = [j for j in text if not images or j > images[-1]] or text or [num_tokens - 1]
     share = dict.fromkeys(text, 0.0)
     for query in q:
         logits = [scale * dot(query[text[-1]], k[j]) for j in text]
