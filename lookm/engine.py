@@ -73,13 +73,7 @@ class Engine:
         self._adapter = adapter
         self._pool = PagePool(
             plan.num_pages,
-            PageLayout(
-                plan.num_kv_heads,
-                plan.page_tokens,
-                plan.head_dim,
-                adapter.dtype,
-                plan.kv_cache_dtype,
-            ),
+            PageLayout.of(plan, adapter.dtype),
             device=adapter.device,
             write_rows=backend.write_rows,
             read_rows=backend.read_rows,
@@ -105,8 +99,7 @@ class Engine:
             tile_tokens=self._pace.tile_tokens,
         )
         self._recovery = Recovery(self._runner, self._scheduler)
-        # Asked of the model: checkpoints pad their vocabulary, and tokenizers do not say by how
-        # much.
+        # Asked of the model: checkpoints pad their vocabulary by what tokenizers do not say.
         num_logits = adapter.logits(adapter.embed_tokens([0])).shape[-1]
         self._postprocessor = Postprocessor(processor, adapter.eos_ids, num_logits)
         self.grammars = self._postprocessor.grammars

@@ -140,20 +140,7 @@ class LayerLook:
     def compress(self, q_HTD: torch.Tensor, k_KTD: torch.Tensor, v_KTD: torch.Tensor) -> Compressed:
         """What the layer keeps, of the whole prompt's queries, keys and values."""
         prompt, started_s = self._prompt, time.monotonic()
-        view = View(
-            key_KTD=k_KTD,
-            value_KTD=v_KTD,
-            is_image_T=prompt.is_image_T,
-            query_HTD=q_HTD,
-            scale=self._scale,
-            sums_KT=self.statistics.sums_KT,
-            squares_KT=self.statistics.squares_KT,
-            window_KT=self.statistics.window_KT,
-            density_K=self._spread.density_K,
-            entropy_K=self._spread.entropy_K,
-            layer=self._index,
-            num_layers=prompt.num_layers,
-        )
+        view = self.view(q_HTD, k_KTD, v_KTD)
         kept = policies.compress(view, prompt.policy, prompt.backend.merges)
         prompt.num_seen += 1
         prompt.num_evicted += kept.num_evicted
@@ -162,6 +149,23 @@ class LayerLook:
             prompt.held.add(kept)
         prompt.compress_s += time.monotonic() - started_s
         return kept
+
+    def view(self, q_HTD: torch.Tensor, k_KTD: torch.Tensor, v_KTD: torch.Tensor) -> View:
+        """What a policy may look at, when all rows have been seen."""
+        return View(
+            key_KTD=k_KTD,
+            value_KTD=v_KTD,
+            is_image_T=self._prompt.is_image_T,
+            query_HTD=q_HTD,
+            scale=self._scale,
+            sums_KT=self.statistics.sums_KT,
+            squares_KT=self.statistics.squares_KT,
+            window_KT=self.statistics.window_KT,
+            density_K=self._spread.density_K,
+            entropy_K=self._spread.entropy_K,
+            layer=self._index,
+            num_layers=self._prompt.num_layers,
+        )
 
     def _needs(self, q_HTD: torch.Tensor, k_KSD: torch.Tensor) -> Needs:
         """What is needed of these rows: of the window, those that are among them.

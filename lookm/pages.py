@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lookm.config import KvCacheDType
+from lookm.config import EnginePlan, KvCacheDType
 from lookm.kv_format import LARGEST, KvFormat, pack, unpack
 
 
@@ -26,6 +26,12 @@ class PageLayout:
     head_dim: int
     dtype: torch.dtype
     kv_cache_dtype: KvCacheDType = "auto"
+
+    @classmethod
+    def of(cls, plan: EnginePlan, dtype: torch.dtype) -> "PageLayout":
+        """That of an engine's pages, with rows of the type of its model."""
+        shape = (plan.num_kv_heads, plan.page_tokens, plan.head_dim)
+        return cls(*shape, dtype, plan.kv_cache_dtype)
 
     @property
     def format(self) -> KvFormat:

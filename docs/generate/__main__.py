@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from docs.generate import docker, families, fields
+from docs.generate import docker, evidence, families, fields
 from server.bench import readme_tables
 
 DASHBOARDS = Path(__file__).parents[2] / "docker" / "grafana" / "build.py"
@@ -16,7 +16,8 @@ def main() -> None:
     docker.write()
     fields.write()
     families.write()
-    readme_tables.main()
+    readme_tables.main([])
+    evidence.write()
 
 
 if __name__ == "__main__":

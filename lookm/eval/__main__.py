@@ -16,7 +16,16 @@ from tokenizers import Tokenizer
 from lookm.config import EngineConfig
 from lookm.engine import Engine
 from lookm.errors import ConfigError, LookmError
-from lookm.eval import demo, kv_dtypes, kv_dtypes_table, milebench, turns, turns_table
+from lookm.eval import (
+    demo,
+    kv_dtypes,
+    kv_dtypes_table,
+    milebench,
+    text,
+    text_table,
+    turns,
+    turns_table,
+)
 from lookm.eval.local import Local
 from lookm.eval.milebench_score import columns
 from lookm.eval.page import check_charts, markdown
@@ -28,6 +37,7 @@ from lookm.eval.run import ask_all, open_store, with_full
 from lookm.eval.scores import ALL, Score, score_tasks
 from lookm.policy import parse
 
+SUITES = ("demo", "turns", "kv-dtypes", "milebench", "text")
 POLICIES = (FULL, "look-m@0.5", "look-m@0.2")
 #: MileBench's limit for LLaVA-1.5, and what such an image takes of it.
 MILEBENCH_CONTEXT, LLAVA_IMAGE_TOKENS = 4096, 576
@@ -86,9 +96,34 @@ def _kv_dtypes(options: argparse.Namespace, where: dict[str, Any]) -> None:
         options.json.write_text(json.dumps(report, indent=1) + "\n")
 
 
+def _text(options: argparse.Namespace, where: dict[str, Any]) -> None:
+    """Likelihoods of texts, on a real language model here."""
+    from lookm.models.language import SMOLLM, LanguageModel
+
+    asked = with_full(options.policies or text.all_policies())
+    for policy in asked:
+        parse(policy)
+    texts = text.read_texts(options.texts or text.TEXTS / options.split)
+    texts = dict(list(texts.items())[: options.count])
+    model = LanguageModel.load(options.model or SMOLLM)
+    options.out.mkdir(parents=True, exist_ok=True)
+    lengths = text.Lengths()
+    marks = list(text.study(model, texts, asked, lengths, saved=options.out / "text.jsonl"))
+    about = {**where, "model": model.name, "prompt_tokens": lengths.prompt}
+    about |= {"answer_tokens": lengths.answer, "split": None if options.texts else options.split}
+    report = text.report(marks, asked, about)
+    print("\n".join(text_table.lines(report)))
+    if options.json is not None:
+        options.json.write_text(text_table.saved(report))
+
+
 def _evaluate(options: argparse.Namespace, where: dict[str, Any]) -> None:
-    alone = {"turns": _turns, "kv-dtypes": _kv_dtypes}.get(options.suite)
-    if alone is not None:
+    options.suite = options.suite_first or options.suite
+    if options.suite == "text":
+        _text(options, where)
+        return
+    options.policies = options.policies or list(POLICIES)
+    if alone := {"turns": _turns, "kv-dtypes": _kv_dtypes}.get(options.suite):
         alone(options, where)
         return
     if options.report:
@@ -201,12 +236,24 @@ def _asked_by(options: argparse.Namespace, questions: Sequence[Question]) -> dic
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description="Answers against kept KV bytes.")
     add = parser.add_argument
-    add("--policies", "--kv-cache", nargs="+", default=list(POLICIES), metavar="METHOD@KEPT")
-    add("--suite", choices=("demo", "turns", "kv-dtypes", "milebench"), default="demo")
+    add(
+        "suite_first",
+        nargs="?",
+        choices=SUITES,
+        metavar="SUITE",
+        help=f"one of {', '.join(SUITES)}",
+    )
+    add("--suite", choices=SUITES, default="demo", help="the same, as an option")
+    said = f"{' '.join(POLICIES)}; text: every preset at {', '.join(map(str, text.KEEPS))}"
+    add("--policies", "--kv-cache", nargs="+", metavar="METHOD@KEPT", help=said)
     add(
         "--tasks", nargs="+", metavar="TASK", help="families, or MileBench's data sets; all of them"
     )
-    add("--count", type=int, help="demo: per family and number of images (20); milebench: per set")
+    add(
+        *("--count", "--limit"),
+        type=int,
+        help="demo: per family and number of images (20); milebench: per set; text: texts",
+    )
     add("--model", help="bundled name, directory or hub name; with --url a name it serves")
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
     add("--kv-cache-dtype", choices=("auto", "int8", "fp8"), default="auto")
@@ -217,6 +264,9 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     suite = parser.add_argument_group("demo suite").add_argument
     suite("--images", nargs="+", type=int, default=list(demo.DEFAULT_IMAGES))
     suite("--seed", type=int, default=0, help="of the questions")
+    written = parser.add_argument_group("text suite").add_argument
+    written("--texts", type=Path, help="folder of *.txt, of 1,072 tokens or more each")
+    written("--split", choices=text.SPLITS, default=text.SPLITS[0], help="of the bundled texts")
     miles = parser.add_argument_group("MileBench").add_argument
     miles("--data", type=Path, help="folder of <name>/<name>.json")
     miles("--combined", type=int, help="the variant with all images in one, of up to this many")

@@ -51,6 +51,11 @@ class LookedAtCache(Cache):  # type: ignore[misc]  # transformers is untyped her
         """Rows that each layer kept of the prompt."""
         return [layer.kept_tokens for layer in self.layers]
 
+    def check(self) -> None:
+        """Every layer that saw the prompt was looked at. Raises `RequestError`."""
+        for layer in self.layers:
+            layer.check_looked_at()
+
 
 class _Layer(DynamicLayer):  # type: ignore[misc]
     """Rows of one layer. `seen` counts tokens, not rows: the next position follows from it."""
@@ -61,6 +66,7 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
         self.index = index
         self.seen = 0
         self.kept_tokens = 0
+        self.looked_at = False
         self.window: int | None = None  # tokens the layer sees, where that is not all
 
     def update(
@@ -74,6 +80,7 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
             raise RequestError("a compressed cache is looked at once; start a new one for more")
         self.seen += key_states.shape[2]
         if not first:
+            self.check_looked_at()
             self.check_window()
             keys, values = super().update(key_states, value_states, *args, **kwargs)
             return keys, values
@@ -86,6 +93,15 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
         """Store what the look at the prompt kept."""
         self.keys, self.values = key_KSD[None], value_KSD[None]
         self.kept_tokens = key_KSD.shape[1]
+        self.looked_at = True
+
+    def check_looked_at(self) -> None:
+        """A layer that saw a prompt has stored rows of it. Raises `RequestError`."""
+        if self.seen and not self.looked_at:
+            raise RequestError(
+                f"layer {self.index} of this model does not hand its keys to transformers' "
+                "attention interface, so its prompt cannot be looked at"
+            )
 
     def check_window(self) -> None:
         """Rows do not say how old they are, so a window must hold all. Raises `RequestError`."""
@@ -102,15 +118,44 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
 
 @contextlib.contextmanager
 def looking(model: Any) -> Iterator[None]:
-    """Within it, the model's text attention looks at prompts whose cache is a `LookedAtCache`."""
+    """Within it, the model's text attention looks at prompts whose cache is a `LookedAtCache`.
+
+    Raises `RequestError` for a model whose attention transformers cannot exchange, or which keeps
+    something else than keys and values.
+    """
     config = model.config.get_text_config()
+    _check_kind(model, config)
     before = config._attn_implementation
     AttentionInterface.register(_ATTENTION, _attend)
-    model.set_attn_implementation({"text_config": _ATTENTION})
+    _set_attention(model, config, _ATTENTION)
     try:
+        if config._attn_implementation != _ATTENTION:
+            raise RequestError(f"the attention of {model.config.model_type} cannot be exchanged")
         yield
     finally:
-        model.set_attn_implementation({"text_config": before})
+        _set_attention(model, config, before)
+
+
+def _set_attention(model: Any, config: Any, name: str) -> None:
+    """Exchange the attention of the text model alone, wherever its config is."""
+    if config is model.config:
+        # By the key "" the model itself; its other parts, where there are any, keep theirs.
+        model.set_attn_implementation({"": name})
+        return
+    key = next(key for key in model.config.sub_configs if getattr(model.config, key) is config)
+    model.set_attn_implementation({key: name})
+
+
+def _check_kind(model: Any, config: Any) -> None:
+    kinds = set(getattr(config, "layer_types", None) or ())
+    other = kinds - {"full_attention", "sliding_attention"}
+    if getattr(model.config, "is_encoder_decoder", False):
+        other.add("an encoder and a decoder")
+    if other:
+        raise RequestError(
+            f"{model.config.model_type} has {', '.join(sorted(other))}: only plain attention over "
+            "keys and values can be compressed"
+        )
 
 
 def _attend(
@@ -125,8 +170,11 @@ def _attend(
     if layer is not None:
         if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
             raise RequestError("softcapped attention and attention sinks are not supported")
+        if layer.looked_at or value.shape != key.shape:
+            raise RequestError("this model attends to other values than those it caches")
         layer.window = kwargs.get("sliding_window")
         layer.check_window()
+        _check_positions(layer, kwargs.get("position_ids"))
         scale = kwargs["scaling"]
         out_THD, *kept = layer.look(layer.index, query[0], key[0], value[0], scale)
         layer.keep(*kept)
@@ -135,3 +183,12 @@ def _attend(
         raise RequestError("inside `compressing`, pass the cache it gives as past_key_values")
     out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     return out, None
+
+
+def _check_positions(layer: _Layer, position_ids: torch.Tensor | None) -> None:
+    """A padded prompt is known by its positions: the mask that would hide its padding is not passed
+    to attention functions that transformers does not know."""
+    if layer.index or position_ids is None or position_ids.dim() != 2:
+        return
+    if bool((position_ids.diff() != 1).any()):
+        raise RequestError("a compressed cache takes one prompt at a time, without padding")

@@ -1,10 +1,10 @@
 """What to keep of a prompt's KV cache: pure tensor functions, no attention, no storage.
 
-A policy is parts. Reading order: `view` (what a policy may look at), `scores` and `coverage` (what
-matters), `budgets` (how many), `depth` (in which layer), `pins` (what outranks a score), `merges`
-(what becomes of the rest), `recipe` (the parts together), `prompt` (a recipe opened for one
-prompt), `compose` (select and gather, written once) and `presets` (the named lists of parts,
-parsing, validation). `docs/look-m-plus.md` is the study behind `look-m-plus`.
+A policy is parts. Reading order: `view` (what a policy may look at), `scores`, `coverage` and
+`modality` (what matters), `budgets` (how many), `depth` (in which layer), `pins` (what outranks a
+score), `merges` (what becomes of the rest), `recipe` (the parts together), `prompt` (a recipe
+opened for one prompt), `compose` (select and gather, written once) and `presets` (the named lists
+of parts, parsing, validation). `docs/look-m-plus.md` is the study behind `look-m-plus`.
 
 Shapes: K KV heads, T prompt tokens, C candidates, S kept rows, E evicted rows, D head size.
 """

@@ -31,20 +31,26 @@ def even_places(view: View) -> torch.Tensor:
     return (_GOLDEN * index_T + phase_K1).remainder(1)
 
 
-def in_line(text: Score, images: Places, text_share: float) -> Score:
+def in_line(
+    text: Score, images: Places, text_share: float | Places, *, offset: float = 0.0
+) -> Score:
     """A score made of two: minus the place in one line of text (by score) and images (by place).
 
-    While both last, text token i has place `i / s` and image token j has `j / (1 - s)`, so that of
-    any number at the front at most a share s is text; where one is used up the other follows on.
+    While both last, text token i has place `(i + offset) / s` and image token j has
+    `(j + offset) / (1 - s)`, so that of any number at the front at most a share s is text, or with
+    an offset of 0.5 that share, rounded; where one is used up the other follows on. The share may
+    be each head's own, `[K, 1]`.
     """
 
     def score(view: View) -> torch.Tensor:
+        share = text_share(view) if callable(text_share) else text_share
         text_T = ~view.is_image_T
         text_KT = _ranks(-text(view).masked_fill(view.is_image_T, -torch.inf)).float()
         image_KT = _ranks(images(view).masked_fill(text_T, torch.inf)).float()
-        both_last_KT = image_KT / (1 - text_share)
+        text_KT, image_KT = text_KT + offset, image_KT + offset
+        both_last_KT = image_KT / (1 - share)
         image_KT = torch.minimum(both_last_KT, text_T.sum() + image_KT)
-        return -torch.where(text_T, text_KT / text_share, image_KT)
+        return -torch.where(text_T, text_KT / share, image_KT)
 
     return score
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import get_args
 
 from lookm.errors import PolicyError
-from lookm.policy import depth, scores
+from lookm.policy import depth, modality, scores
 from lookm.policy.budgets import NUM_SINKS, sinks_then_recent
 from lookm.policy.coverage import covering
 from lookm.policy.depth import Adaptive
@@ -76,6 +76,21 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             merge=MERGES["average"],
             depth=Adaptive(depth.cross_modal_entropy, depth.softmax),
         ),
+        "aircache": Preset(
+            modality.elite_attention,
+            Needs(queries=True),
+            pins=_TEXT,
+            depth=Adaptive(modality.strength_and_skew, modality.by_strength_and_skew),
+            recent=0.0,
+        ),
+        "madakv": Preset(
+            modality.preferring,
+            Needs(window=modality.PROXIES),
+            depth=Adaptive(modality.demand, modality.carried),
+            recent=0.0,
+            about_images=True,
+        ),
+        "mixkv": Preset(scores.mixkv, _SNAPKV, pins=_WINDOW, recent=0.0),
         "d2o": Preset(
             scores.column_sum,
             _SUMS,

@@ -76,6 +76,30 @@ def snapkv(view: View) -> torch.Tensor:
     return torch.cat((pooled_KT, window_KT[:, num_before:]), dim=1)
 
 
+def mixkv(view: View) -> torch.Tensor:
+    """MixKV (2510.20707): importance, and where a head's keys are alike, diversity.
+
+    With unit keys `u`, their mean `m` and the head's redundancy `r = (T |m|^2 - 1) / (T - 1)`, the
+    mean cosine of two keys: `(1 - r) (s_ex + s_in) + r s_div`. `s_ex` is `snapkv`, `s_in` is
+    `||v||` and `s_div` is `-u.m`; the last two scaled to 0 .. 1 and then to the mean of `s_ex`, all
+    over the keys before the window, which `pins` keep. r is the prompt's own, as in the paper (its
+    authors' code reads one measured beforehand).
+    """
+    extrinsic_KT = snapkv(view)
+    num_tokens = view.num_tokens
+    num_before = max(num_tokens - SNAPKV_WINDOW, 0)
+    if num_before == 0:
+        return extrinsic_KT
+    unit_KTD = F.normalize(wide(view.key_KTD), dim=2)
+    mean_K1D = unit_KTD.mean(dim=1, keepdim=True)
+    redundancy_K1 = (num_tokens * mean_K1D.square().sum(dim=2) - 1) / (num_tokens - 1)
+    before_KT = extrinsic_KT[:, :num_before]
+    intrinsic_KT = _as_much_as(before_KT, _length(view.value_KTD)[:, :num_before])
+    diversity_KT = _as_much_as(before_KT, -(unit_KTD[:, :num_before] * mean_K1D).sum(dim=2))
+    mixed_KT = (1 - redundancy_K1) * (before_KT + intrinsic_KT) + redundancy_K1 * diversity_KT
+    return torch.cat((mixed_KT, extrinsic_KT[:, num_before:]), dim=1)
+
+
 def window_sum(view: View) -> torch.Tensor:
     """`sum_i A_ij` over the window's queries alone.
 
@@ -111,7 +135,7 @@ def knorm(view: View) -> torch.Tensor:
 
 def keydiff(view: View) -> torch.Tensor:
     """KeyDiff (2504.15364): `-cos(k, mean of k / ||k||)`; unusual keys are kept. After RoPE."""
-    unit_KTD = F.normalize(_wide(view.key_KTD), dim=2)
+    unit_KTD = F.normalize(wide(view.key_KTD), dim=2)
     return -F.cosine_similarity(unit_KTD, unit_KTD.mean(dim=1, keepdim=True), dim=2)
 
 
@@ -123,7 +147,7 @@ def expected_attention(view: View) -> torch.Tensor:
     out of mu and S (`pins` keep those keys). The paper rotates mu and S to the next 512 places;
     here they are of the prompt's queries as rotated, which stand before those places.
     """
-    key_KTD, query_HTD = _wide(view.key_KTD), _wide(required(view.query_HTD))
+    key_KTD, query_HTD = wide(view.key_KTD), wide(required(view.query_HTD))
     query_HTD = query_HTD[:, EXPECTED_SINKS if view.num_tokens > EXPECTED_SINKS else 0 :]
     mean_H1D = query_HTD.mean(dim=1, keepdim=True)
     from_mean_HTD = query_HTD - mean_H1D
@@ -191,11 +215,20 @@ def _num_seeing(view: View) -> torch.Tensor:
     return torch.arange(view.num_tokens, 0, -1, device=view.key_KTD.device)
 
 
+def _as_much_as(model_KT: torch.Tensor, value_KT: torch.Tensor) -> torch.Tensor:
+    """`value_KT` from its least to its most as 0 to 1, then with the mean of `model_KT`."""
+    low_K1, high_K1 = value_KT.amin(dim=1, keepdim=True), value_KT.amax(dim=1, keepdim=True)
+    unit_KT = (value_KT - low_K1) / (high_K1 - low_K1 + 1e-8)
+    return unit_KT * (
+        model_KT.mean(dim=1, keepdim=True) / (unit_KT.mean(dim=1, keepdim=True) + 1e-8)
+    )
+
+
 def _length(rows_KTD: torch.Tensor) -> torch.Tensor:
-    length_KT: torch.Tensor = torch.linalg.vector_norm(_wide(rows_KTD), dim=2)
+    length_KT: torch.Tensor = torch.linalg.vector_norm(wide(rows_KTD), dim=2)
     return length_KT
 
 
-def _wide(rows: torch.Tensor) -> torch.Tensor:
+def wide(rows: torch.Tensor) -> torch.Tensor:
     """float32, or float64 for float64 inputs."""
     return rows if rows.dtype == torch.float64 else rows.float()

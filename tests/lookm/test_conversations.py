@@ -25,7 +25,7 @@ from tests.lookm.tiny import (
 )
 
 METHODS = sorted(PRESETS)
-AFRESH = {"expected-attention", "meda"}  # they need every query of the prompt
+AFRESH = {"aircache", "expected-attention", "meda"}  # they need every query of the prompt
 
 
 @dataclass

@@ -16,7 +16,7 @@ def sharp_llava() -> Any:
     """Attention on few keys, and fewer with depth."""
     model = tiny_llava()
     for depth, layer in enumerate(model.model.language_model.layers):
-        layer.self_attn.q_proj.weight.data *= 2.0 ** (depth + 1)
+        layer.self_attn.q_proj.weight.data *= 4.0 ** (depth + 1)
     return model
 
 
@@ -33,7 +33,7 @@ def rows_after_prefill(engine: Any, policy: Any, num_images: int = 12) -> Any:
 
 @pytest.mark.parametrize("method", DEEP)
 def test_layers_keep_different_counts_of_the_same_total_and_hold_no_page_more(method: Any) -> None:
-    keep = 0.5 if method == "meda" else 0.3
+    keep = 0.5 if method in ("aircache", "meda") else 0.3  # text is protected
     engine = tiny_engine(sharp_llava(), page_tokens=4)
     rows_L, num_pages, report = rows_after_prefill(engine, CachePolicy(method, keep=keep))
     policy = CachePolicy("h2o", keep=keep, recent=report.policy.recent)

@@ -21,6 +21,9 @@ RECENT_OF = {
     **dict.fromkeys(
         (
             "look-m-plus",
+            "aircache",
+            "madakv",
+            "mixkv",
             "pyramidkv",
             "prefixkv",
             "tova",
@@ -31,9 +34,10 @@ RECENT_OF = {
         0.0,
     ),
 }
-PROTECTS = {"look-m", "look-m-average", "look-m-weighted", "look-m-evict", "meda"}
+PROTECTS = {"look-m", "look-m-average", "look-m-weighted", "look-m-evict", "meda", "aircache"}
+ABOUT_IMAGES = {"look-m-plus", "madakv"}
 SINKS = {"streaming", "d2o", "expected-attention"}
-POOLS = {"snapkv", "pyramidkv"}
+POOLS = {"snapkv", "pyramidkv", "mixkv"}
 
 
 def attention(q_HTD: Any, k_KTD: Any, scale: Any = None) -> Any:
@@ -99,6 +103,20 @@ def all_scores(method: Any, rows: Any, weights: Any, scale: Any = None) -> Any:
             for i, j in enumerate(sorted(images, key=places.get)):
                 line[j] = min(i / 0.25, len(text) + i)
             found.append([-line[j] for j in range(num_tokens)])
+        return found
+    if method == "aircache":
+        group = len(q) // num_heads
+        return [
+            observed(q[head * group : (head + 1) * group], k[head], is_image, scale)
+            for head in range(num_heads)
+        ]
+    if method == "madakv":
+        return [divided(psi(weights[head]), is_image) for head in range(num_heads)]
+    if method == "mixkv":
+        found = []
+        for head in range(num_heads):
+            attended = score(method, weights[head])
+            found.append(mixed(attended, k[head].tolist(), v[head].tolist()))
         return found
     if method == "knorm":
         lengths = [[math.sqrt(float(key @ key)) for key in k[head]] for head in range(num_heads)]
@@ -241,3 +259,112 @@ def centroids(key: Any, value: Any, is_image: Any, positions: Any) -> Any:
     ]
     values = torch.stack([value[rows].mean(0) for rows in members.values()])
     return torch.stack(keys), values, [len(rows) - 1 for rows in members.values()]
+
+
+def softmax(numbers: Any) -> Any:
+    largest = max(numbers)
+    powers = [math.exp(number - largest) for number in numbers]
+    return [power / sum(powers) for power in powers]
+
+
+def dot(one: Any, other: Any) -> Any:
+    return sum(a * b for a, b in zip(one, other, strict=True))
+
+
+def observed(q: Any, k: Any, is_image: Any, scale: Any) -> Any:
+    """AirCache (2503.23956), equations of the elite window: one KV head's scores.
+
+    `q` `[G, T, D]`, `k` `[T, D]`.
+    """
+    q, k = q.tolist(), k.tolist()
+    num_tokens, scale = len(k), scale or len(k[0]) ** -0.5
+    images = [j for j in range(num_tokens) if is_image[j]]
+    text = [j for j in range(num_tokens) if not is_image[j]]
+    text = [j for j in text if not images or j > images[-1]] or text or [num_tokens - 1]
+    share = dict.fromkeys(text, 0.0)
+    for query in q:
+        logits = [scale * dot(query[text[-1]], k[j]) for j in text]
+        for j, weight in zip(text, softmax(logits), strict=True):
+            share[j] += weight / len(q)
+    elite = [j for j in text if share[j] >= 0.9 * max(share.values())]
+    found = [0.0] * num_tokens
+    for query in q:
+        for i in elite:
+            seen = [j for j in range(i + 1) if is_image[j] or j in elite]
+            given = softmax([scale * dot(query[i], k[j]) for j in seen])
+            for j, weight in zip(seen, given, strict=True):
+                found[j] += weight / len(elite) / len(q)
+    return found
+
+
+def skewness(numbers: Any) -> Any:
+    """The adjusted Fisher-Pearson coefficient."""
+    n, mean = len(numbers), sum(numbers) / len(numbers)
+    std = math.sqrt(sum((x - mean) ** 2 for x in numbers) / (n - 1))
+    return n / ((n - 1) * (n - 2)) * sum(((x - mean) / std) ** 3 for x in numbers)
+
+
+def psi(weights: Any) -> Any:
+    """MadaKV (2506.15724): what the proxies, the last 32 tokens, look at; `weights` `[G, T, T]`."""
+    return weights[:, -32:].sum((0, 1)).tolist()
+
+
+def divided(looked: Any, is_image: Any) -> Any:
+    """MadaKV: an order in which any first n tokens have round(n w_t / (w_t + w_v)) of text.
+
+    Built one token at a time: the modality that is furthest behind its share is next.
+    """
+    num_tokens = len(looked)
+    rest = [
+        sorted(
+            (j for j in range(num_tokens) if bool(is_image[j]) == image), key=lambda j: -looked[j]
+        )
+        for image in (False, True)
+    ]
+    weight = [sum(looked[j] for j in half) for half in rest]
+    taken, found = [0, 0], [0.0] * num_tokens
+    for place in range(num_tokens):
+        behind = [weight[m] / sum(weight) * (place + 1) - taken[m] for m in (0, 1)]
+        one = 0 if (behind[0] >= 0.5 or not rest[1]) and rest[0] else 1
+        taken[one] += 1
+        found[rest[one].pop(0)] = -float(place)
+    return found
+
+
+def needed(looked: Any, is_image: Any, share: Any = 0.9) -> Any:
+    """MadaKV: the fewest tokens of each modality that hold this share of what it is given."""
+    number = 0
+    for image in (False, True):
+        half = sorted(
+            (x for x, of in zip(looked, is_image, strict=True) if bool(of) == image), reverse=True
+        )
+        held, total = 0.0, sum(half)
+        while half and held < share * total:
+            held += half.pop(0)
+            number += 1
+    return number
+
+
+def mixed(attended: Any, keys: Any, values: Any) -> Any:
+    """MixKV (2510.20707) over `snapkv`: one head's scores."""
+    num_tokens, before = len(keys), max(len(keys) - 32, 0)
+    if not before:
+        return attended
+    unit = [[x / math.sqrt(dot(key, key)) for x in key] for key in keys]
+    pairs = [dot(unit[i], unit[j]) for i in range(num_tokens) for j in range(num_tokens) if i != j]
+    redundancy = sum(pairs) / len(pairs)
+    mean = [sum(column) / num_tokens for column in zip(*unit, strict=True)]
+    external = attended[:before]
+
+    def scaled(numbers: Any) -> Any:
+        low, high = min(numbers), max(numbers)
+        found = [(x - low) / (high - low) if high > low else 0.0 for x in numbers]
+        ratio = sum(external) / sum(found) if sum(found) else 0.0
+        return [x * ratio for x in found]
+
+    internal = scaled([math.sqrt(dot(value, value)) for value in values[:before]])
+    unlike = scaled([-dot(u, mean) for u in unit[:before]])
+    return [
+        (1 - redundancy) * (external[j] + internal[j]) + redundancy * unlike[j]
+        for j in range(before)
+    ] + attended[before:]

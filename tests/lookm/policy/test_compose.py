@@ -18,7 +18,7 @@ from tests.lookm.policy.layers import layer
 METHODS = sorted(set(PRESETS) - {"full"})
 SCORED = [method for method in METHODS if method != "random"]
 PROTECTS = sorted(oracle.PROTECTS)
-AWARE = [*PROTECTS, "look-m-plus"]
+AWARE = [*PROTECTS, *oracle.ABOUT_IMAGES]
 MERGES = ["none", "average", "pivot", "weighted"]
 TEXTS = ["protect", "prior", "none"]
 
@@ -216,7 +216,7 @@ def test_whatever_the_policy_the_count_is_the_formula_and_the_rest_holds(
     )
     if text == "protect":
         important = max(important, image_bits[: num_tokens - recent].count(False))
-    aware = text != "none" or policy.method == "look-m-plus"
+    aware = text != "none" or policy.method in oracle.ABOUT_IMAGES
     expected = num_tokens if aware and not any(image_bits) else important + recent
     assert got.positions.shape[1] == expected == nominal_rows(resolve(policy), is_image_T)
     assert expected >= 1

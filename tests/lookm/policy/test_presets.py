@@ -12,7 +12,7 @@ def test_the_presets_are_the_documented_ones_in_order() -> None:
     assert list(PRESETS) == [
         "full", "look-m", "look-m-average", "look-m-weighted", "look-m-evict", "look-m-plus",
         "h2o", "mean-h2o", "roco", "snapkv", "streaming", "random",
-        "pyramidkv", "vl-cache", "prefixkv", "meda", "d2o",
+        "pyramidkv", "vl-cache", "prefixkv", "meda", "aircache", "madakv", "mixkv", "d2o",
         "tova", "keydiff", "knorm", "expected-attention",
     ]  # fmt: skip
 
@@ -129,6 +129,6 @@ def test_a_fraction_is_the_papers_two_integers(
 def test_only_presets_about_images_and_text_modes_make_a_recipe_modality_aware() -> None:
     aware = {method for method in PRESETS if resolve(CachePolicy(method)).preset.modality_aware}
     about_images = {"look-m", "look-m-average", "look-m-weighted", "look-m-evict", "look-m-plus"}
-    assert aware == about_images | {"meda"}
+    assert aware == about_images | {"meda", "aircache", "madakv"}
     assert resolve(CachePolicy("h2o", text="prior")).preset.modality_aware
     assert not resolve(CachePolicy("look-m", text="none")).preset.modality_aware
