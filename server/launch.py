@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import sys
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
@@ -19,7 +20,7 @@ from lookm.errors import LookmError
 from lookm.sizing import CacheShape, conversations_line
 from lookm.types import ModelInfo
 from server import signals
-from server.app import create_app, is_fake
+from server.app import create_app, is_fake, key_book
 from server.connections import (
     ACCEPTED_AT_ONCE,
     QUEUED,
@@ -30,7 +31,6 @@ from server.connections import (
 )
 from server.example_request import POLICY, example_curl
 from server.media import silence_decoders
-from server.openai.request import policies
 from server.openai.request.model_names import ModelNames
 from server.services import Services
 from server.settings import Settings, format_size, unknown_variables
@@ -71,8 +71,7 @@ def launch(settings: Settings) -> int:
 def check(settings: Settings) -> None:
     """Refuse what can be known to be wrong before anything is started. Raises `StartError`."""
     try:
-        policies.read(settings.kv_cache)
-        settings.keys()
+        key_book(settings)
         name = "fake"
         if not is_fake(settings.model):
             from lookm.models.loading import resolve_path, served_name
@@ -118,14 +117,26 @@ def configure_logging(level: str) -> None:
 
 async def _serve(settings: Settings, listener: socket.socket) -> int:
     loop, stop = asyncio.get_running_loop(), Stop(settings.drain_timeout_s)
-    with signals.handled(lambda: loop.call_soon_threadsafe(stop.ask)):
-        status = await _serve_until(stop, settings, listener)
+    app = create_app(settings)
+    reread = partial(_reread_keys, app) if settings.key_limits else None
+    with signals.handled(
+        lambda: loop.call_soon_threadsafe(stop.ask),
+        reread and (lambda: loop.call_soon_threadsafe(reread)),
+    ):
+        status = await _serve_until(stop, settings, app, listener)
     stop.over()
     return status
 
 
-async def _serve_until(stop: Stop, settings: Settings, listener: socket.socket) -> int:
-    app = create_app(settings)
+def _reread_keys(app: FastAPI) -> None:
+    """Once the app has started: before that it reads them anyway."""
+    if (live := getattr(app.state, "services", None)) is not None:
+        live.reread_soon()
+
+
+async def _serve_until(
+    stop: Stop, settings: Settings, app: FastAPI, listener: socket.socket
+) -> int:
     connections = _connections(settings, app)
 
     def end_running() -> None:
@@ -231,7 +242,7 @@ def banner(settings: Settings, model: str, info: ModelInfo, url: str) -> str:
     tokens = CONVERSATION_TOKENS
     promise = conversations_line(shape, num_pages, tokens, settings.max_running, POLICY)
     page = f"{url}/   " if settings.playground else ""
-    curl = example_curl(url, model, with_key=bool(settings.keys()))
+    curl = example_curl(url, model, with_key=settings.asks_for_key)
     return (
         f"\nlookm-server {version()} is ready: {url}\n\n"
         f"  model     {model} ({info.dtype}, {info.device}), "

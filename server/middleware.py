@@ -6,20 +6,21 @@ them `server.paths`. The log line
 holds what the route says about itself in `request.state.summary`; never a prompt, a key or a URL.
 """
 
-import hashlib
-import hmac
 import logging
 import re
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.api_errors import ApiError, to_api_error
+from server.keys.account import Account
+from server.keys.book import KeyBook
+from server.keys.limits import UNNAMED
 from server.paths import own_path
 from server.turns import owned_by
 
@@ -90,7 +91,9 @@ class Journal:
         route = getattr(scope.get("route"), "path", "(no route)")
         took_ms = (time.perf_counter() - state["arrived_s"]) * 1000
         left = "client left" if state.get("left") else None
-        details = " ".join(filter(None, (state.get("summary"), code and f"code={code}", left)))
+        key = state.get("key_name") and f"key={state['key_name']}"
+        error = code and f"code={code}"
+        details = " ".join(filter(None, (state.get("summary"), error, key, left)))
         line = f"{state['request_id']} {scope['method']} {route} {status or 499} {took_ms:.0f}ms"
         quiet = route in HEALTH_PATHS or route == "/metrics"
         log.log(logging.DEBUG if quiet else logging.INFO, "%s %s", line, details)
@@ -99,29 +102,44 @@ class Journal:
 class Keys:
     """Asks for one of the API keys, on every route but probes and pages. No keys: asks for nothing.
 
-    What follows is done for this request and this key (`server.turns`).
+    What follows is done for this request and this key (`server.turns`), if its limits have room for
+    it; every answer to a POST says what is left of them.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, book: KeyBook) -> None:
         self._app = app
-        self._digests = [_digest(key) for key in keys]
+        self._book = book
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._digests or _is_open(scope):
+        if scope["type"] != "http" or not self._book.asks or _is_open(scope):
             with owned_by(""):
                 return await self._app(scope, receive, send)
         scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
-        given = _digest(key.strip())
-        # Every key is compared, in constant time, so that the time tells nothing.
-        matches = [hmac.compare_digest(given, digest) for digest in self._digests]
-        if scheme.lower() == "bearer" and any(matches):
-            scope.setdefault("state", {})["key_digest"] = given.hex()
-            with owned_by(given.hex()):
+        account = self._book.find(key.strip())
+        if account is None or scheme.lower() != "bearer":
+            message = "Send one of this server's API keys as 'Authorization: Bearer KEY'."
+            error = ApiError("invalid_api_key", message)
+            error.headers["www-authenticate"] = "Bearer"
+            return await error_response(error, scope)(scope, receive, send)
+        digest = account.digest.hex()
+        name = "" if account.name == UNNAMED else account.name
+        scope.setdefault("state", {}).update(key_digest=digest, key_name=name)
+        with owned_by(digest):
+            if scope["method"] != "POST":
                 return await self._app(scope, receive, send)
-        message = "Send one of this server's API keys as 'Authorization: Bearer KEY'."
-        error = ApiError("invalid_api_key", message)
-        error.headers["www-authenticate"] = "Bearer"
-        return await error_response(error, scope)(scope, receive, send)
+            return await self._limited(account, scope, receive, send)
+
+    async def _limited(self, account: Account, scope: Scope, receive: Receive, send: Send) -> None:
+        async def told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(account.headers())
+            await send(message)
+
+        try:
+            account.arrive()
+        except ApiError as error:
+            return await error_response(error, scope)(scope, receive, told)
+        return await self._app(scope, receive, told)
 
 
 class HeadAsGet:
@@ -149,7 +167,3 @@ def _sane(headers: Headers, name: str) -> str | None:
 def _is_open(scope: Scope) -> bool:
     path = own_path(scope["path"], scope.get("root_path", ""))
     return path in HEALTH_PATHS or path in PAGES or path.startswith(PAGES_ASSETS)
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()

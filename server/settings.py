@@ -164,6 +164,11 @@ class Settings(BaseSettings):
     api_key_file: Path | None = Field(
         None, description="File with one accepted API key a line; # begins a comment."
     )
+    key_limits: Path | None = Field(
+        None,
+        description="TOML file of API keys by name, with what each may ask for: requests and "
+        "tokens a minute, places, policies. SIGHUP has it read again.",
+    )
     playground: bool = Field(
         True, description="A page at / to chat with images and see what a policy kept of them."
     )
@@ -248,8 +253,16 @@ class Settings(BaseSettings):
 
     @property
     def max_per_key(self) -> int | None:
-        """Choices of one API key that run or wait."""
-        running = self.max_running_per_key
+        """Choices of one API key that run or wait, where it has no limit of its own."""
+        return self.held_by_key(self.max_running_per_key)
+
+    @property
+    def asks_for_key(self) -> bool:
+        """Whether requests need an API key."""
+        return bool(self.key_limits or self.keys())
+
+    def held_by_key(self, running: int | None) -> int | None:
+        """Choices that run or wait of a key of which so many may run."""
         if running is None:
             return None
         return running + self.max_waiting * min(running, self.max_running) // self.max_running

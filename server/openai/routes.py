@@ -18,13 +18,14 @@ from lookm import policy
 from lookm.types import Request as EngineRequest
 from lookm.types import TokenEvent
 from server.api_errors import ApiError, to_api_error
-from server.health import Live
+from server.health import Live, tenant
 from server.openai import openapi
 from server.openai.abort import abort_at, abort_on_disconnect
 from server.openai.openapi import STREAMED, ErrorEnvelope, described
 from server.openai.reasoning import thinking_reader
 from server.openai.request.body import read
-from server.openai.request.sampling import num_logprobs
+from server.openai.request.sampling import expected_tokens, num_logprobs
+from server.openai.request.translate import Tenant
 from server.openai.response.chat_chunks import ChatChunks
 from server.openai.response.choices import (
     Acceptance,
@@ -98,20 +99,22 @@ async def completions(request: Request, live: Live) -> Response:
 
 
 @router.get("/models")
-async def models(live: Live) -> ModelList:
-    """The model, its aliases, and the model with each cache policy."""
-    found = [_model(live, name) for name in live.translator.names.listed()]
-    return ModelList(object="list", data=found)
+async def models(request: Request, live: Live) -> ModelList:
+    """The model, its aliases, and the model with each cache policy that the API key may ask for."""
+    asker, names = tenant(request, live), live.translator.names
+    allowed = asker.limits.allows
+    listed = [n for n in names.listed() if (named := names.policy(n)) is None or allowed(named)]
+    return ModelList(object="list", data=[_model(live, name, asker) for name in listed])
 
 
 @router.get("/models/{model:path}")
-async def model(model: str, live: Live) -> Model:
+async def model(model: str, request: Request, live: Live) -> Model:
     """One model; any valid policy may follow its name."""
     try:
         live.translator.names.policy(model)
     except ApiError as error:
         raise ApiError("model_not_found", error.message, param="model") from None
-    return _model(live, model)
+    return _model(live, model, tenant(request, live))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,13 +179,14 @@ class RequestHandler:
         deadline_s = self.live.deadline_s()
         try:
             self._check_num_choices()
-            with self.live.gate.entered(self.num_choices):
+            with self.live.gate.entered(self.num_choices), contextlib.ExitStack() as until_over:
                 began_s = time.perf_counter()
                 request = await abort_at(deadline_s, prepare())
                 media_s = time.perf_counter() - began_s
                 requests = enumerate(each_choice(request, self.num_choices))
                 choices = [self._choice(n, each, deadline_s) for n, each in requests]
                 async with contextlib.aclosing(merged(choices)) as events:
+                    self._charge(request, until_over)
                     async for item in events:
                         self._note(item)
                         item = self._with_timings(item, media_s)
@@ -193,6 +197,18 @@ class RequestHandler:
         except Exception as error:
             self.request.state.error_code = to_api_error(error).code
             raise
+
+    def _charge(self, request: EngineRequest, until_over: contextlib.ExitStack) -> None:
+        """Hold what the answers may cost the API key, until they are over. Raises `ApiError`."""
+        if (account := self.live.keys.current()) is None:
+            return
+        answer_tokens = expected_tokens(self.body, request.sampling)
+        charge = account.charged(
+            len(request.prompt_ids),
+            answer_tokens * self.num_choices,
+            lambda: sum(self.num_generated.values()) if self.num_generated else None,
+        )
+        until_over.enter_context(charge)
 
     def _with_timings(self, item: ChoiceEvent, media_s: float) -> ChoiceEvent:
         """The event with its timings, where it is the last and they are asked for."""
@@ -226,9 +242,10 @@ class RequestHandler:
         settings = self.live.settings
         max_choices = settings.max_running + settings.max_waiting
         bounds = "--max-running and --max-waiting"
-        if settings.max_per_key is not None and current_owner().key:
-            max_choices = min(max_choices, settings.max_per_key)
-            bounds = "--max-running-per-key"
+        held = self.live.max_held(current_owner().key)
+        if held is not None and current_owner().key:
+            max_choices = min(max_choices, held)
+            bounds = "--max-running-per-key or the key's places"
         if self.num_choices > max_choices:
             message = f"This server answers at most {max_choices} choices a request ({bounds})."
             raise ApiError("invalid_value", message, param="n")
@@ -252,13 +269,7 @@ class RequestHandler:
         state.summary = f"{facts} generated={generated}{finish}"
 
 
-def tenant(request: Request, live: Services) -> str:
-    """Whose prompts may share what they compute: one API key's, or everybody's."""
-    shared = live.settings.prompt_store_shared
-    return "" if shared else getattr(request.state, "key_digest", "")
-
-
-def _model(live: Services, name: str) -> Model:
+def _model(live: Services, name: str, asker: Tenant) -> Model:
     translator = live.translator
     named = translator.names.policy(name)
     return Model(
@@ -276,6 +287,8 @@ def _model(live: Services, name: str) -> Model:
             files=False,
             tools=translator.tool_support.dialect is not None,
         ),
-        kv_cache=policy.to_string(named or translator.default_policy),
+        kv_cache=policy.to_string(
+            named or asker.limits.default_policy or translator.default_policy
+        ),
         policies=translator.presets,
     )
