@@ -3,6 +3,7 @@
 `create_app` is the one place that knows the real parts; tests hand it others.
 """
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -32,6 +33,7 @@ from server.playground import route as playground
 from server.services import ManagedEngine, Services
 from server.settings import Settings
 from server.stopping import Answering
+from server.traces import Traces
 from server.version import version
 from server.worker.client import EngineClient
 from server.worker.hung import Patience
@@ -120,9 +122,18 @@ def key_book(settings: Settings) -> KeyBook:
     return KeyBook(settings.keys(), settings.key_limits, policies.read(settings.kv_cache))
 
 
-def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = real_parts) -> FastAPI:
-    """The ASGI app. Its lifespan starts the engine and returns before the model is loaded."""
+def create_app(
+    settings: Settings,
+    make_parts: Callable[[Settings], Parts] = real_parts,
+    traces: Traces | None = None,
+) -> FastAPI:
+    """The ASGI app. Its lifespan starts the engine and returns before the model is loaded.
 
+    It owns its `traces`: those of the settings, unless others are given.
+    """
+
+    if traces is None and settings.otlp_endpoint is not None:
+        traces = Traces.to(settings.otlp_endpoint)
     bodies = Bodies(settings.max_body_total)
     keys = key_book(settings)
 
@@ -139,13 +150,15 @@ def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = rea
             yield
         finally:
             await live.stop()
+            if traces is not None:
+                await asyncio.to_thread(traces.close)
 
     app = FastAPIOffline(  # its pages load nothing from elsewhere
         title="lookm-server",
         summary="Multi-image chats with a compressed KV cache, chosen per request.",
         version=version(),
         lifespan=lifespan,
-        middleware=_middleware(settings, bodies, keys, lambda: app.state.services),
+        middleware=_middleware(settings, bodies, keys, traces, lambda: app.state.services),
         redirect_slashes=False,  # `Paths` drops them
         swagger_ui_parameters={"tryItOutEnabled": True},
     )
@@ -164,7 +177,11 @@ def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = rea
 
 
 def _middleware(
-    settings: Settings, bodies: Bodies, keys: KeyBook, live: Callable[[], Services]
+    settings: Settings,
+    bodies: Bodies,
+    keys: KeyBook,
+    traces: Traces | None,
+    live: Callable[[], Services],
 ) -> list[Middleware]:
     """Outermost first."""
 
@@ -181,7 +198,7 @@ def _middleware(
     )
     return [
         Middleware(Paths, root_path=settings.root_path),
-        Middleware(Journal, on_rejected=on_rejected),
+        Middleware(Journal, on_rejected=on_rejected, traces=traces),
         *([cors] if settings.cors_origins else []),
         Middleware(Answering, live=lambda: live().unanswered),
         Middleware(Keys, book=keys),

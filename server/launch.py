@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from lookm.errors import LookmError
 from lookm.sizing import CacheShape, conversations_line
 from lookm.types import ModelInfo
-from server import signals
+from server import logs, signals, traces
 from server.app import create_app, is_fake, key_book
 from server.connections import (
     ACCEPTED_AT_ONCE,
@@ -30,6 +30,7 @@ from server.connections import (
     timed_protocol,
 )
 from server.example_request import POLICY, example_curl
+from server.logs import LogFormat
 from server.media import silence_decoders
 from server.openai.request.model_names import ModelNames
 from server.services import Services
@@ -55,7 +56,7 @@ class StartError(Exception):
 
 def launch(settings: Settings) -> int:
     """Serve until a signal; returns the exit status."""
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     try:
         check(settings)
         for name, meant in unknown_variables(os.environ).items():
@@ -72,6 +73,8 @@ def check(settings: Settings) -> None:
     """Refuse what can be known to be wrong before anything is started. Raises `StartError`."""
     try:
         key_book(settings)
+        if settings.otlp_endpoint is not None:
+            traces.check(settings.otlp_endpoint)
         name = "fake"
         if not is_fake(settings.model):
             from lookm.models.loading import resolve_path, served_name
@@ -105,12 +108,10 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def configure_logging(level: str) -> None:
+def configure_logging(level: str, form: LogFormat = "text") -> None:
     """One line an event, on standard error. Libraries that log URLs are kept quiet."""
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    for library in ("httpx", "httpx2", "httpcore", "uvicorn", "asyncio"):
+    logs.configure(level.upper(), form)
+    for library in ("httpx", "httpx2", "httpcore", "uvicorn", "asyncio", "urllib3"):
         logging.getLogger(library).setLevel(logging.WARNING)
     silence_decoders()
 

@@ -21,12 +21,16 @@ from server.api_errors import ApiError, to_api_error
 from server.keys.account import Account
 from server.keys.book import KeyBook
 from server.keys.limits import UNNAMED
+from server.logs import fields
 from server.paths import own_path
+from server.stages import listening
+from server.traces import RequestTrace, Traces, trace_id
 from server.turns import owned_by
 
 log = logging.getLogger("lookm.access")
 
 HEALTH_PATHS = frozenset({"/healthz", "/health", "/ping", "/readyz"})
+QUIET = HEALTH_PATHS | {"/metrics"}  # asked all the time
 # Without a key: pages on which one is entered, and what they load.
 PAGES = frozenset({"/", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json"})
 PAGES_ASSETS = ("/playground/", "/static-offline-docs/")
@@ -43,21 +47,38 @@ class Journal:
     """Gives the request its id, writes its line, and turns what nobody caught into a plain 500.
 
     A client's own `x-request-id` is kept, and its `x-session-id` sent back: up to 64 letters,
-    digits and `._-`, for ids are written into logs.
+    digits and `._-`, for ids are written into logs. Where there are `traces` it is one of them;
+    what a client's `traceparent` names is in the line in any case.
     """
 
-    def __init__(self, app: ASGIApp, on_rejected: Callable[[str], None]) -> None:
+    def __init__(
+        self, app: ASGIApp, on_rejected: Callable[[str], None], traces: Traces | None = None
+    ) -> None:
         self._app = app
         self._on_rejected = on_rejected
+        self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
+        if self._traces is None or _is_quiet(scope):
+            return await self._journaled(scope, receive, send, None)
+        trace = self._traces.begin(Headers(scope=scope), time.perf_counter())
+        with listening() as stages:
+            try:
+                return await self._journaled(scope, receive, send, trace)
+            finally:
+                trace.end(scope["state"]["journaled"], stages)
+
+    async def _journaled(
+        self, scope: Scope, receive: Receive, send: Send, trace: RequestTrace | None
+    ) -> None:
         headers = Headers(scope=scope)
         request_id = _sane(headers, "x-request-id") or f"req-{uuid.uuid4().hex}"
         session_id = _sane(headers, "x-session-id")
         state = scope.setdefault("state", {})
         state.update(request_id=request_id, arrived_s=time.perf_counter())
+        state["trace"] = trace_id(headers.get("traceparent", ""))
         status = 0
 
         async def stamped(message: Message) -> None:
@@ -68,6 +89,8 @@ class Journal:
                 answered["x-request-id"] = request_id
                 if session_id:
                     answered["x-session-id"] = session_id
+                if trace is not None:
+                    answered["traceresponse"] = trace.header
             await send(message)
 
         try:
@@ -81,7 +104,7 @@ class Journal:
                 await response(scope, receive, stamped)
         finally:
             self._write(scope, status)
-        return None
+        return
 
     def _write(self, scope: Scope, status: int) -> None:
         state = scope["state"]
@@ -89,14 +112,20 @@ class Journal:
         if code and scope["method"] == "POST":
             self._on_rejected(code)
         route = getattr(scope.get("route"), "path", "(no route)")
-        took_ms = (time.perf_counter() - state["arrived_s"]) * 1000
-        left = "client left" if state.get("left") else None
-        key = state.get("key_name") and f"key={state['key_name']}"
-        error = code and f"code={code}"
-        details = " ".join(filter(None, (state.get("summary"), error, key, left)))
-        line = f"{state['request_id']} {scope['method']} {route} {status or 499} {took_ms:.0f}ms"
-        quiet = route in HEALTH_PATHS or route == "/metrics"
-        log.log(logging.DEBUG if quiet else logging.INFO, "%s %s", line, details)
+        took_ms = round((time.perf_counter() - state["arrived_s"]) * 1000)
+        facts = state.get("summary", {}) | {"code": code, "key": state.get("key_name") or None}
+        facts["trace"] = state["trace"]
+        facts = {name: value for name, value in facts.items() if value is not None}
+        details = " ".join(f"{name}={value}" for name, value in facts.items())
+        if left := bool(state.get("left")):
+            details = f"{details} client left".strip()
+        head = {"request_id": state["request_id"], "http_method": scope["method"], "route": route}
+        head |= {"status": status or 499}
+        state["journaled"] = head | facts
+        line = " ".join(map(str, head.values()))
+        level = logging.DEBUG if route in QUIET else logging.INFO
+        told = fields(**head, ms=took_ms, **facts, left=left or None)
+        log.log(level, "%s %dms %s", line, took_ms, details, extra=told)
 
 
 class Keys:
@@ -162,6 +191,10 @@ def _sane(headers: Headers, name: str) -> str | None:
     """The id that the client gives, if it is one."""
     given = headers.get(name, "")
     return given if _SANE_ID.fullmatch(given) else None
+
+
+def _is_quiet(scope: Scope) -> bool:
+    return own_path(scope["path"], scope.get("root_path", "")) in QUIET
 
 
 def _is_open(scope: Scope) -> bool:

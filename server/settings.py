@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lookm.config import AttentionName, DType, EngineConfig, Graphs
 from lookm.types import Reuse
+from server.logs import LogFormat
 from server.media.config import MediaConfig
 from server.paths import parse_root_path
 
@@ -217,6 +218,14 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Log level."
+    )
+    log_format: LogFormat = Field(
+        "text", description="Log lines: text, or json (one object a line, the same fields)."
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        description="Send traces to this OpenTelemetry collector (OTLP over HTTP), such as "
+        "http://127.0.0.1:4318; needs lookm-server[otel].",
     )
     metrics_vllm_names: bool = Field(True, description="Also expose core metrics as vllm:*.")
 

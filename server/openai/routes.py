@@ -56,6 +56,7 @@ from server.openai.schemas.requests import ChatRequest, CompletionRequest, Gener
 from server.openai.tools.checks import call_reader
 from server.request_metrics import RequestMetrics
 from server.services import Services
+from server.stages import engine_stages, stage
 from server.turns import current_owner
 
 EXAMPLE_MODEL = "llava-demo"
@@ -181,7 +182,8 @@ class RequestHandler:
             self._check_num_choices()
             with self.live.gate.entered(self.num_choices), contextlib.ExitStack() as until_over:
                 began_s = time.perf_counter()
-                request = await abort_at(deadline_s, prepare())
+                with stage("media"):
+                    request = await abort_at(deadline_s, prepare())
                 media_s = time.perf_counter() - began_s
                 requests = enumerate(each_choice(request, self.num_choices))
                 choices = [self._choice(n, each, deadline_s) for n, each in requests]
@@ -213,6 +215,8 @@ class RequestHandler:
     def _with_timings(self, item: ChoiceEvent, media_s: float) -> ChoiceEvent:
         """The event with its timings, where it is the last and they are asked for."""
         options, timing = self.body.usage_options, item.event.timing
+        if timing is not None:
+            engine_stages(timing, item.choice)
         if timing is None or options is None or not options.timings:
             return item
         total_s = time.perf_counter() - self.request.state.arrived_s
@@ -258,15 +262,17 @@ class RequestHandler:
         state, event = self.request.state, item.event
         if event.cache is not None:
             cache = event.cache
-            state.facts = (
-                f"method={cache.policy.method} prompt={cache.prompt_tokens} "
-                f"image_tokens={cache.image_tokens} kept={cache.kept_tokens}"
-            )
+            state.facts = {
+                "method": cache.policy.method,
+                "prompt": cache.prompt_tokens,
+                "image_tokens": cache.image_tokens,
+                "kept": cache.kept_tokens,
+            }
         self.num_generated[item.choice] = event.num_generated
         generated = sum(self.num_generated.values())
-        finish = f" finish={event.finish}" if event.finish else ""
-        facts = getattr(state, "facts", "")
-        state.summary = f"{facts} generated={generated}{finish}"
+        facts = getattr(state, "facts", {})
+        ending = {"finish": event.finish} if event.finish else {}
+        state.summary = {"id": self.id} | facts | {"generated": generated} | ending
 
 
 def _model(live: Services, name: str, asker: Tenant) -> Model:
