@@ -87,10 +87,10 @@ class Traces:
 
         carrier = {name: headers[name] for name in ("traceparent", "tracestate") if name in headers}
         parent = TraceContextTextMapPropagator().extract(carrier)
-        span = self._tracer.start_span(
-            "request", parent, kind=SpanKind.SERVER, start_time=_wall_ns(began_s)
-        )
-        return RequestTrace(self._tracer, span)
+        day_ns = time.time_ns() - time.perf_counter_ns()
+        start_ns = day_ns + round(began_s * 1e9)
+        span = self._tracer.start_span("request", parent, kind=SpanKind.SERVER, start_time=start_ns)
+        return RequestTrace(self._tracer, span, day_ns)
 
     def flush(self) -> None:
         """Send what has ended. Takes a moment."""
@@ -103,11 +103,16 @@ class Traces:
 
 
 class RequestTrace:
-    """The span of one request that is under way."""
+    """The span of one request that is under way.
 
-    def __init__(self, tracer: Any, span: Any) -> None:
+    `day_ns` makes `perf_counter`'s time one of day: the same for all of its spans, or one of them
+    could end before it begins.
+    """
+
+    def __init__(self, tracer: Any, span: Any, day_ns: int) -> None:
         self._tracer = tracer
         self._span = span
+        self._day_ns = day_ns
 
     @property
     def header(self) -> str:
@@ -127,30 +132,19 @@ class RequestTrace:
         if facts["status"] >= 500 or (code and CODES[code].status >= 500):
             self._span.set_status(Status(StatusCode.ERROR, code))
         inside = set_span_in_context(self._span)
-        within: dict[str, Any] = {"preprocess": _parent(self._tracer, stages, inside)}
+        media = next((stage for stage in stages if stage.name == "media"), None)
+        loading = inside if media is None else set_span_in_context(self._write(media, inside))
         for stage in stages:
-            if stage.name != "media":
-                context = within.get(stage.name) or inside
-                _write(self._tracer, stage, context)
-        self._span.end()
+            if stage is not media:
+                self._write(stage, loading if stage.name == "preprocess" else inside)
+        self._span.end(self._at_ns(time.perf_counter()))
 
+    def _write(self, stage: Stage, context: Any) -> Any:
+        span = self._tracer.start_span(stage.name, context, start_time=self._at_ns(stage.began_s))
+        if stage.choice is not None:
+            span.set_attribute("lookm.choice", stage.choice)
+        span.end(self._at_ns(stage.ended_s))
+        return span
 
-def _parent(tracer: Any, stages: Sequence[Stage], inside: Any) -> Any:
-    """Where images' preprocessing belongs: in the stage that loads them."""
-    from opentelemetry.trace import set_span_in_context
-
-    media = next((stage for stage in stages if stage.name == "media"), None)
-    return None if media is None else set_span_in_context(_write(tracer, media, inside))
-
-
-def _write(tracer: Any, stage: Stage, context: Any) -> Any:
-    span = tracer.start_span(stage.name, context, start_time=_wall_ns(stage.began_s))
-    if stage.choice is not None:
-        span.set_attribute("lookm.choice", stage.choice)
-    span.end(_wall_ns(stage.ended_s))
-    return span
-
-
-def _wall_ns(counter_s: float) -> int:
-    """A time of `perf_counter` as a time of day, nanoseconds since 1970."""
-    return time.time_ns() - round((time.perf_counter() - counter_s) * 1e9)
+    def _at_ns(self, counter_s: float) -> int:
+        return self._day_ns + round(counter_s * 1e9)

@@ -75,8 +75,8 @@ async def test_a_request_is_a_span_with_its_stages_inside() -> None:
             for span in [span for of in named.values() for span in of]:
                 assert span.context.trace_id == root.context.trace_id
                 assert span.start_time <= span.end_time
-                assert root.start_time - 5e6 <= span.start_time, span.name
-                assert span.end_time <= root.end_time + 5e6, span.name
+                assert root.start_time <= span.start_time, span.name
+                assert span.end_time <= root.end_time, span.name
                 if span.name != "preprocess":
                     assert span.parent.span_id == root.context.span_id
             (decode,) = named["decode"]
