@@ -133,7 +133,7 @@ def create_app(
     """
 
     if traces is None and settings.otlp_endpoint is not None:
-        traces = Traces.to(settings.otlp_endpoint)
+        traces = Traces.to(settings.otlp_endpoint, settings.replica)
     bodies = Bodies(settings.max_body_total)
     keys = key_book(settings)
 
@@ -194,11 +194,14 @@ def _middleware(
         allow_methods=["GET", "HEAD", "POST"],
         allow_headers=["*"],
         allow_private_network=True,  # a page may ask for a server on its user's machine
-        expose_headers=["x-request-id", "x-session-id", "x-lookm-kept-ratio", *RATE_HEADERS],
+        expose_headers=[
+            *("x-request-id", "x-session-id", "x-lookm-kept-ratio", "x-lookm-replica"),
+            *RATE_HEADERS,
+        ],
     )
     return [
         Middleware(Paths, root_path=settings.root_path),
-        Middleware(Journal, on_rejected=on_rejected, traces=traces),
+        Middleware(Journal, on_rejected=on_rejected, traces=traces, replica=settings.replica),
         *([cors] if settings.cors_origins else []),
         Middleware(Answering, live=lambda: live().unanswered),
         Middleware(Keys, book=keys),

@@ -52,9 +52,14 @@ class Journal:
     """
 
     def __init__(
-        self, app: ASGIApp, on_rejected: Callable[[str], None], traces: Traces | None = None
+        self,
+        app: ASGIApp,
+        on_rejected: Callable[[str], None],
+        traces: Traces | None = None,
+        replica: str | None = None,
     ) -> None:
         self._app = app
+        self._replica = replica
         self._on_rejected = on_rejected
         self._traces = traces
 
@@ -89,6 +94,8 @@ class Journal:
                 answered["x-request-id"] = request_id
                 if session_id:
                     answered["x-session-id"] = session_id
+                if self._replica:
+                    answered["x-lookm-replica"] = self._replica
                 if trace is not None:
                     answered["traceresponse"] = trace.header
             await send(message)
@@ -124,7 +131,7 @@ class Journal:
         state["journaled"] = head | facts
         line = " ".join(map(str, head.values()))
         level = logging.DEBUG if route in QUIET else logging.INFO
-        told = fields(**head, ms=took_ms, **facts, left=left or None)
+        told = fields(**head, ms=took_ms, **facts, left=left or None, replica=self._replica)
         log.log(level, "%s %dms %s", line, took_ms, details, extra=told)
 
 

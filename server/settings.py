@@ -70,6 +70,7 @@ Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 SizeOrNone = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]  # 0: none of it
 Names = Annotated[tuple[str, ...], BeforeValidator(parse_list)]
 RootPath = Annotated[str, BeforeValidator(parse_root_path)]
+ReplicaName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -91,6 +92,9 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     root_path: RootPath = Field(
         "", description="Prefix under which a proxy shows the server, such as /lookm."
+    )
+    replica: ReplicaName | None = Field(
+        None, description="Name of this server among several, sent as x-lookm-replica."
     )
     model: str = Field("llava-demo", description="Bundled name, directory or hub name.")
     served_model_name: str | None = Field(None, description="Name that clients use for the model.")

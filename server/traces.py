@@ -61,24 +61,26 @@ def check(endpoint: str) -> None:
 class Traces:
     """Spans of all requests, on their way to `exporter` (an opentelemetry `SpanExporter`)."""
 
-    def __init__(self, exporter: Any) -> None:
+    def __init__(self, exporter: Any, replica: str | None = None) -> None:
         from opentelemetry.sdk.resources import SERVICE_NAME, Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
         name = os.environ.get("OTEL_SERVICE_NAME", "lookm-server")
-        facts = Resource.create({SERVICE_NAME: name, "service.version": version()})
+        about = {SERVICE_NAME: name, "service.version": version()}
+        facts = Resource.create(about | ({"service.instance.id": replica} if replica else {}))
         self._provider = TracerProvider(resource=facts)
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("lookm.server", version())
 
     @classmethod
-    def to(cls, endpoint: str) -> Self:
+    def to(cls, endpoint: str, replica: str | None = None) -> Self:
         """To a collector's OTLP over HTTP, `http://127.0.0.1:4318`; a path is taken as it is."""
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
         has_path = "/" in endpoint.partition("://")[2].rstrip("/")
-        return cls(OTLPSpanExporter(endpoint if has_path else f"{endpoint.rstrip('/')}/v1/traces"))
+        url = endpoint if has_path else f"{endpoint.rstrip('/')}/v1/traces"
+        return cls(OTLPSpanExporter(url), replica)
 
     def begin(self, headers: Mapping[str, str], began_s: float) -> "RequestTrace":
         """The span of a request that arrived at `began_s`."""
