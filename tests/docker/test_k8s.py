@@ -1,6 +1,7 @@
 """Rules of our own for the Kubernetes manifests: what a platform team looks for first."""
 
 import re
+from collections.abc import Iterable
 
 import pytest
 
@@ -10,6 +11,7 @@ from server.settings import Settings
 from tests.docker.manifests import (
     FOLDERS,
     K8S,
+    Manifest,
     built,
     kustomization,
     load,
@@ -176,7 +178,15 @@ def test_conversations_keep_to_a_pod_and_what_was_sent_is_not_sent_again() -> No
 
 @pytest.mark.parametrize("folder", ["base", "gpu"])
 def test_kustomize_builds_it_and_selectors_find_the_pods(folder: str) -> None:
-    kinds = {manifest["kind"]: manifest for manifest in built(folder)}
+    find_pods(built(folder), folder)
+
+
+def test_selectors_find_the_pods_also_without_kustomize() -> None:
+    find_pods(manifests("base").values(), "base")
+
+
+def find_pods(applied: Iterable[Manifest], folder: str) -> None:
+    kinds = {manifest["kind"]: manifest for manifest in applied}
     labels = kinds["Deployment"]["spec"]["template"]["metadata"]["labels"]
     for selector in (
         kinds["Deployment"]["spec"]["selector"]["matchLabels"],
