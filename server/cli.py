@@ -61,6 +61,7 @@ def plan(
     max_context_tokens: Annotated[
         int | None, typer.Option(min=1, help="As of lookm serve; else all that the model holds.")
     ] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="Servers, each on a GPU of its own.")] = 1,
 ) -> None:
     """Print how many conversations fit on a GPU, by the fraction kept. Loads no weights."""
     from lookm.config import DType, EngineConfig
@@ -71,7 +72,8 @@ def plan(
         model=model, dtype=cast(DType, dtype), max_context_tokens=max_context_tokens
     )
     try:
-        for line in plan.plan(config, gpu_memory, weights, (prompt_tokens, answer_tokens)):
+        tokens = (prompt_tokens, answer_tokens)
+        for line in plan.plan(config, gpu_memory, weights, tokens, replicas):
             typer.echo(line)
     except (LookmError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)

@@ -186,8 +186,12 @@ def plan(
     gpu_memory: str,
     weights: str | None = None,
     tokens: tuple[int, int] = (1536, 256),
+    replicas: int = 1,
 ) -> Iterator[str]:
-    """The lines that `lookm plan` prints. Raises `LookmError`, and `ValueError` for a size."""
+    """The lines that `lookm plan` prints, of one server or more, each on a GPU of its own.
+
+    Raises `LookmError`, and `ValueError` for a size.
+    """
     shape = read_shape(config.model, config.dtype)
     context = config.max_context_tokens or shape.max_context_tokens
     if sum(tokens) > context or context > shape.max_context_tokens:
@@ -208,8 +212,11 @@ def plan(
     yield f"weights     {format_size(weight_bytes)}{' (estimated)' if weights is None else ''}"
     prefill = format_size(shape.prefill_bytes(longest))
     yield f"prefill     {prefill} for {longest:,} tokens (estimated)"
-    stored = format_size(shape.kv_bytes_per_token * tokens[0])
-    yield f"host memory {stored} in the prompt store for each prompt of {tokens[0]:,} tokens"
+    stored = shape.kv_bytes_per_token * tokens[0]
+    yield (
+        f"host memory {format_size(stored)} in the prompt store for each prompt of "
+        f"{tokens[0]:,} tokens"
+    )
     yield f"page pool   {format_size(pool)}: {pool // shape.kv_bytes_per_token:,} tokens"
     yield ""
     yield "Conversations that fit together, of {:,} prompt tokens and {:,} answered:".format(
@@ -220,6 +227,9 @@ def plan(
     if max(row.num_conversations for row in rows) > config.max_running:
         yield ""
         yield f"More than {config.max_running} at a time: raise --max-running of lookm serve."
+    if replicas > 1:
+        yield ""
+        yield from replica_table(rows, stored, replicas)
 
 
 def table(rows: Sequence[Fit]) -> Iterator[str]:
@@ -231,6 +241,17 @@ def table(rows: Sequence[Fit]) -> Iterator[str]:
             f"{row.keep:>6.0%}  {format_size(row.bytes_each):>10}  {row.num_conversations:>13,}  "
             f"{times:>11.1f}x"
         )
+
+
+def replica_table(rows: Sequence[Fit], stored_bytes: int, replicas: int) -> Iterator[str]:
+    """What several servers hold together, and the host memory in which the prompts of as many
+    conversations as run stay known; those between two turns come on top."""
+    yield f"{replicas:,} servers, each conversation kept on one (docs/scale.md):"
+    yield f"{'kept':>6}  {'together':>10}  {'store of each':>13}  {'of all':>12}"
+    for row in rows:
+        store = row.num_conversations * stored_bytes
+        sizes = f"{format_size(store):>13}  {format_size(store * replicas):>12}"
+        yield f"{row.keep:>6.0%}  {row.num_conversations * replicas:>10,}  {sizes}"
 
 
 def _windows(text: Any) -> tuple[int | None, ...]:
