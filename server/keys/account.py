@@ -93,9 +93,9 @@ class Account:
         self._count("lookm_key_refused_total", key=self.name)
         used = bucket.per_minute - bucket.left
         facts = f"limit {bucket.per_minute}, used {max(0, math.ceil(used))}, requested {wanted}"
-        reached = f"of the key {self.name!r} on {what} per minute: {facts}."
+        reached = f"for the key {self.name!r} on {what} per minute: {facts}."
         if math.isinf(bucket.wait_s(wanted)):
-            message = f"Request too large for the limit {reached} Make it shorter."
+            message = f"Request too large {reached} Make it shorter."
             error = ApiError("rate_limit_exceeded", message, type=what)
             error.headers["x-should-retry"] = "false"  # the official clients heed it
             return error
