@@ -37,6 +37,7 @@ CODES: Mapping[str, ErrorKind] = {
     "unsupported_image": ErrorKind(400),
     "invalid_image": ErrorKind(400),
     "invalid_api_key": ErrorKind(401, "authentication_error"),
+    "policy_not_allowed": ErrorKind(403, "permission_error"),
     "model_not_found": ErrorKind(404),
     "image_not_found": ErrorKind(404),
     "not_found": ErrorKind(404),
@@ -46,6 +47,7 @@ CODES: Mapping[str, ErrorKind] = {
     "unsupported_media_type": ErrorKind(415),
     "prompt_refused": ErrorKind(422),
     "queue_full": ErrorKind(429, "rate_limit_error"),
+    "rate_limit_exceeded": ErrorKind(429, "requests"),  # or "tokens": which limit, as OpenAI's
     "internal_error": ErrorKind(500, "server_error"),
     "engine_failed": ErrorKind(503, "server_error"),
     "engine_unavailable": ErrorKind(503, "server_error"),
@@ -68,15 +70,18 @@ RETRY_AFTER_S = {"queue_full": 1, "engine_unavailable": 5}
 
 
 class ApiError(Exception):
-    """A failure that the client gets as it stands; `code` is a key of `CODES`."""
+    """A failure that the client gets as it stands; `code` is a key of `CODES`, whose type it has
+    unless `type` says otherwise."""
 
-    def __init__(self, code: str, message: str, *, param: str | None = None) -> None:
+    def __init__(
+        self, code: str, message: str, *, param: str | None = None, type: str | None = None
+    ) -> None:
         self.message = _short(message)
         super().__init__(self.message)
         self.code = code
         self.param = param and _short(param)
         self.status = CODES[code].status
-        self.type = CODES[code].type
+        self.type = type or CODES[code].type
         self.headers: dict[str, str] = {}
         if code in RETRY_AFTER_S:
             self.headers["retry-after"] = str(RETRY_AFTER_S[code])

@@ -3,6 +3,7 @@
 `create_app` is the one place that knows the real parts; tests hand it others.
 """
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
@@ -21,15 +22,18 @@ from server import health
 from server.api_errors import ApiError, to_api_error
 from server.bodies import Bodies, BodyClock, BodyLimit, Inflate, OneLength
 from server.docs_pages import DocsPolicy
+from server.keys.book import KeyBook
 from server.media import MediaError, MediaLoader
 from server.middleware import HeadAsGet, Journal, Keys, error_response
 from server.openai import openapi, routes, tokenize
 from server.openai.protocols import ChatProcessor, ImageLoader
+from server.openai.request import policies
 from server.paths import Paths
 from server.playground import route as playground
 from server.services import ManagedEngine, Services
 from server.settings import Settings
 from server.stopping import Answering
+from server.traces import Traces
 from server.version import version
 from server.worker.client import EngineClient
 from server.worker.hung import Patience
@@ -38,6 +42,11 @@ from server.worker.worker_errors import WorkerError
 
 log = logging.getLogger("lookm.server")
 
+RATE_HEADERS = [
+    f"x-ratelimit-{figure}-{what}"
+    for what in ("requests", "tokens")
+    for figure in ("limit", "remaining", "reset")
+]
 HANDLED = (ApiError, LookmError, MediaError, WorkerError, HTTPException)
 
 
@@ -108,15 +117,32 @@ def is_fake(model: str) -> bool:
     return model == "fake" or model.startswith("fake:")
 
 
-def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = real_parts) -> FastAPI:
-    """The ASGI app. Its lifespan starts the engine and returns before the model is loaded."""
+def key_book(settings: Settings) -> KeyBook:
+    """The API keys, with their limits. Raises `ValueError` or `PolicyError`."""
+    return KeyBook(settings.keys(), settings.key_limits, policies.read(settings.kv_cache))
 
+
+def create_app(
+    settings: Settings,
+    make_parts: Callable[[Settings], Parts] = real_parts,
+    traces: Traces | None = None,
+) -> FastAPI:
+    """The ASGI app. Its lifespan starts the engine and returns before the model is loaded.
+
+    It owns its `traces`: those of the settings, unless others are given.
+    """
+
+    if traces is None and settings.otlp_endpoint is not None:
+        traces = Traces.to(settings.otlp_endpoint, settings.replica)
     bodies = Bodies(settings.max_body_total)
+    keys = key_book(settings)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         parts = make_parts(settings)
-        live = Services(settings, parts.engine, parts.media, parts.load_processor, parts.prepare)
+        live = Services(
+            settings, parts.engine, parts.media, parts.load_processor, parts.prepare, keys
+        )
         live.metrics.read("lookm_bodies_held_bytes", lambda: bodies.held_bytes)
         app.state.services = live
         live.start()
@@ -124,13 +150,15 @@ def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = rea
             yield
         finally:
             await live.stop()
+            if traces is not None:
+                await asyncio.to_thread(traces.close)
 
     app = FastAPIOffline(  # its pages load nothing from elsewhere
         title="lookm-server",
         summary="Multi-image chats with a compressed KV cache, chosen per request.",
         version=version(),
         lifespan=lifespan,
-        middleware=_middleware(settings, bodies, lambda: app.state.services),
+        middleware=_middleware(settings, bodies, keys, traces, lambda: app.state.services),
         redirect_slashes=False,  # `Paths` drops them
         swagger_ui_parameters={"tryItOutEnabled": True},
     )
@@ -143,13 +171,17 @@ def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = rea
     if settings.playground:
         app.include_router(playground.router)
     app.openapi = openapi.describe(  # type: ignore[method-assign]
-        app, lambda: app.state.services.model, with_key=bool(settings.keys())
+        app, lambda: app.state.services.model, with_key=settings.asks_for_key
     )
     return app
 
 
 def _middleware(
-    settings: Settings, bodies: Bodies, live: Callable[[], Services]
+    settings: Settings,
+    bodies: Bodies,
+    keys: KeyBook,
+    traces: Traces | None,
+    live: Callable[[], Services],
 ) -> list[Middleware]:
     """Outermost first."""
 
@@ -162,14 +194,17 @@ def _middleware(
         allow_methods=["GET", "HEAD", "POST"],
         allow_headers=["*"],
         allow_private_network=True,  # a page may ask for a server on its user's machine
-        expose_headers=["x-request-id", "x-session-id", "x-lookm-kept-ratio"],
+        expose_headers=[
+            *("x-request-id", "x-session-id", "x-lookm-kept-ratio", "x-lookm-replica"),
+            *RATE_HEADERS,
+        ],
     )
     return [
         Middleware(Paths, root_path=settings.root_path),
-        Middleware(Journal, on_rejected=on_rejected),
+        Middleware(Journal, on_rejected=on_rejected, traces=traces, replica=settings.replica),
         *([cors] if settings.cors_origins else []),
         Middleware(Answering, live=lambda: live().unanswered),
-        Middleware(Keys, keys=settings.keys()),
+        Middleware(Keys, book=keys),
         Middleware(HeadAsGet),
         Middleware(DocsPolicy),
         Middleware(OneLength),

@@ -62,6 +62,7 @@ def plan(
         int | None, typer.Option(min=1, help="As of lookm serve; else all that the model holds.")
     ] = None,
     max_running: Annotated[int, typer.Option(min=1, help="As of lookm serve.")] = 64,
+    replicas: Annotated[int, typer.Option(min=1, help="Servers, each on a GPU of its own.")] = 1,
 ) -> None:
     """Print what fits on a GPU, by bits and by the fraction kept, and how to serve it.
 
@@ -78,7 +79,8 @@ def plan(
         max_running=max_running,
     )
     try:
-        for line in plan(config, gpu_memory, weights, (prompt_tokens, answer_tokens)):
+        tokens = (prompt_tokens, answer_tokens)
+        for line in plan(config, gpu_memory, weights, tokens, replicas):
             typer.echo(line)
     except (LookmError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)

@@ -9,6 +9,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from server.api_errors import ApiError
+from server.keys.limits import NO_LIMITS
+from server.openai.request.translate import Tenant
 from server.services import Services
 from server.version import version
 
@@ -20,6 +22,14 @@ def services(request: Request) -> Services:
     found = request.app.state.services
     assert isinstance(found, Services)
     return found
+
+
+def tenant(request: Request, live: Services) -> Tenant:
+    """Who asks: one API key, or everybody."""
+    digest = getattr(request.state, "key_digest", "")
+    account = live.keys.account(digest)
+    shared = live.settings.prompt_store_shared
+    return Tenant("" if shared else digest, account.limits if account else NO_LIMITS)
 
 
 Live = Annotated[Services, Depends(services)]

@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import sys
+from functools import partial
 
 import uvicorn
 from fastapi import FastAPI
@@ -19,8 +20,8 @@ from lookm.errors import LookmError
 from lookm.policy import least, most, to_string
 from lookm.sizing import CacheShape, conversations_line
 from lookm.types import CachePolicy, ModelInfo
-from server import signals
-from server.app import create_app, is_fake
+from server import logs, signals, traces
+from server.app import create_app, is_fake, key_book
 from server.connections import (
     ACCEPTED_AT_ONCE,
     QUEUED,
@@ -30,6 +31,7 @@ from server.connections import (
     timed_protocol,
 )
 from server.example_request import POLICY, example_curl
+from server.logs import LogFormat
 from server.media import silence_decoders
 from server.openai.request import policies
 from server.openai.request.model_names import ModelNames
@@ -56,7 +58,7 @@ class StartError(Exception):
 
 def launch(settings: Settings) -> int:
     """Serve until a signal; returns the exit status."""
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     try:
         check(settings)
         for name, meant in unknown_variables(os.environ).items():
@@ -72,8 +74,9 @@ def launch(settings: Settings) -> int:
 def check(settings: Settings) -> None:
     """Refuse what can be known to be wrong before anything is started. Raises `StartError`."""
     try:
-        policies.read(settings.kv_cache)
-        settings.keys()
+        key_book(settings)
+        if settings.otlp_endpoint is not None:
+            traces.check(settings.otlp_endpoint)
         name = "fake"
         if not is_fake(settings.model):
             from lookm.models.loading import resolve_path, served_name
@@ -107,26 +110,36 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def configure_logging(level: str) -> None:
+def configure_logging(level: str, form: LogFormat = "text") -> None:
     """One line an event, on standard error. Libraries that log URLs are kept quiet."""
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
-    for library in ("httpx", "httpx2", "httpcore", "uvicorn", "asyncio"):
+    logs.configure(level.upper(), form)
+    for library in ("httpx", "httpx2", "httpcore", "uvicorn", "asyncio", "urllib3"):
         logging.getLogger(library).setLevel(logging.WARNING)
     silence_decoders()
 
 
 async def _serve(settings: Settings, listener: socket.socket) -> int:
     loop, stop = asyncio.get_running_loop(), Stop(settings.drain_timeout_s)
-    with signals.handled(lambda: loop.call_soon_threadsafe(stop.ask)):
-        status = await _serve_until(stop, settings, listener)
+    app = create_app(settings)
+    reread = partial(_reread_keys, app) if settings.key_limits else None
+    with signals.handled(
+        lambda: loop.call_soon_threadsafe(stop.ask),
+        reread and (lambda: loop.call_soon_threadsafe(reread)),
+    ):
+        status = await _serve_until(stop, settings, app, listener)
     stop.over()
     return status
 
 
-async def _serve_until(stop: Stop, settings: Settings, listener: socket.socket) -> int:
-    app = create_app(settings)
+def _reread_keys(app: FastAPI) -> None:
+    """Once the app has started: before that it reads them anyway."""
+    if (live := getattr(app.state, "services", None)) is not None:
+        live.reread_soon()
+
+
+async def _serve_until(
+    stop: Stop, settings: Settings, app: FastAPI, listener: socket.socket
+) -> int:
     connections = _connections(settings, app)
 
     def end_running() -> None:
@@ -235,7 +248,7 @@ def banner(settings: Settings, model: str, info: ModelInfo, url: str) -> str:
     weights = "" if settings.quantization == "none" else f", weights {settings.quantization}"
     page = f"{url}/   " if settings.playground else ""
     kind = "" if info.kv_cache_dtype == "auto" else f" of {info.kv_cache_dtype}"
-    curl = example_curl(url, model, with_key=bool(settings.keys()))
+    curl = example_curl(url, model, with_key=settings.asks_for_key)
     return (
         f"\nlookm-server {version()} is ready: {url}\n\n"
         f"  model     {model} ({info.dtype}{weights}, {info.device}), "

@@ -21,6 +21,7 @@ from lookm.policy import PRESETS
 from lookm.types import EngineStats, ModelInfo, TokenEvent
 from server.api_errors import CODES
 from server.decode_rate import RATE_SAMPLE_S, DecodeClock, DecodeRate
+from server.exposition import Families, without_created
 from server.longest_step import LongestStep
 from server.vllm_names import with_vllm_names
 from server.worker.worker_errors import CAUSES, Cause
@@ -106,6 +107,15 @@ SERIES: tuple[Series, ...] = (
            ("finish_reason",)),
     Series("lookm_requests_rejected_total", "counter", "Requests answered with an error, by code.",
            ("reason",)),
+    Series("lookm_key_requests_total", "counter",
+           "POST requests by the name of their API key; refused ones, too.", ("key",)),
+    Series("lookm_key_refused_total", "counter",
+           "Requests refused because their key had reached its requests or tokens a minute.",
+           ("key",)),
+    Series("lookm_key_prompt_tokens_total", "counter",
+           "Tokens of prompts that were answered, by the name of the API key.", ("key",)),
+    Series("lookm_key_generated_tokens_total", "counter",
+           "Tokens of answers, by the name of the API key.", ("key",)),
     Series("lookm_time_to_first_token_seconds", "histogram",
            "From the arrival of a request to its first token.", (), FIRST_TOKEN_S),
     Series("lookm_inter_token_latency_seconds", "histogram",
@@ -221,6 +231,13 @@ class Metrics:
         histogram = self._histograms[name]
         (histogram.labels(**_bounded(labels)) if labels else histogram).observe(value)
 
+    def know(self, label: str, values: Iterable[str]) -> None:
+        """Begin at zero for values of a label that are the operator's, not ours."""
+        for series in SERIES:
+            if series.labels == (label,):
+                for value in values:
+                    self._counters[series.name].labels(value)
+
     def read(self, name: str, value: Callable[[], float]) -> None:
         """Read a gauge from `value` whenever the series are scraped."""
         self._gauges[name].set_function(value)
@@ -261,7 +278,7 @@ class Metrics:
         longest_s = self._longest_step.seconds(time.monotonic())
         self._gauges["lookm_longest_step_seconds"].set(longest_s)
         self._describe_engine()
-        return generate_latest(_Families(self._families()))
+        return generate_latest(Families(self._families()))
 
     def _sample_rate(self, now_s: float) -> None:
         totals = dataclasses.replace(self._engine.totals, decode_s=self._clock.decoding_s)
@@ -275,7 +292,7 @@ class Metrics:
             gauge.labels(*(str(getattr(info, label)) for label in labels)).set(1)
 
     def _families(self) -> Iterator[Metric]:
-        families = _without_created(self.registry.collect())
+        families = without_created(self.registry.collect())
         info = self._engine.info
         if self._vllm_model is not None and info is not None:
             return with_vllm_names(families, self._vllm_model, info)
@@ -293,7 +310,7 @@ class Metrics:
         else:
             counted = self._counters[name] = Counter(*about, registry=self.registry)
         for label in series.labels:  # one at most. All begin at zero: a rate sees the first event
-            for value in LABEL_VALUES[label]:
+            for value in LABEL_VALUES.get(label, ()):
                 counted.labels(value)
 
 
@@ -310,22 +327,9 @@ class _EngineCollector(Collector):
                 yield kind(series.name, series.help, value=series.stat(self._engine))
 
 
-class _Families(CollectorRegistry):
-    """Families that are at hand, in the form that `generate_latest` takes."""
-
-    def __init__(self, families: Iterator[Metric]) -> None:
-        super().__init__()
-        self._families = families
-
-    def collect(self) -> Iterator[Metric]:
-        return self._families
-
-
-def _without_created(families: Iterable[Metric]) -> Iterator[Metric]:
-    for family in families:
-        family.samples = [s for s in family.samples if not s.name.endswith("_created")]
-        yield family
-
-
 def _bounded(labels: dict[str, str]) -> dict[str, str]:
-    return {name: value if value in LABEL_VALUES[name] else OTHER for name, value in labels.items()}
+    """Names of keys are the operator's, and as many as there are."""
+    return {
+        name: value if value in LABEL_VALUES.get(name, (value,)) else OTHER
+        for name, value in labels.items()
+    }

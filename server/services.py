@@ -19,6 +19,7 @@ from lookm.models.generation import GenerationDefaults
 from lookm.types import ModelInfo
 from server import memory
 from server.api_errors import ApiError
+from server.keys.book import KeyBook
 from server.loop_lag import watch_lag
 from server.metrics import EngineView, Metrics, Observer
 from server.openai.protocols import ChatProcessor, ImageLoader, ServedEngine
@@ -60,12 +61,12 @@ class ManagedEngine(ServedEngine, EngineView, Protocol):
 class Gate:
     """Bounds the requests that are prepared, wait or are answered now: a flood costs no memory.
 
-    Of these, those of one API key may have at most `max_per_key`.
+    Of these, those of one API key may have at most what `max_of` says of it.
     """
 
-    def __init__(self, max_inside: int, max_per_key: int | None = None) -> None:
+    def __init__(self, max_inside: int, max_of: Callable[[str], int | None]) -> None:
         self._max_inside = max_inside
-        self._max_per_key = max_per_key
+        self._max_of = max_of
         self._inside: Counter[str] = Counter()
 
     @property
@@ -80,10 +81,11 @@ class Gate:
         inside = self._inside.total()
         if inside + places > self._max_inside:
             raise QueueFullError(f"{inside} requests are in progress. Try again later.")
-        if key and self._max_per_key and self._inside[key] + places > self._max_per_key:
+        most = self._max_of(key) if key else None
+        if most and self._inside[key] + places > most:
             raise QueueFullError(
                 f"{self._inside[key]} requests with this API key are running or waiting; "
-                f"{self._max_per_key} are allowed. Try again later."
+                f"{most} are allowed. Try again later."
             )
         self._inside[key] += places
         try:
@@ -102,17 +104,19 @@ class Services:
         engine: ManagedEngine,
         media: ImageLoader,
         load_processor: Callable[[], ChatProcessor],
-        prepare: Callable[[], GenerationDefaults] = GenerationDefaults,
+        prepare: Callable[[], GenerationDefaults],
+        keys: KeyBook,
     ) -> None:
         self.settings = settings
+        self.keys = keys
         self.engine = engine
         self.media = media
         self.metrics = Metrics(engine)
         self.scrapes = Scrapes(self.metrics.expose)
         self.unanswered = Unanswered()
         self.parsing = Turns(1)  # of large bodies
-        self.gate = Gate(settings.max_running + settings.max_waiting, settings.max_per_key)
-        self.key_turns = KeyTurns(settings.max_running_per_key)
+        self.gate = Gate(settings.max_running + settings.max_waiting, self.max_held)
+        self.key_turns = KeyTurns(self._places)
         # Of all choices but the first of each request: half of the engine's places are for those.
         self.choice_turns = Turns(max(1, settings.max_running // 2), each=1)
         self.default_policy = policies.read(settings.kv_cache)
@@ -126,10 +130,13 @@ class Services:
         self._pools = Pools(settings.media_threads)
         self._translator: Translator | None = None
         self._giving_back: asyncio.Task[None] | None = None
+        self._rereading: asyncio.Task[None] | None = None
         self.metrics.read("lookm_media_held_bytes", lambda: media.held_bytes)
         self.metrics.read("lookm_process_resident_bytes", memory.resident_bytes)
         self.metrics.read("lookm_memory_used_ratio", memory.used_ratio)
         self.metrics.read("lookm_requests_waiting", self._num_waiting)
+        keys.count = self.metrics.increase
+        self.metrics.know("key", keys.names)
         engine.observers.append(self.metrics.on_step)
         engine.failure_observers.append(self.metrics.on_worker_failure)
 
@@ -162,6 +169,33 @@ class Services:
         self.booting = asyncio.create_task(self._boot(), name="boot")
         self.booting.add_done_callback(_retrieve)
         self._giving_back = asyncio.create_task(memory.give_back_memory(), name="give-back")
+
+    def max_held(self, key: str) -> int | None:
+        """Choices with this API key (its digest) that may run or wait."""
+        return self.settings.held_by_key(self._places(key))
+
+    def _places(self, key: str) -> int | None:
+        account = self.keys.account(key)
+        own = account and account.limits.places
+        return own or self.settings.max_running_per_key
+
+    def reread_soon(self) -> None:
+        """`reread_keys`, after those that were asked for before."""
+        self._rereading = asyncio.create_task(self.reread_keys(self._rereading), name="reread")
+
+    async def reread_keys(self, before: asyncio.Task[None] | None = None) -> None:
+        """Take over what the file of key limits says now; where it is broken, nothing changes."""
+        if before is not None:
+            await asyncio.wait({before})
+        try:
+            file = await asyncio.to_thread(self.keys.read)
+        except ValueError as error:
+            log.error("%s; its limits stay as they were", error)
+            return
+        self.keys.use(file)
+        self.metrics.know("key", self.keys.names)
+        self.key_turns.refresh()
+        log.info("key limits: %d keys with a name", len(file.keys))
 
     def end_running(self) -> None:
         """End what runs, each request with its error; nothing new is accepted."""

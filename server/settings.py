@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lookm.config import AttentionName, DType, EngineConfig, Graphs, KvCacheDType, Quantization
 from lookm.types import Reuse
+from server.logs import LogFormat
 from server.media.config import MediaConfig
 from server.paths import parse_root_path
 
@@ -69,6 +70,7 @@ Size = Annotated[int, BeforeValidator(parse_size), Field(gt=0)]
 SizeOrNone = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]  # 0: none of it
 Names = Annotated[tuple[str, ...], BeforeValidator(parse_list)]
 RootPath = Annotated[str, BeforeValidator(parse_root_path)]
+ReplicaName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 Seconds = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
@@ -90,6 +92,9 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     root_path: RootPath = Field(
         "", description="Prefix under which a proxy shows the server, such as /lookm."
+    )
+    replica: ReplicaName | None = Field(
+        None, description="Name of this server among several, sent as x-lookm-replica."
     )
     model: str = Field("llava-demo", description="Bundled name, directory or hub name.")
     served_model_name: str | None = Field(None, description="Name that clients use for the model.")
@@ -173,6 +178,11 @@ class Settings(BaseSettings):
     api_key_file: Path | None = Field(
         None, description="File with one accepted API key a line; # begins a comment."
     )
+    key_limits: Path | None = Field(
+        None,
+        description="TOML file of API keys by name, with what each may ask for: requests and "
+        "tokens a minute, places, policies. SIGHUP has it read again.",
+    )
     playground: bool = Field(
         True, description="A page at / to chat with images and see what a policy kept of them."
     )
@@ -222,6 +232,14 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Log level."
     )
+    log_format: LogFormat = Field(
+        "text", description="Log lines: text, or json (one object a line, the same fields)."
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        description="Send traces to this OpenTelemetry collector (OTLP over HTTP), such as "
+        "http://127.0.0.1:4318; needs lookm-server[otel].",
+    )
     metrics_vllm_names: bool = Field(True, description="Also expose core metrics as vllm:*.")
 
     def engine_config(self) -> EngineConfig:
@@ -259,8 +277,16 @@ class Settings(BaseSettings):
 
     @property
     def max_per_key(self) -> int | None:
-        """Choices of one API key that run or wait."""
-        running = self.max_running_per_key
+        """Choices of one API key that run or wait, where it has no limit of its own."""
+        return self.held_by_key(self.max_running_per_key)
+
+    @property
+    def asks_for_key(self) -> bool:
+        """Whether requests need an API key."""
+        return bool(self.key_limits or self.keys())
+
+    def held_by_key(self, running: int | None) -> int | None:
+        """Choices that run or wait of a key of which so many may run."""
         if running is None:
             return None
         return running + self.max_waiting * min(running, self.max_running) // self.max_running

@@ -9,9 +9,11 @@ request shares. One event loop; knows nothing about what the places are for.
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+
+UNBOUNDED = 2**31  # places, where there is no bound any more
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +94,11 @@ class Turns:
         self._forget(owner)
         return free
 
+    def resize(self, places: int) -> None:
+        """From now on so many places; who waits for one that there is now gets it."""
+        self._places = places
+        self._let_in(asyncio.get_running_loop().time())
+
     @contextlib.asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Wait for a place, and hold it."""
@@ -147,11 +154,14 @@ class Turns:
             assert each is not None
             each.end(begun_s, now_s)
         self._taken -= account.running >= self._each
+        self._let_in(now_s)
+        self._forget(owner)
+
+    def _let_in(self, now_s: float) -> None:
         while (following := self._next(now_s)) is not None:
             place = following.waiting.popleft()
             if not place.cancelled():
                 place.set_result(self._begin(following))
-        self._forget(owner)
 
     def _next(self, now_s: float) -> _Account | None:
         """Whose turn it is, if there is a place."""
@@ -169,10 +179,10 @@ class Turns:
 
 
 class KeyTurns:
-    """`places` for each API key, or no bound (None; or without a key)."""
+    """As many places for each API key as `places_of` says, or no bound (None; or without a key)."""
 
-    def __init__(self, places: int | None) -> None:
-        self._places = places
+    def __init__(self, places_of: Callable[[str], int | None]) -> None:
+        self._places_of = places_of
         self._turns: dict[str, Turns] = {}  # of keys that are accepted: those are few
 
     @property
@@ -183,11 +193,17 @@ class KeyTurns:
     def current(self) -> Turns | None:
         """Those of the key that the running task's request came with."""
         key = current_owner().key
-        if not key or self._places is None:
+        places = self._places_of(key) if key else None
+        if places is None:
             return None
         if key not in self._turns:
-            self._turns[key] = Turns(self._places)
+            self._turns[key] = Turns(places)
         return self._turns[key]
+
+    def refresh(self) -> None:
+        """The bounds have changed: who may go on now does."""
+        for key, turns in self._turns.items():
+            turns.resize(self._places_of(key) or UNBOUNDED)
 
 
 def _key_s(account: _Account, now_s: float) -> float:

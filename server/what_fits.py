@@ -139,8 +139,12 @@ def plan(
     gpu_memory: str,
     weights: str | None = None,
     tokens: tuple[int, int] = (1536, 256),
+    replicas: int = 1,
 ) -> Iterator[str]:
-    """The lines that `lookm plan` prints. Raises `LookmError`, and `ValueError` for a size."""
+    """The lines that `lookm plan` prints, of one server or more, each on a GPU of its own.
+
+    Raises `LookmError`, and `ValueError` for a size.
+    """
     shape = read_shape(config.model, config.dtype)
     context = config.max_context_tokens or shape.max_context_tokens
     if sum(tokens) > context or context > shape.max_context_tokens:
@@ -163,8 +167,9 @@ def plan(
     yield f"weights     {format_size(weight_bytes)}{' (estimated)' if weights is None else ''}"
     prefill = format_size(shape.prefill_bytes(longest))
     yield f"prefill     {prefill} for {longest:,} tokens (estimated)"
-    stored = format_size(shape.kv_bytes_per_token * tokens[0])
-    yield f"host memory {stored} in the prompt store for each prompt of {tokens[0]:,} tokens"
+    stored = shape.kv_bytes_per_token * tokens[0]
+    where = f"in the prompt store for each prompt of {tokens[0]:,} tokens"
+    yield f"host memory {format_size(stored)} {where}"
     yield ""
     yield (
         f"Conversations of {tokens[0]:,} prompt tokens and {tokens[1]:,} answered that run "
@@ -175,6 +180,22 @@ def plan(
     yield from table(found, config.max_running)
     yield ""
     yield from _advice(found, config)
+    if replicas > 1:
+        yield ""
+        yield from replica_table(found, stored, replicas)
+
+
+def replica_table(found: Sequence[Row], stored_bytes: int, replicas: int) -> Iterator[str]:
+    """What several servers hold together, at the first sizes that fit, and the host memory in which
+    the prompts of as many conversations stay known; those between two turns come on top."""
+    row = next(row for row in found if row.fits)
+    sizes = f"weights of {row.weight_bits} bits, keys and values of {row.kv_bits}"
+    yield f"{replicas:,} servers, each conversation kept on one ({sizes}; docs/scale.md):"
+    yield f"{'kept':>6}  {'together':>10}  {'store of each':>13}  {'of all':>12}"
+    for fit in row.fits:
+        store = fit.num_conversations * stored_bytes
+        stores = f"{format_size(store):>13}  {format_size(store * replicas):>12}"
+        yield f"{fit.keep:>6.0%}  {fit.num_conversations * replicas:>10,}  {stores}"
 
 
 def _advice(found: Sequence[Row], config: EngineConfig) -> Iterator[str]:

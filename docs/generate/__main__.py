@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from docs.generate import docker, evidence, families, fields
+from docs.generate import docker, evidence, families, fields, scale
 from server.bench import readme_tables
 
 DASHBOARDS = Path(__file__).parents[2] / "docker" / "grafana" / "build.py"
@@ -18,6 +18,7 @@ def main() -> None:
     families.write()
     readme_tables.main([])
     evidence.write()
+    scale.write()
 
 
 if __name__ == "__main__":

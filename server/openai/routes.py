@@ -18,13 +18,14 @@ from lookm import policy
 from lookm.types import Request as EngineRequest
 from lookm.types import TokenEvent
 from server.api_errors import ApiError, to_api_error
-from server.health import Live
+from server.health import Live, tenant
 from server.openai import openapi
 from server.openai.abort import abort_at, abort_on_disconnect
 from server.openai.openapi import STREAMED, ErrorEnvelope, described
 from server.openai.reasoning import thinking_reader
 from server.openai.request.body import read
-from server.openai.request.sampling import num_logprobs
+from server.openai.request.sampling import expected_tokens, num_logprobs
+from server.openai.request.translate import Tenant
 from server.openai.response.chat_chunks import ChatChunks
 from server.openai.response.choices import (
     Acceptance,
@@ -55,6 +56,7 @@ from server.openai.schemas.requests import ChatRequest, CompletionRequest, Gener
 from server.openai.tools.checks import call_reader
 from server.request_metrics import RequestMetrics
 from server.services import Services
+from server.stages import engine_stages, stage
 from server.turns import current_owner
 
 EXAMPLE_MODEL = "llava-demo"
@@ -98,20 +100,22 @@ async def completions(request: Request, live: Live) -> Response:
 
 
 @router.get("/models")
-async def models(live: Live) -> ModelList:
-    """The model, its aliases, and the model with each cache policy."""
-    found = [_model(live, name) for name in live.translator.names.listed()]
-    return ModelList(object="list", data=found)
+async def models(request: Request, live: Live) -> ModelList:
+    """The model, its aliases, and the model with each cache policy that the API key may ask for."""
+    asker, names = tenant(request, live), live.translator.names
+    allowed = asker.limits.allows
+    listed = [n for n in names.listed() if (named := names.policy(n)) is None or allowed(named)]
+    return ModelList(object="list", data=[_model(live, name, asker) for name in listed])
 
 
 @router.get("/models/{model:path}")
-async def model(model: str, live: Live) -> Model:
+async def model(model: str, request: Request, live: Live) -> Model:
     """One model; any valid policy may follow its name."""
     try:
         live.translator.names.policy(model)
     except ApiError as error:
         raise ApiError("model_not_found", error.message, param="model") from None
-    return _model(live, model)
+    return _model(live, model, tenant(request, live))
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,14 +180,16 @@ class RequestHandler:
         deadline_s = self.live.deadline_s()
         try:
             self._check_num_choices()
-            with self.live.gate.entered(self.num_choices):
+            with self.live.gate.entered(self.num_choices), contextlib.ExitStack() as until_over:
                 began_s = time.perf_counter()
-                request = await abort_at(deadline_s, prepare())
+                with stage("media"):
+                    request = await abort_at(deadline_s, prepare())
                 media_s = time.perf_counter() - began_s
                 request = replace(request, num_coming=self.live.num_coming(self.num_choices))
                 requests = enumerate(each_choice(request, self.num_choices))
                 choices = [self._choice(n, each, deadline_s) for n, each in requests]
                 async with contextlib.aclosing(merged(choices)) as events:
+                    self._charge(request, until_over)
                     async for item in events:
                         self._note(item)
                         item = self._with_timings(item, media_s)
@@ -195,9 +201,23 @@ class RequestHandler:
             self.request.state.error_code = to_api_error(error).code
             raise
 
+    def _charge(self, request: EngineRequest, until_over: contextlib.ExitStack) -> None:
+        """Hold what the answers may cost the API key, until they are over. Raises `ApiError`."""
+        if (account := self.live.keys.current()) is None:
+            return
+        answer_tokens = expected_tokens(self.body, request.sampling)
+        charge = account.charged(
+            len(request.prompt_ids),
+            answer_tokens * self.num_choices,
+            lambda: sum(self.num_generated.values()) if self.num_generated else None,
+        )
+        until_over.enter_context(charge)
+
     def _with_timings(self, item: ChoiceEvent, media_s: float) -> ChoiceEvent:
         """The event with its timings, where it is the last and they are asked for."""
         options, timing = self.body.usage_options, item.event.timing
+        if timing is not None:
+            engine_stages(timing, item.choice)
         if timing is None or options is None or not options.timings:
             return item
         total_s = time.perf_counter() - self.request.state.arrived_s
@@ -227,9 +247,10 @@ class RequestHandler:
         settings = self.live.settings
         max_choices = settings.max_running + settings.max_waiting
         bounds = "--max-running and --max-waiting"
-        if settings.max_per_key is not None and current_owner().key:
-            max_choices = min(max_choices, settings.max_per_key)
-            bounds = "--max-running-per-key"
+        held = self.live.max_held(current_owner().key)
+        if held is not None and current_owner().key:
+            max_choices = min(max_choices, held)
+            bounds = "--max-running-per-key or the key's places"
         if self.num_choices > max_choices:
             message = f"This server answers at most {max_choices} choices a request ({bounds})."
             raise ApiError("invalid_value", message, param="n")
@@ -242,26 +263,22 @@ class RequestHandler:
         state, event = self.request.state, item.event
         if event.cache is not None:
             cache = event.cache
-            state.facts = (
-                f"method={cache.policy.method} prompt={cache.prompt_tokens} "
-                f"image_tokens={cache.image_tokens} kept={cache.kept_tokens}"
-            )
+            state.facts = {
+                "method": cache.policy.method,
+                "prompt": cache.prompt_tokens,
+                "image_tokens": cache.image_tokens,
+                "kept": cache.kept_tokens,
+            }
             if cache.elastic is not None:
-                state.facts += f" keep={cache.policy.keep:g}"
+                state.facts["keep"] = cache.policy.keep
         self.num_generated[item.choice] = event.num_generated
         generated = sum(self.num_generated.values())
-        finish = f" finish={event.finish}" if event.finish else ""
-        facts = getattr(state, "facts", "")
-        state.summary = f"{facts} generated={generated}{finish}"
+        facts = getattr(state, "facts", {})
+        ending = {"finish": event.finish} if event.finish else {}
+        state.summary = {"id": self.id} | facts | {"generated": generated} | ending
 
 
-def tenant(request: Request, live: Services) -> str:
-    """Whose prompts may share what they compute: one API key's, or everybody's."""
-    shared = live.settings.prompt_store_shared
-    return "" if shared else getattr(request.state, "key_digest", "")
-
-
-def _model(live: Services, name: str) -> Model:
+def _model(live: Services, name: str, asker: Tenant) -> Model:
     translator = live.translator
     named = translator.names.policy(name)
     return Model(
@@ -279,6 +296,8 @@ def _model(live: Services, name: str) -> Model:
             files=False,
             tools=translator.tool_support.dialect is not None,
         ),
-        kv_cache=policy.to_string(named or translator.default_policy),
+        kv_cache=policy.to_string(
+            named or asker.limits.default_policy or translator.default_policy
+        ),
         policies=translator.presets,
     )

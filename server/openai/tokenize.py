@@ -13,13 +13,13 @@ from lookm import policy
 from lookm.errors import PolicyError
 from lookm.sizing import CacheShape
 from lookm.types import CachePolicy
-from server.health import Live
+from server.health import Live, tenant
 from server.openai import openapi
 from server.openai.abort import abort_at, abort_on_disconnect
 from server.openai.openapi import ErrorEnvelope, described
 from server.openai.request import policies
 from server.openai.request.body import read
-from server.openai.request.translate import PreparedPrompt, Translator
+from server.openai.request.translate import PreparedPrompt, Tenant, Translator
 from server.openai.schemas.answers import Answer
 from server.openai.schemas.requests import TokenizeRequest
 from server.openai.tools.checks import shown
@@ -59,7 +59,7 @@ class Tokenized(Answer):
 async def tokenize(request: Request, live: Live) -> Response:
     """Count a conversation with images, and estimate its cache under every preset."""
     body = await read(TokenizeRequest, request)
-    counted = await abort_on_disconnect(request.receive, _count(live, body))
+    counted = await abort_on_disconnect(request.receive, _count(live, body, tenant(request, live)))
     return Response(counted.to_json(), media_type="application/json")
 
 
@@ -69,9 +69,9 @@ def _tools(translator: Translator, body: TokenizeRequest) -> tuple[dict[str, Any
     return shown(body.tools or ())
 
 
-async def _count(live: Services, body: TokenizeRequest) -> Tokenized:
+async def _count(live: Services, body: TokenizeRequest, asker: Tenant) -> Tokenized:
     translator = live.translator
-    requested = translator.policy(body)
+    requested = translator.policy(body, asker)
     with live.gate.entered():
         tools = await translator.pools.text(lambda: _tools(translator, body))
         prompt = await abort_at(live.deadline_s(), translator.chat_prompt(body.messages, tools))

@@ -25,7 +25,7 @@ from lookm.errors import LookmError
 from lookm.progress import Progress
 from lookm.threads import sleep_while_waiting
 from lookm.types import EngineStats, ModelInfo, Request, TokenEvent
-from server import signals
+from server import logs, signals
 from server.worker import wire
 from server.worker.channel import WorkerChannel
 from server.worker.heartbeat import Pulse
@@ -68,9 +68,7 @@ def main(address: str, pipe: int | None = None) -> int:
     try:
         start = channel.receive()
         assert isinstance(start, wire.Start)
-        logging.basicConfig(
-            level=start.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-        )
+        logs.configure(start.log_level, start.log_format)
         set_thread_environment(start.config)
         try:
             engine = load_engine(start.config)
@@ -103,8 +101,11 @@ def serve(channel: WorkerChannel, engine: EngineLike, pulse: Pulse) -> None:
         for event in events:
             if event.refused is not None:
                 channel.send(wire.late_rejection(event))
-        told = tuple(event for event in events if event.refused is None)
-        channel.send(wire.Step(told, engine.stats()))
+            elif event.finish is not None:
+                told = logs.fields(id=event.request_id, finish=event.finish)
+                log.debug("%s has ended: %s", event.request_id, event.finish, extra=told)
+        kept = tuple(event for event in events if event.refused is None)
+        channel.send(wire.Step(kept, engine.stats()))
 
 
 def _handle(
@@ -130,6 +131,7 @@ def _add(request: Request, engine: EngineLike, channel: WorkerChannel) -> None:
     except LookmError as error:
         channel.send(wire.rejection(request.id, error))
     else:
+        log.debug("%s is accepted", request.id, extra=logs.fields(id=request.id))
         channel.send(wire.Accepted(request.id))
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from lookm import errors
 from lookm.config import EngineConfig
 from lookm.types import Array, EngineStats, ModelInfo, Request, TokenEvent
+from server.logs import LogFormat
 from server.worker.worker_errors import WireError
 
 Frame = bytes | memoryview
@@ -51,10 +52,12 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=str.lower, eq=Fa
 
 
 class Start(Message, frozen=True):
-    """API to worker, first and once: load this engine. `log_level` is `logging`'s number."""
+    """API to worker, first and once: load this engine. `log_level` is `logging`'s number,
+    `log_format` one of `server.logs`."""
 
     config: EngineConfig
     log_level: int
+    log_format: LogFormat = "text"
 
 
 class Add(Message, frozen=True):

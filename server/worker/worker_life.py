@@ -11,6 +11,7 @@ from typing import Protocol
 from lookm.config import EngineConfig
 from lookm.errors import LookmError
 from lookm.types import EngineStats, ModelInfo, TokenEvent
+from server import logs
 from server.worker import wire
 from server.worker.activity import Activity
 from server.worker.channel import ApiChannel
@@ -46,7 +47,7 @@ class WorkerLife:
         self._info: ModelInfo | None = None
         self._process: WorkerProcess | None = None
         self._outbox: asyncio.Queue[wire.Up] = asyncio.Queue()
-        self.post(wire.Start(config, log.getEffectiveLevel()))
+        self.post(wire.Start(config, log.getEffectiveLevel(), logs.configured()))
 
     @property
     def pid(self) -> int | None:

@@ -22,6 +22,7 @@ HEALTHCHECK = DOCKER / "healthcheck.py"
 COMPOSE = {
     "laptop": ("-f", "docker-compose.yml"),
     "gpu": ("-f", "docker-compose.yml", "-f", "docker/compose.gpu.yml"),
+    "replicas": ("-f", "docker/replicas/compose.yml"),
 }
 
 

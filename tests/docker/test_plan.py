@@ -144,6 +144,21 @@ def test_llava_7b_is_the_known_arithmetic(tmp_path: Path) -> None:
         assert row.num_conversations == pool // shape.page_bytes // (tokens // 16 * 32)
 
 
+def test_several_servers_are_so_many_times_one_and_their_stores(tmp_path: Path) -> None:
+    llava_7b(tmp_path)
+    config = EngineConfig(model=str(tmp_path))
+    one = list(plan(config, "80GiB", tokens=(2048, 256)))
+    eight = list(plan(config, "80GiB", tokens=(2048, 256), replicas=8))
+    assert eight[: len(one)] == one
+    shape = read_shape(str(tmp_path))
+    pool = pool_bytes(shape, 80 * 2**30, shape.weight_bytes)
+    rows = fits(shape, pool, Conversation(2048, 256), (1.0, 0.5, 0.2))
+    for line, row in zip(eight[-len(rows) :], rows, strict=True):
+        assert int(line.split()[1].replace(",", "")) == 8 * row.num_conversations
+    full = eight[-len(rows)].split()
+    assert full[2:4] == [f"{rows[0].num_conversations:.3g}", "GiB"], "2,048 tokens are one GiB"
+
+
 @pytest.mark.parametrize("stored", ["auto", "int8"])
 @pytest.mark.parametrize("gpu_gib", [16, 24, 80, 192])
 @pytest.mark.parametrize("context", [None, 2048])

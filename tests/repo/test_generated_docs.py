@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from docs.generate import docker
+from docs.generate import docker, scale
 from server.settings import Settings
 from tests.docker.files import DOCKER, ROOT
 
@@ -31,3 +31,8 @@ def test_every_variable_of_compose_is_in_env_example() -> None:
 def test_links_of_the_page_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", (DOCKER / "README.md").read_text()):
         assert (DOCKER / target).exists(), target
+
+
+def test_the_routing_tables_are_what_the_simulation_says() -> None:
+    text = scale.PAGE.read_text()
+    assert scale.page(text) == text, "run make docs"

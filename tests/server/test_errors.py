@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -188,6 +189,17 @@ async def test_a_missing_or_wrong_key_is_refused_everywhere_but_at_probes_and_pa
             assert (await client.post(CHAT, json=chat(), headers=headers)).status_code == 200
         for route in ("/healthz", "/readyz"):
             assert (await client.get(route)).status_code == 200
+
+
+async def test_a_key_over_its_limits_or_beside_its_policies_is_told(tmp_path: Path) -> None:
+    limits = tmp_path / "keys.toml"
+    limits.write_text('[keys.a]\nkey = "k"\nrequests_per_minute = 1\npolicies = ["full"]\n')
+    headers = {"authorization": "Bearer k"}
+    async with serving(Settings(model="fake", key_limits=limits), says) as (client, _, _app):
+        response = await client.post(CHAT, json=chat(kv_cache="h2o"), headers=headers)
+        check_error(response, 403, "policy_not_allowed", "kv_cache")
+        response = await client.post(CHAT, json=chat(), headers=headers)
+        check_error(response, 429, "rate_limit_exceeded", None)
 
 
 async def test_a_full_queue_says_when_to_come_back() -> None:

@@ -54,7 +54,7 @@ def test_files_the_kernel_could_drop_are_not_used_memory(
 
 
 def test_a_key_has_at_most_its_places() -> None:
-    gate = Gate(10, max_per_key=2)
+    gate = Gate(10, lambda _: 2)
     refused = pytest.raises(QueueFullError, match="this API key")
     with owned_by("a"), gate.entered(2), refused, gate.entered():
         pass

@@ -24,6 +24,7 @@ SAMPLES: dict[str, tuple[str, Any]] = {
     "model_alias": ("a=b:look-m@0.2, c=b", ("a=b:look-m@0.2", "c=b")),
     "root_path": ("/lookm/", "/lookm"),
     "cors_origins": ("https://a, https://b", ("https://a", "https://b")),
+    "log_format": ("json", "json"),
     "media_allowed_hosts": ("a.example", ("a.example",)),
 }
 

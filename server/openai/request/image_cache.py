@@ -42,7 +42,10 @@ class ImageCache:
             raise ApiError("invalid_image_url", message, param=param)
         found = self.get(digest)
         if found is None:
-            message = "This image is not cached (any more): send it again, as a data or https URL."
+            message = (
+                "This server does not have the image (any more), or another replica got it: send "
+                "it again, as a data or https URL."
+            )
             raise ApiError("image_not_found", message, param=param)
         return found
 

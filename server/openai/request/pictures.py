@@ -22,6 +22,7 @@ from server.openai.protocols import ChatProcessor, ImageLoader
 from server.openai.request.image_cache import ImageCache, is_named
 from server.openai.request.pools import Pools
 from server.openai.schemas.requests import ImagePart, Message, Part, RefusalPart
+from server.stages import stage
 
 Place = tuple[int, int]  # the index of a message, and of the part in it
 
@@ -127,7 +128,7 @@ class PictureLoader:
         if (known := self.cache.get(loaded.digest)) is not None:
             return room.take(Picture(known, loaded.label))  # the same picture came twice at once
         try:
-            with self.metrics.time("lookm_media_preprocess_seconds"):
+            with self.metrics.time("lookm_media_preprocess_seconds"), stage("preprocess"):
                 image = await self.pools.image(
                     lambda: self.processor.image(
                         loaded.image, loaded.digest, (loaded.width, loaded.height)

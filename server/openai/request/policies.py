@@ -13,6 +13,7 @@ from lookm.errors import PolicyError
 from lookm.sizing import CacheShape, KeptRows, kept_rows
 from lookm.types import CachePolicy, ModelInfo, Reuse
 from server.api_errors import ApiError
+from server.keys.limits import Limits
 from server.openai.schemas.kv_cache import KeepRange, KvCache
 
 VARIANT_KEEP = 0.2  # what `/v1/models` lists; any other fraction may be sent
@@ -66,6 +67,16 @@ def choose(
         message = "'kv_cache' and the policy in 'model' differ: give one of them."
         raise ApiError("invalid_kv_cache", message, param="kv_cache")
     return in_body or in_model or default
+
+
+def check_allowed(asked: CachePolicy, limits: Limits, param: str) -> None:
+    """Raises `ApiError` (403) where the API key may not ask for so much, or in that way."""
+    if not limits.allows(asked):
+        message = (
+            f"This API key may not ask for {policy.to_string(asked)!r}: it may for "
+            f"{limits.allowed()}, each with that budget or less."
+        )
+        raise ApiError("policy_not_allowed", message, param=param)
 
 
 def _says_no_policy(given: str | KvCache) -> bool:

@@ -10,6 +10,7 @@ from lookm.errors import PromptTooLongError
 from lookm.models.generation import GenerationDefaults
 from lookm.types import Sampling, Structure
 from server.api_errors import ApiError
+from server.keys.account import ANSWER_TOKENS
 from server.openai.schemas.requests import (
     ChatRequest,
     CompletionRequest,
@@ -88,6 +89,13 @@ def max_tokens(body: Generation, room: Room) -> int:
             param="max_tokens" if body.max_tokens else "max_completion_tokens",
         )
     return wanted
+
+
+def expected_tokens(body: Generation, chosen: Sampling) -> int:
+    """How many tokens an answer counts for until it is over, against what its API key may use."""
+    newer = body.max_completion_tokens if isinstance(body, ChatRequest) else None
+    bounded = body.max_tokens or newer
+    return chosen.max_tokens if bounded else min(chosen.max_tokens, ANSWER_TOKENS)
 
 
 def temperature(given: float) -> float:

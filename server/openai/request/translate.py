@@ -13,6 +13,7 @@ from lookm.models.generation import GenerationDefaults
 from lookm.policy import least
 from lookm.sizing import CacheShape, KeptRows
 from lookm.types import CachePolicy, ImageInput, ModelInfo, Request, Reuse, Structure
+from server.keys.limits import NO_LIMITS, Limits
 from server.openai.protocols import ChatProcessor
 from server.openai.reasoning import Thinking
 from server.openai.request import policies
@@ -33,6 +34,17 @@ from server.openai.schemas.requests import (
 from server.openai.schemas.tools import Tool
 from server.openai.tools.checks import ToolUse, check_tools, check_turns, tool_use
 from server.openai.tools.template_support import ToolSupport
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """Who asks: whose prompts share what they compute, and what the API key may ask for."""
+
+    salt: str = ""
+    limits: Limits = NO_LIMITS
+
+
+ANYBODY = Tenant()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +72,25 @@ class Translator:
     defaults: GenerationDefaults = OPENAI  # of sampling
     positions: bool = True  # whether requests may ask for them
 
-    def policy(self, body: Generation | TokenizeRequest) -> CachePolicy:
+    def policy(self, body: Generation | TokenizeRequest, tenant: Tenant = ANYBODY) -> CachePolicy:
         """The cache policy of a request. Raises `ApiError` or `PolicyError`."""
         in_model = self.names.policy(body.model)
-        return policies.choose(body.kv_cache, in_model, self.default_policy)
+        default = tenant.limits.default_policy or self.default_policy
+        chosen = policies.choose(body.kv_cache, in_model, default)
+        policies.check_allowed(chosen, tenant.limits, "kv_cache" if in_model is None else "model")
+        return chosen
 
     @property
     def text_limit(self) -> TextLimit:
         """How much text a prompt may have, to be known before anything is made of it."""
         return TextLimit(self.info.max_context_tokens, self.processor.max_token_characters)
 
-    async def chat(self, body: ChatRequest, request_id: str, tenant: str = "") -> Request:
+    async def chat(self, body: ChatRequest, request_id: str, tenant: Tenant = ANYBODY) -> Request:
         """A chat request for the engine. Raises `ApiError` or `LookmError`.
 
         Nothing that one `tenant`'s prompts computed is reused for another's.
         """
-        policy = self.policy(body)
+        policy = self.policy(body, tenant)
         check_options(body)
         use = await self.pools.text(lambda: self._checked(body))
         prompt = await self.chat_prompt(body.messages, use.tools)
@@ -84,10 +99,10 @@ class Translator:
         return replace(request, salt=salt(body, tenant))
 
     async def completion(
-        self, body: CompletionRequest, request_id: str, tenant: str = ""
+        self, body: CompletionRequest, request_id: str, tenant: Tenant = ANYBODY
     ) -> Request:
         """A text request for the engine. Raises `ApiError` or `LookmError`."""
-        policy = self.policy(body)
+        policy = self.policy(body, tenant)
         check_options(body)
         text = body.prompt if isinstance(body.prompt, str) else body.prompt[0]
         self.text_limit.check_prompt(text)
@@ -168,6 +183,6 @@ class Translator:
         return policies.kept(policy, prompt.ids, self.processor.image_token_id, windows)
 
 
-def salt(body: Generation, tenant: str) -> str:
+def salt(body: Generation, tenant: Tenant) -> str:
     """What must be equal, besides the prompt itself, for its beginning to be reused."""
-    return "\0".join((tenant, body.cache_salt or "", body.prompt_cache_key or ""))
+    return "\0".join((tenant.salt, body.cache_salt or "", body.prompt_cache_key or ""))
