@@ -16,7 +16,7 @@ def sharp_llava() -> Any:
     """Attention on few keys, and fewer with depth."""
     model = tiny_llava()
     for depth, layer in enumerate(model.model.language_model.layers):
-        layer.self_attn.q_proj.weight.data *= 4.0 ** (depth + 1)
+        layer.self_attn.q_proj.weight.data *= 2.0 ** (depth + 1)
     return model
 
 

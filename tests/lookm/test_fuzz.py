@@ -41,7 +41,7 @@ def request(name: Any, case: Any, keep: float | None = None) -> Any:
 
 
 @functools.cache
-def alone(case: Any, stored: Any, keep: float | None = None) -> Any:
+def alone(case: Any, stored: Any = "auto", keep: float | None = None) -> Any:
     return answers(tiny_engine(kv_cache_dtype=stored), [request("a", case, keep)])["a"]
 
 

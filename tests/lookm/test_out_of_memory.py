@@ -14,7 +14,7 @@ from lookm.models.adapter import Adapter
 from lookm.models.vision import Vision
 from lookm.prefill import PromptContext
 from lookm.runner import _Step
-from tests.lookm.test_fuzz import alone, draw_case, request
+from tests.lookm.test_fuzz import POLICIES, alone, draw_case, request
 from tests.lookm.tiny import answers, random_prompt, tiny_engine
 
 LOOK = CachePolicy("look-m", keep=0.2)
@@ -137,7 +137,6 @@ def test_a_decoding_sequence_that_does_not_fit_alone_ends(faults: Faults) -> Non
 def test_random_faults_change_no_answer_and_leave_nothing(faults: Faults, seed: int) -> None:
     rng = random.Random(seed)
     cases = {f"r{n}": draw_case(rng) for n in range(40)}
-    expected = {name: alone(case) for name, case in cases.items()}
     engine = tiny_engine(
         page_tokens=4,
         kv_cache_bytes=3 * 36 * 2 * 2 * 4 * 16 * 4,
@@ -145,14 +144,18 @@ def test_random_faults_change_no_answer_and_leave_nothing(faults: Faults, seed: 
         tile_tokens=32,
     )
     faults.fails = lambda where, what: rng.random() < 0.02
-    tokens, ended = run(engine, [request(name, case) for name, case in cases.items()])
+    # Of elastic policies the least: what they take depends on the pool.
+    least = {name: POLICIES[case[1]].keep_min for name, case in cases.items()}
+    expected = {name: alone(case, keep=least[name]) for name, case in cases.items()}
+    asked = [request(name, case, least[name]) for name, case in cases.items()]
+    tokens, ended = run(engine, asked)
     assert faults.num_raised > 3
     whole = [name for name in cases if ended[name] != "error"]
     assert len(whole) > len(cases) / 2
     assert {name: tokens[name] for name in whole} == {name: expected[name] for name in whole}
     faults.fails = lambda where, what: False
     again = {name: cases[name] for name in cases if ended[name] == "error"} or cases
-    renamed = [request(f"again-{name}", case) for name, case in again.items()]
+    renamed = [request(f"again-{name}", case, least[name]) for name, case in again.items()]
     answered, _ = run(engine, renamed)
     assert answered == {f"again-{name}": expected[name] for name in again}
 
