@@ -137,6 +137,9 @@ def test_a_decoding_sequence_that_does_not_fit_alone_ends(faults: Faults) -> Non
 def test_random_faults_change_no_answer_and_leave_nothing(faults: Faults, seed: int) -> None:
     rng = random.Random(seed)
     cases = {f"r{n}": draw_case(rng) for n in range(40)}
+    # Of elastic policies the least: what they take depends on the pool.
+    least = {name: POLICIES[case[1]].keep_min for name, case in cases.items()}
+    expected = {name: alone(case, keep=least[name]) for name, case in cases.items()}
     engine = tiny_engine(
         page_tokens=4,
         kv_cache_bytes=3 * 36 * 2 * 2 * 4 * 16 * 4,
@@ -144,9 +147,6 @@ def test_random_faults_change_no_answer_and_leave_nothing(faults: Faults, seed: 
         tile_tokens=32,
     )
     faults.fails = lambda where, what: rng.random() < 0.02
-    # Of elastic policies the least: what they take depends on the pool.
-    least = {name: POLICIES[case[1]].keep_min for name, case in cases.items()}
-    expected = {name: alone(case, keep=least[name]) for name, case in cases.items()}
     asked = [request(name, case, least[name]) for name, case in cases.items()]
     tokens, ended = run(engine, asked)
     assert faults.num_raised > 3
