@@ -19,6 +19,7 @@ from lookm.models.generation import GenerationDefaults
 from lookm.types import ModelInfo
 from server import memory
 from server.api_errors import ApiError
+from server.file_store import FileStore
 from server.loop_lag import watch_lag
 from server.metrics import EngineView, Metrics, Observer
 from server.openai.protocols import ChatProcessor, ImageLoader, ServedEngine
@@ -103,6 +104,7 @@ class Services:
         self.metrics = Metrics(engine)
         self.scrapes = Scrapes(self.metrics.expose)
         self.unanswered = Unanswered()
+        self.files = FileStore(settings.file_memory)
         self.parsing = Turns(1)  # of large bodies
         self.gate = Gate(settings.max_running + settings.max_waiting, settings.max_per_key)
         self.key_turns = KeyTurns(settings.max_running_per_key)
@@ -120,6 +122,7 @@ class Services:
         self._translator: Translator | None = None
         self._giving_back: asyncio.Task[None] | None = None
         self.metrics.read("lookm_media_held_bytes", lambda: media.held_bytes)
+        self.metrics.read("lookm_files_held_bytes", lambda: self.files.held_bytes)
         self.metrics.read("lookm_process_resident_bytes", memory.resident_bytes)
         self.metrics.read("lookm_memory_used_ratio", memory.used_ratio)
         self.metrics.read("lookm_requests_waiting", self._num_waiting)
@@ -208,6 +211,7 @@ class Services:
                 pools=self._pools,
                 metrics=self.metrics,
                 cache=ImageCache(self.settings.image_input_memory),
+                files=self.files,
                 max_images=self.settings.max_images,
                 max_tokens=info.max_context_tokens,
             ),

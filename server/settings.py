@@ -15,7 +15,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lookm.config import AttentionName, DType, EngineConfig, Graphs
 from lookm.types import Reuse
-from server.media.config import MediaConfig
+from server.media.config import MAX_REQUEST_PIXELS, MediaConfig
+from server.media.pdf import MAX_PAGE_PIXELS
 from server.paths import parse_root_path
 
 UNITS = {
@@ -185,12 +186,18 @@ class Settings(BaseSettings):
     )
     request_timeout_s: Seconds | None = Field(None, description="Deadline of one request.")
 
-    max_images: Count = Field(64, description="Images in one request.")
+    max_images: Count = Field(64, description="Images in one request; a page of a PDF is one.")
     media_threads: Count = Field(2, description="Threads that prepare images and prompts.")
 
     media_allow_private: bool = Field(False, description="Images from private addresses, too.")
     media_allowed_hosts: Names = Field((), description="The only hosts images may come from.")
     media_max_bytes: Size = Field(20 * 2**20, description="Largest single image, encoded.")
+    max_file_bytes: Size = Field(64 * 2**20, description="Largest PDF, sent or uploaded.")
+    file_memory: SizeOrNone = Field(
+        256 * 2**20,
+        description="Uploaded files (/v1/files), of all API keys together; where there is no room, "
+        "those go that were not used for the longest time, of the key that holds the most.",
+    )
     media_memory: Size = Field(
         3 * 2**29,
         description="What decoding images may take at once; what never fits is refused.",
@@ -239,6 +246,9 @@ class Settings(BaseSettings):
         """The part of it that guards against untrusted images."""
         return MediaConfig(
             max_bytes=self.media_max_bytes,
+            max_file_bytes=self.max_file_bytes,
+            max_request_images=self.max_images,
+            max_request_pixels=max(MAX_REQUEST_PIXELS, self.max_images * MAX_PAGE_PIXELS),
             max_decodes=self.media_threads,
             memory_bytes=self.media_memory,
             fetch_timeout_s=self.media_fetch_timeout_s,

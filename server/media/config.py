@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+MAX_REQUEST_PIXELS = 256 * 10**6
+
 
 @dataclass(frozen=True, slots=True)
 class MediaConfig:
@@ -17,7 +19,9 @@ class MediaConfig:
 
     `memory_bytes`: what decoding may take, all pictures together, counted before it is taken, from
     the size that the header claims and the format (`decode.WORKING_BYTES`). What does not fit
-    waits, what never fits is refused. `decode_cpu_s` and `decode_limit_s` bound one picture.
+    waits, what never fits is refused. `decode_cpu_s` and `decode_limit_s` bound one picture or one
+    page, `document_limit_s` the pages of a document together, `max_file_bytes` its bytes and
+    `max_request_images` pages and images of a request.
 
     Memory at worst: in the decoding processes `memory_bytes`; in this one `max_decodes` pictures,
     `max_downloaded_bytes` of downloads that wait for them, and what they become (tensors).
@@ -26,7 +30,9 @@ class MediaConfig:
     max_bytes: int = 32 * 2**20
     max_request_bytes: int = 256 * 2**20
     max_pixels: int = 8192 * 8192
-    max_request_pixels: int = 256 * 10**6
+    max_request_pixels: int = MAX_REQUEST_PIXELS
+    max_request_images: int = 64
+    max_file_bytes: int = 64 * 2**20
     max_aspect: int = 50
     target_side: int | None = 1344
 
@@ -39,6 +45,7 @@ class MediaConfig:
     memory_bytes: int = 3 * 2**29
     decode_cpu_s: int = 10
     decode_limit_s: float = 30.0
+    document_limit_s: float = 300.0
 
     allow_private: bool = False
     allowed_hosts: tuple[str, ...] | None = None

@@ -30,20 +30,24 @@ from server.media.media_error import MediaError
 COMMAND = (sys.executable, "-m", "server.media.sandbox_process")
 PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT", "TZ")
 CLOSING_S = 0.2
-TOO_SLOW = "The image takes too long to decode. Scale it down, or save it again."
-NO_MEMORY = "The image takes too much memory to decode. Scale it down."
-DIED = "The image cannot be decoded. Save and send it again."
+TOO_SLOW = "{} takes too long to decode. Scale it down, or save it again."
+NO_MEMORY = "{} takes too much memory to decode. Scale it down."
+DIED = "{} cannot be decoded. Save and send it again."
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A job by its name in `sandbox_process.JOBS`, its options, what it is expected to take."""
+    """A job by its name in `sandbox_process.JOBS`, its options, what it is expected to take.
+
+    `what` begins the sentence that says how it failed.
+    """
 
     job: str
     options: Mapping[str, Any]
     cost_bytes: int
     cpu_s: int
     limit_s: float  # of the clock: longer, as others may want the processor, too
+    what: str = "The image"
 
     def facts(self) -> dict[str, Any]:
         """As the process reads it."""
@@ -83,7 +87,8 @@ class _Process:
             answer = receive(self._connection)
         killer.cancel()
         if answer is None:
-            raise _why(self.close(), late=time.monotonic() - begun_s >= order.limit_s)
+            late = time.monotonic() - begun_s >= order.limit_s
+            raise _why(self.close(), order.what, late=late)
         if "code" in answer[0]:
             raise MediaError(answer[0]["code"], answer[0]["message"])
         return answer
@@ -162,13 +167,13 @@ class Sandbox:
         return None
 
 
-def _why(status: int, *, late: bool) -> MediaError:
+def _why(status: int, what: str, *, late: bool) -> MediaError:
     """The error for a process that ended at its work."""
     if late or status == -signal.SIGXCPU:
-        return MediaError("image_too_large", TOO_SLOW)
+        return MediaError("image_too_large", TOO_SLOW.format(what))
     if status == -signal.SIGKILL:  # the kernel's, when memory is short
-        return MediaError("image_too_large", NO_MEMORY)
-    return MediaError("invalid_image", DIED)
+        return MediaError("image_too_large", NO_MEMORY.format(what))
+    return MediaError("invalid_image", DIED.format(what))
 
 
 def _environment() -> dict[str, str]:

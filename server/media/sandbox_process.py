@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from server.media import pdf
 from server.media.config import MediaConfig
 from server.media.decode import decode, silence_decoders
 from server.media.frames import receive, send
@@ -35,7 +36,7 @@ def picture(data: bytearray, options: Facts) -> tuple[Facts, bytes]:
     return size, decoded.image.tobytes()
 
 
-JOBS: Mapping[str, Job] = {"picture": picture}
+JOBS: Mapping[str, Job] = {"picture": picture, "document": pdf.document, "page": pdf.page}
 
 
 def main() -> None:

@@ -82,10 +82,10 @@ def describe(
 
 
 def _examples(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The example of each route that takes a body."""
+    """The example of each route that takes JSON."""
     for methods in schema["paths"].values():
         body = methods.get("post", {}).get("requestBody")
-        if body is not None:
+        if body is not None and "application/json" in body["content"]:
             yield body["content"]["application/json"]["example"]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lookm.models.places import PlacedImage
 from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
-from server.media import LoadedImage
+from server.media import File, Known, LoadedImage
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -64,7 +64,7 @@ class ChatProcessor(Protocol):
 
 
 class ImageLoader(Protocol):
-    """Loads the images of one request from untrusted URLs, for each URL any number of them.
+    """Loads the images of one request from untrusted URLs and files, for each any number of them.
 
     What `use` makes of each is all that stays; what is `known` by the digest of its bytes is not
     decoded again. Raises `server.media.MediaError`.
@@ -75,9 +75,9 @@ class ImageLoader(Protocol):
 
     async def load_all(
         self,
-        urls: Sequence[str],
+        urls: Sequence[str | File],
         params: Sequence[str | None],
         use: Callable[[LoadedImage], Awaitable[T]],
-        known: Callable[[str], T | None],
+        known: Known[T],
     ) -> Sequence[Sequence[T]]: ...
     async def aclose(self) -> None: ...

@@ -19,6 +19,7 @@ from lookm.types import Request as EngineRequest
 from lookm.types import TokenEvent
 from server.api_errors import ApiError, to_api_error
 from server.health import Live
+from server.media import reads_pdf
 from server.openai import openapi
 from server.openai.abort import abort_at, abort_on_disconnect
 from server.openai.openapi import STREAMED, ErrorEnvelope, described
@@ -273,7 +274,7 @@ def _model(live: Services, name: str) -> Model:
             images=True,
             max_images=live.settings.max_images,
             video=False,
-            files=False,
+            files=reads_pdf(),
             tools=translator.tool_support.dialect is not None,
         ),
         kv_cache=policy.to_string(named or translator.default_policy),

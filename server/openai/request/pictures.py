@@ -3,10 +3,10 @@
     Part --media_part--> MediaPart --load_all--> LoadedImage --preprocess--> Picture
 
 A part gives any number of pictures, each with the text that stands before it: an `image_url` is one
-without text; of a document it would be each page, of a video each frame. A kind of part is one case
-of `media_part` here, and what `server.media` makes of its bytes. Images are fetched and decoded
-there, each is preprocessed in a thread pool before the next takes its place in memory, never on the
-event loop. Knows parts and URLs; nothing about templates (`template` puts the pictures into them).
+without text, a document its pages with their numbers. A kind of part is one case of `media_part`
+here, and what `server.media` makes of its bytes. Images are fetched and decoded there, each is
+preprocessed in a thread pool before the next takes its place in memory, never on the event loop.
+Knows parts and URLs; nothing about templates (`template` puts the pictures into them).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,11 +16,14 @@ from functools import partial
 from lookm.errors import LookmError, PromptTooLongError
 from lookm.types import ImageInput
 from server.api_errors import ApiError, to_api_error
-from server.media import LoadedImage, MediaError
+from server.file_store import FileStore
+from server.media import File, LoadedImage, MediaError
 from server.metrics import Metrics
 from server.openai.protocols import ChatProcessor, ImageLoader
+from server.openai.request.documents import Document, as_file, located
 from server.openai.request.image_cache import ImageCache, is_named
 from server.openai.request.pools import Pools
+from server.openai.schemas.files import FilePart
 from server.openai.schemas.requests import ImagePart, Message, Part, RefusalPart
 
 Place = tuple[int, int]  # the index of a message, and of the part in it
@@ -33,6 +36,7 @@ class MediaPart:
     place: Place
     param: str
     url: str
+    document: Document | None = None  # else one picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +61,15 @@ def media_parts(messages: Sequence[Message]) -> list[MediaPart]:
     ]
 
 
-def media_part(part: Part | RefusalPart, place: Place) -> MediaPart | None:
+def media_part(part: Part | FilePart | RefusalPart, place: Place) -> MediaPart | None:
     """The part, if it is of a kind that gives pictures."""
+    m, p = place
     if isinstance(part, ImagePart):
-        m, p = place
         url = part.image_url.url.strip()  # browsers, too, take an address without its white space
         return MediaPart(place, f"messages[{m}].content[{p}].image_url.url", url)
+    if isinstance(part, FilePart):
+        field, url, document = located(part)
+        return MediaPart(place, f"messages[{m}].content[{p}].{field}", url, document)
     return None
 
 
@@ -84,6 +91,7 @@ class PictureLoader:
     pools: Pools
     metrics: Metrics
     cache: ImageCache
+    files: FileStore
     max_images: int
     max_tokens: int
 
@@ -92,11 +100,13 @@ class PictureLoader:
         self._check_number(len(parts))  # each gives one at least: nothing is fetched for too many
         unique, indices = distinct(parts)
         room = _Room(self.max_tokens)
-        named = {p.param: self._named(p, room) for p in unique if is_named(p.url)}
+        named = {
+            p.param: self._named(p, room) for p in unique if not p.document and is_named(p.url)
+        }
         sent = [part for part in unique if part.param not in named]
         params = [part.param for part in sent]
         try:
-            urls = [part.url for part in sent]
+            urls = [self._source(part) for part in sent]
             preprocess = partial(self._preprocess, room)
             loaded = await self.media.load_all(urls, params, preprocess, partial(self._known, room))
         except MediaError as error:
@@ -110,15 +120,21 @@ class PictureLoader:
     def _named(self, part: MediaPart, room: "_Room") -> Pictures:
         return (room.take(Picture(self.cache.named(part.url, part.param))),)
 
+    def _source(self, part: MediaPart) -> str | File:
+        """What the loader takes."""
+        if part.document is None:
+            return part.url
+        return as_file(part.url, part.document, part.param, self.files)
+
     def _check_number(self, num_pictures: int) -> None:
         if num_pictures > self.max_images:
             message = f"The request has {num_pictures} images; {self.max_images} are allowed."
             raise ApiError("invalid_value", message, param="messages")
 
-    def _known(self, room: "_Room", digest: str) -> Picture | None:
+    def _known(self, room: "_Room", digest: str, label: str | None = None) -> Picture | None:
         """A picture that was sent before, by the digest of its bytes."""
         image = self.cache.get(digest)
-        return None if image is None else room.take(Picture(image))
+        return None if image is None else room.take(Picture(image, label))
 
     async def _preprocess(self, room: "_Room", loaded: LoadedImage) -> Picture:
         if loaded.fetch_s:
@@ -168,9 +184,13 @@ def distinct(parts: Sequence[MediaPart]) -> tuple[list[MediaPart], list[int]]:
     alike: dict[tuple[int, str], list[int]] = {}
     for part in parts:
         candidates = alike.setdefault((len(part.url), part.url[-64:]), [])
-        index = next((i for i in candidates if unique[i].url == part.url), len(unique))
+        index = next((i for i in candidates if _alike(unique[i], part)), len(unique))
         if index == len(unique):
             unique.append(part)
             candidates.append(index)
         indices.append(index)
     return unique, indices
+
+
+def _alike(one: MediaPart, other: MediaPart) -> bool:
+    return one.document == other.document and one.url == other.url

@@ -235,7 +235,7 @@ class Accepts(Answer):
     images: bool
     max_images: Annotated[int, Field(description="in one request")]
     video: bool
-    files: bool
+    files: Annotated[bool, Field(description="PDFs; each page counts as an image")]
     tools: Annotated[bool, Field(description="whether the model's chat template shows them")]
 
 

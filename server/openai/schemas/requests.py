@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field
 
 from server.openai.schemas.fields import Accepted, Honoured, Refused
+from server.openai.schemas.files import FilePart
 from server.openai.schemas.kv_cache import KvCache
 from server.openai.schemas.strict import ARRAY, OBJECT, STRING, AtMost, Strict, not_empty
 from server.openai.schemas.tools import ToolCall, ToolChoice, Tools
@@ -61,6 +62,10 @@ Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
 Content = (
     Annotated[str, STRING] | Annotated[list[Part], Field(min_length=1, max_length=4096), ARRAY]
 )
+UserPart = Annotated[TextPart | ImagePart | FilePart, Field(discriminator="type")]
+UserContent = (
+    Annotated[str, STRING] | Annotated[list[UserPart], Field(min_length=1, max_length=4096), ARRAY]
+)
 AnsweredPart = Annotated[TextPart | ImagePart | RefusalPart, Field(discriminator="type")]
 Answered = (
     Annotated[str, STRING]
@@ -86,7 +91,7 @@ class UserMessage(Strict):
     """A turn of the user."""
 
     role: Annotated[Literal["user"], Honoured()]
-    content: Annotated[Content, Honoured()]
+    content: Annotated[UserContent, Honoured("text, images and files")]
     name: Name = None
 
 
