@@ -1,4 +1,4 @@
-"""PDFs written by hand, a few hundred bytes each: pages, pictures, forms, and what is wrong with some.
+"""PDFs written by hand, a few hundred bytes each: pages, pictures, forms, and bad ones.
 
 Every page is white but for a black square at its left lower corner as it is stored, a quarter of
 its width; so that which way up it is shown can be seen.
@@ -122,7 +122,7 @@ def encrypted() -> bytes:
 def endless() -> bytes:
     """A page whose few bytes unpack to millions of strokes."""
     packer, packed, block = zlib.compressobj(9), bytearray(), b"0 0 m 100 100 l S " * 50_000
-    for _ in range(300):
+    for _ in range(80):
         packed += packer.compress(block)
     packed += packer.flush()
     document = Writer()
