@@ -145,7 +145,7 @@ class Downloads:
             num_bytes += more_bytes
             self._add(request, more_bytes)
             request.take_bytes(more_bytes)
-            is_greedy = self._held[request] * len(self._held) > self._limit_bytes
+            is_greedy = self._held.get(request, 0) * len(self._held) > self._limit_bytes
             if self.held_bytes > self._limit_bytes and is_greedy:
                 raise QueueFullError("Too many images are being downloaded. Try again later.")
 

@@ -19,7 +19,7 @@ from lookm.types import Request, TokenEvent
 from server.api_errors import CODES
 from server.settings import Settings
 from tests.server.asgi_client import Visit
-from tests.server.bad_requests import BAD, URL
+from tests.server.bad_requests import BAD, URL, file
 from tests.server.requests import (
     CHAT,
     begins,
@@ -317,6 +317,12 @@ async def test_a_worker_that_dies_in_mid_stream_ends_it_with_an_error_event(app:
 async def test_unreachable_images_are_the_callers_fault(client: httpx.AsyncClient) -> None:
     response = await client.post(CHAT, json=chat(image("http://nothing.invalid/a.png")))
     check_error(response, 400, "image_fetch_failed", URL)
+
+
+async def test_unreachable_files_are_the_callers_fault(client: httpx.AsyncClient) -> None:
+    part = file(file_url="http://nothing.invalid/a.pdf")
+    response = await client.post(CHAT, json=chat(part))
+    check_error(response, 400, "file_fetch_failed", "messages[0].content[0].file.file_url")
 
 
 async def test_a_body_that_does_not_arrive_is_a_timeout() -> None:

@@ -88,7 +88,7 @@ async def test_a_file_that_is_a_picture_is_that_picture(loading: Loading) -> Non
     ("file", "code", "words"),
     [
         (File(data=b""), "invalid_file", "no bytes"),
-        (File("data:application/pdf;base64,"), "invalid_file_url", "base64"),
+        (File("data:application/pdf;base64,"), "invalid_file", "no bytes"),
         (File("data:application/pdf;base64,@@@"), "invalid_file_url", "base64"),
         (File(data=b"hello"), "unsupported_file", "no PDF, and no picture"),
         (File(data=encode(picture())[:80]), "invalid_file", "truncated"),

@@ -3,7 +3,7 @@
 import asyncio
 import io
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,19 +105,27 @@ async def test_a_scan_is_its_picture(loading: Loading, kind: str) -> None:
     assert corners(image.image) == ".#.."
 
 
-DAMAGED: Mapping[str, tuple[bytes, str, str]] = {
-    "encrypted": (pdfs.encrypted(), "invalid_file", "encrypted"),
-    "truncated": (pdf([Page()] * 20)[:2000], "invalid_file", "truncated"),
-    "cut, and its end put back": (pdf([Page()] * 20)[:300] + b"%%EOF", "invalid_file", "damaged"),
-    "without pages": (pdf([]), "invalid_file", "damaged|no pages"),
-    "no more than its name": (b"%PDF-1.7 %%EOF", "invalid_file", "damaged"),
+DAMAGED: Mapping[str, tuple[Callable[[], bytes], str, str]] = {
+    "encrypted": (pdfs.encrypted, "invalid_file", "encrypted"),
+    "truncated": (lambda: pdf([Page()] * 20)[:2000], "invalid_file", "truncated"),
+    "cut, and its end put back": (
+        lambda: pdf([Page()] * 20)[:300] + b"%%EOF",
+        "invalid_file",
+        "damaged",
+    ),
+    "without pages": (lambda: pdf([]), "invalid_file", "damaged|no pages"),
+    "no more than its name": (lambda: b"%PDF-1.7 %%EOF", "invalid_file", "damaged"),
     "a page that is not there": (
-        pdf([Page()] * 3).replace(b"5 0 obj\n<< /Type /Page ", b"5 0 obj\n<< /Type /Font "),
+        lambda: pdf([Page()] * 3).replace(b"5 0 obj\n<< /Type /Page ", b"5 0 obj\n<< /Type /Font "),
         "invalid_file",
         "Page 2 of the PDF is damaged|damaged",
     ),
-    "a very long page": (pdf([Page((10, 5000))]), "file_too_large", "Page 1 is more than 50 times"),
-    "a bomb": (pdfs.bomb(), "file_too_large", "30000 x 30000"),
+    "a very long page": (
+        lambda: pdf([Page((10, 5000))]),
+        "file_too_large",
+        "Page 1 is more than 50 times",
+    ),
+    "a bomb": (pdfs.bomb, "file_too_large", "30000 x 30000"),
 }
 
 
@@ -125,10 +133,10 @@ DAMAGED: Mapping[str, tuple[bytes, str, str]] = {
 async def test_what_cannot_be_drawn_is_refused_and_the_next_is_drawn(
     loading: Loading, name: str
 ) -> None:
-    data, code, words = DAMAGED[name]
+    make, code, words = DAMAGED[name]
     async with loading() as load:
         with pytest.raises(MediaError, match=words) as refused:
-            await drawn(load, File(data=data))
+            await drawn(load, File(data=make()))
         assert (refused.value.code, refused.value.param) == (code, "file 0")
         assert load.held_bytes == 0
         assert len((await drawn(load, File(data=pdf())))[0]) == 1
