@@ -3,9 +3,11 @@
 Knows how files are listed and answered; what they hold, `server.media` sees when a chat names one.
 """
 
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
 
 from server.api_errors import ApiError
 from server.file_store import StoredFile
@@ -17,6 +19,7 @@ from server.services import Services
 from server.turns import current_owner
 
 MAX_LISTED = 10_000
+PIECE_BYTES = 256 * 2**10  # sent at once
 FORM: dict[str, Any] = {
     "type": "object",
     "required": ["file", "purpose"],
@@ -95,7 +98,8 @@ async def content(file_id: str, live: Live) -> Response:
     """Its bytes, which no browser takes for a page of ours."""
     headers = {"content-disposition": "attachment", "x-content-type-options": "nosniff"}
     data = _found(live, file_id).data
-    return Response(data, media_type="application/octet-stream", headers=headers)
+    headers["content-length"] = str(len(data))
+    return StreamingResponse(_pieces(data), media_type="application/octet-stream", headers=headers)
 
 
 @router.delete("/files/{file_id}", responses={200: {"model": FileDeleted}})
@@ -104,6 +108,11 @@ async def delete(file_id: str, live: Live) -> Response:
     if not live.files.delete(current_owner().key, file_id):
         raise _not_found("file_id")
     return _json(FileDeleted(id=file_id, object="file", deleted=True))
+
+
+async def _pieces(data: bytes) -> AsyncIterator[bytes]:
+    for at in range(0, len(data), PIECE_BYTES):
+        yield data[at : at + PIECE_BYTES]
 
 
 def _found(live: Services, file_id: str) -> StoredFile:

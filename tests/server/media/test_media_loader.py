@@ -13,7 +13,7 @@ from PIL import Image
 from lookm.errors import QueueFullError
 from server.media import LoadedImage, MediaConfig, MediaError, MediaLoader, media_error
 from server.media.budget import Budget
-from server.media.data_url import read_data_url
+from server.media.data_url import PIECE_CHARS, read_data_url
 from server.media.decode import examine
 from server.turns import owned_by
 from tests.server.media.conftest import Body, Loading, encode, picture
@@ -75,6 +75,18 @@ def test_data_url_of_any_other_shape_is_refused(text: str) -> None:
     with pytest.raises(MediaError) as refused:
         read(text)
     assert refused.value.code == "invalid_image_url"
+
+
+def test_a_long_data_url_is_read_in_pieces_as_if_it_were_one() -> None:
+    data = bytes(range(256)) * 2**13
+    encoded = base64.b64encode(data)
+    assert len(encoded) > 2 * PIECE_CHARS
+    for text in (encoded, encoded.rstrip(b"="), base64.urlsafe_b64encode(data)):
+        assert read("data:;base64," + text.decode()) == data
+    for wrong in (b"====", b"AA==", b"*AAA"):
+        broken = encoded[: PIECE_CHARS - 4] + wrong + encoded[PIECE_CHARS:]
+        with pytest.raises(MediaError, match="base64"):
+            read("data:;base64," + broken.decode())
 
 
 def test_data_url_over_the_byte_limit_is_refused() -> None:
