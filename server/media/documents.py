@@ -160,13 +160,16 @@ def wanted(pages: str | None, num_pages: int, param: str | None) -> list[int]:
     if pages is None:
         return list(range(1, num_pages + 1))
     numbers: dict[int, None] = {}
+    num_named = 0
     for item in pages.split(","):
         first, _, last = item.partition("-")
         begin, end = int(first), int(last or first)
-        if not 1 <= begin <= end <= num_pages:
+        num_named += end + 1 - begin
+        if not 1 <= begin <= end <= num_pages or num_named > pdf.MAX_PAGES:
             raise MediaError(
                 "invalid_file",
-                f"'{item}' are not pages of this document, which has {num_pages}.",
+                f"'{item}' are not pages of this document, which has {num_pages}, or more than "
+                f"{pdf.MAX_PAGES} are named.",
                 param=param and f"{param.rpartition('.')[0]}.pages",
             )
         numbers |= dict.fromkeys(range(begin, end + 1))

@@ -22,6 +22,7 @@ Facts = Mapping[str, Any]
 POINTS_PER_INCH = 72
 MAX_DPI = 200  # small print is legible; a stamp is not blown up
 MAX_PAGE_PIXELS = 4 * 10**6
+MAX_PAGES = 10_000  # of a document, of which a request takes some
 WORKING_BYTES = 256 * 2**20  # of pdfium: 67 megapixels of a progressive JPEG took 300 MB
 BYTES_A_PIXEL = 10  # of the page: as drawn, as packed, as handed over
 OPENING_BYTES = 64 * 2**20  # tables of objects
@@ -57,9 +58,13 @@ def scale_of(width_pt: float, height_pt: float, side: int) -> float:
 
 
 def document(data: bytearray, _: Facts) -> tuple[Facts, bytes]:
-    """How many pages it has. Raises `MediaError`."""
+    """How many pages it has, as it says: they are not looked at. Raises `MediaError`."""
     with _opened(data) as pdf:
-        return {"num_pages": len(pdf)}, b""
+        num_pages = len(pdf)
+    if num_pages > MAX_PAGES:
+        message = f"The PDF has {num_pages} pages; {MAX_PAGES} are allowed. Send a part of it."
+        raise MediaError("file_too_large", message)
+    return {"num_pages": num_pages}, b""
 
 
 def page(data: bytearray, options: Facts) -> tuple[Facts, bytes]:

@@ -73,6 +73,11 @@ def test_pages_that_are_not_there_are_refused_under_their_own_name(pages: str) -
     assert refused.value.param == "messages[0].content[1].file.pages"
 
 
+def test_naming_pages_again_and_again_is_no_work() -> None:
+    with pytest.raises(MediaError, match="more than 10000 are named"):
+        wanted(",".join(["1-9999"] * 140), 10_000, None)
+
+
 async def test_a_file_that_is_a_picture_is_that_picture(loading: Loading) -> None:
     data = encode(picture())
     async with loading() as load:

@@ -120,6 +120,11 @@ DAMAGED: Mapping[str, tuple[Callable[[], bytes], str, str]] = {
         "invalid_file",
         "Page 2 of the PDF is damaged|damaged",
     ),
+    "a million pages": (
+        lambda: pdf([Page()]).replace(b"/Count 1 ", b"/Count 1000000 "),
+        "file_too_large",
+        "1000000 pages; 10000 are allowed",
+    ),
     "a very long page": (
         lambda: pdf([Page((10, 5000))]),
         "file_too_large",
