@@ -30,6 +30,7 @@ from server.openai.request.parse import MAX_TEXT_BYTES
 from server.openai.request.pictures import PictureLoader
 from server.openai.request.pools import Pools
 from server.openai.request.translate import Translator
+from server.openai.response_store import ResponseStore
 from server.openai.tools.template_support import tool_support
 from server.scrapes import Scrapes
 from server.settings import Settings
@@ -103,6 +104,7 @@ class Services:
         self.metrics = Metrics(engine)
         self.scrapes = Scrapes(self.metrics.expose)
         self.unanswered = Unanswered()
+        self.responses = ResponseStore(settings.response_store_memory)
         self.parsing = Turns(1)  # of large bodies
         self.gate = Gate(settings.max_running + settings.max_waiting, settings.max_per_key)
         self.key_turns = KeyTurns(settings.max_running_per_key)
