@@ -122,6 +122,7 @@ class Services:
         self._translator: Translator | None = None
         self._giving_back: asyncio.Task[None] | None = None
         self.metrics.read("lookm_media_held_bytes", lambda: media.held_bytes)
+        self.metrics.read("lookm_responses_held_bytes", lambda: self.responses.held_bytes)
         self.metrics.read("lookm_process_resident_bytes", memory.resident_bytes)
         self.metrics.read("lookm_memory_used_ratio", memory.used_ratio)
         self.metrics.read("lookm_requests_waiting", self._num_waiting)
