@@ -55,6 +55,8 @@ class Place:
             return path if path == EARLIER else path + rest.replace(".id", ".call_id")
         if part := _PART.fullmatch(rest):
             return f"{self.path}{self.content}{part[1]}{part[2] or self._medium(rest)}"
+        if rest == ".tool_calls":
+            return self.calls[0]
         renamed = {".content": self.content, ".tool_call_id": ".call_id"}
         return self.path + renamed.get(rest, "" if rest == ".role" else rest)
 

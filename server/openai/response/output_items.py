@@ -54,6 +54,8 @@ class OutputItems:
                     yield self._delta(call.function.arguments)
             if delta.content:
                 yield from self._write(MessageAnswer, delta.content)
+        if self._open is not None and not isinstance(self._open, MessageAnswer):
+            self._waiting = []  # of tags and calls
 
     def end(self, status: ItemStatus) -> Iterator[ItemEvent]:
         """Close what is open; an answer without any item is an empty message."""
