@@ -21,15 +21,16 @@ OVERHEAD_BYTES = 2**11  # of a stored response, beside its texts
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Turn:
-    """Items that were sent, or answered, together. `num_bytes` is about what they take."""
+    """Items that `owner` sent, or got, together. `num_bytes` is about what they take."""
 
+    owner: str
     items: tuple[Item, ...]
     num_bytes: int
 
     @classmethod
-    def of(cls, items: Sequence[Item]) -> "Turn":
+    def of(cls, owner: str, items: Sequence[Item]) -> "Turn":
         """Measured, which takes a while where there are many."""
-        return cls(tuple(items), sum(_size_bytes(item.model_dump()) for item in items))
+        return cls(owner, tuple(items), sum(_size_bytes(item.model_dump()) for item in items))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,9 @@ class ResponseStore:
         self._max_bytes = max_bytes
         self._stored: OrderedDict[str, StoredResponse] = OrderedDict()
         self._uses: Counter[Turn] = Counter()
+        self._answering: Counter[Turn] = Counter()  # of what is held, beside what is stored
+        # By owner and id: each turn's item of that id, the newest turn's last.
+        self._items: dict[tuple[str, str | None], dict[Turn, Item]] = {}
 
     def __len__(self) -> int:
         return len(self._stored)
@@ -72,15 +76,10 @@ class ResponseStore:
 
     def item(self, item_id: str, owner: str, param: str) -> Item:
         """An item of a stored response, by its own id. Raises `ApiError`."""
-        for stored in reversed(self._stored.values()):
-            if stored.owner == owner:
-                for turn in stored.turns:
-                    for item in turn.items:
-                        if item.id == item_id:
-                            return item
-        raise ApiError(
-            "response_not_found", f"No stored response has an item {item_id!r}.", param=param
-        )
+        if found := self._items.get((owner, item_id)):
+            return found[next(reversed(found))]
+        message = f"No stored response has an item {item_id!r}."
+        raise ApiError("response_not_found", message, param=param)
 
     def delete(self, response_id: str, owner: str) -> None:
         """Forget it. Raises `ApiError` where it is not there."""
@@ -88,17 +87,19 @@ class ResponseStore:
 
     @contextlib.contextmanager
     def holding(self, turns: Sequence[Turn]) -> Iterator[bool]:
-        """Room for what is being answered; whether there is."""
+        """Room for what is being answered; whether there is any beside what others hold."""
+        if sum(turn.num_bytes for turn in {*self._answering, *turns}) > self._max_bytes:
+            yield False
+            return
+        self._answering.update(turns)
         self._take(turns)
         self._make_room()
-        fits = self.held_bytes <= self._max_bytes
-        if not fits:
-            self._give_back(turns)
         try:
-            yield fits
+            yield True
         finally:
-            if fits:
-                self._give_back(turns)
+            self._answering.subtract(turns)
+            self._answering += Counter()  # drops what is zero
+            self._give_back(turns)
 
     def put(self, stored: StoredResponse) -> None:
         """Store it, as the one used last; unless it is too large to be stored at all."""
@@ -123,6 +124,8 @@ class ResponseStore:
             self._uses[turn] += 1
             if self._uses[turn] == 1:
                 self.held_bytes += turn.num_bytes
+                for item in turn.items:
+                    self._items.setdefault((turn.owner, item.id), {})[turn] = item
 
     def _give_back(self, turns: Sequence[Turn]) -> None:
         for turn in turns:
@@ -130,6 +133,10 @@ class ResponseStore:
             if not self._uses[turn]:
                 del self._uses[turn]
                 self.held_bytes -= turn.num_bytes
+                for key in {(turn.owner, item.id) for item in turn.items}:
+                    del self._items[key][turn]
+                    if not self._items[key]:
+                        del self._items[key]
 
 
 def _body_bytes(stored: StoredResponse) -> int:

@@ -31,7 +31,7 @@ from server.openai.response.whole import WholeAnswer
 from server.openai.response_store import StoredResponse, Turn
 from server.openai.routes import EXAMPLE_MODEL, RequestHandler, tenant
 from server.openai.schemas.input_items import InputMessage, Item, ItemReference
-from server.openai.schemas.response_answers import ResponseAnswer
+from server.openai.schemas.response_answers import OutputAnswer, ResponseAnswer
 from server.openai.schemas.responses import ResponsesRequest
 from server.openai.stored_items import answered, with_id
 from server.openai.tools.checks import call_reader
@@ -51,12 +51,13 @@ async def create_response(request: Request, live: Live) -> Response:
     """Answer a text or items with images, whole or as a stream, and keep the answer."""
     body = await read(ResponsesRequest, request)
     exchange = Exchange.of(body, request, live)
+    writer = exchange.writer()
     try:
-        response = await exchange.handler.respond(exchange.prepare, exchange.writer)
+        response = await exchange.handler.respond(exchange.prepare, writer)
     except (ApiError, LookmError, MediaError, WorkerError) as error:
         raise exchange.chat.explained(to_api_error(error)) from error
     if isinstance(response, WholeAnswer):
-        exchange.finished(b"".join(response.written))
+        exchange.finished(writer.items.output, b"".join(response.written))
     return response
 
 
@@ -75,7 +76,7 @@ class Exchange:
     body: ResponsesRequest
     chat: Asked
     handler: RequestHandler
-    writer: ResponseWriter
+    answer: ResponseAnswer
     owner: str
     earlier: tuple[Turn, ...]
     turns: tuple[Turn, ...] | None = None
@@ -88,16 +89,18 @@ class Exchange:
         chat, translator = asked(body), live.translator
         response_id = f"resp_{uuid.uuid4().hex}"
         handler = RequestHandler(live, request, chat.chat, response_id, Acceptance(1))
+        answer = begun(body, response_id, translator.defaults)
+        return cls(body, chat, handler, answer, owner, earlier)
+
+    def writer(self) -> ResponseWriter:
+        """Tells the answer. Not held by this, which it holds: what both hold is gone with them."""
+        chat, translator = self.chat, self.handler.live.translator
         chunks = ChatChunks(
-            handler.header,
+            self.handler.header,
             partial(call_reader, chat.chat, translator.tool_support),
             partial(thinking_reader, chat.chat, translator.thinking),
         )
-        answer = begun(body, response_id, translator.defaults)
-        writer = ResponseWriter(answer, chunks, chat.explained)
-        exchange = cls(body, chat, handler, writer, owner, earlier)
-        writer.finished = exchange.finished
-        return exchange
+        return ResponseWriter(self.answer, chunks, chat.explained, self.finished)
 
     async def prepare(self) -> EngineRequest:
         """The engine's request. What is stored is held from here on, and the rest forgotten."""
@@ -108,17 +111,17 @@ class Exchange:
             turns = (*self.earlier, own)
             if self.handler.held.enter_context(live.responses.holding(turns)):
                 self.turns = turns
-                self.writer.answer.store = True
+                self.answer.store = True
         del own
+        self.earlier = ()
         return await live.translator.chat(
             chat.chat, self.handler.id, tenant(self.handler.request, live)
         )
 
-    def finished(self, written: bytes) -> None:
+    def finished(self, output: Sequence[OutputAnswer], written: bytes) -> None:
         """Store the response, written as JSON."""
         if self.turns is not None:
-            output = Turn.of(answered(self.writer.items.output))
-            turns = (*self.turns, output)
+            turns = (*self.turns, Turn.of(self.owner, answered(output)))
             stored = StoredResponse(self.handler.id, self.owner, turns, written)
             self.handler.live.responses.put(stored)
 
@@ -143,4 +146,4 @@ class Exchange:
         else:
             placed += [(f"input[{n}]", item) for n, item in enumerate(own)]
         self.chat.place(self.body.instructions, placed)
-        return Turn.of(own)
+        return Turn.of(self.owner, own)

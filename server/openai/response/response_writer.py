@@ -21,6 +21,7 @@ from server.openai.response.writers import Collected, usage_of_all
 from server.openai.schemas.answers import Answer
 from server.openai.schemas.response_answers import (
     Incomplete,
+    OutputAnswer,
     ResponseAnswer,
     ResponseFailure,
     Status,
@@ -31,13 +32,13 @@ from server.openai.schemas.response_answers import (
 @dataclass(slots=True)
 class ResponseWriter:
     """A `writers.Writer`. `answer` is the response before it has begun, which every event repeats;
-    `finished` is told the JSON of a stream's, once it is whole; `explained` says an error in the
+    `finished` is told what a stream's output and JSON were; `explained` says an error in the
     words of responses."""
 
     answer: ResponseAnswer
     chunks: ChatChunks
     explained: Callable[[ApiError], ApiError]
-    finished: Callable[[bytes], None] = lambda _: None
+    finished: Callable[[Sequence[OutputAnswer], bytes], None]
     items: OutputItems = field(default_factory=OutputItems)
     last: ChoiceEvent | None = None
     _number: int = 0
@@ -65,7 +66,7 @@ class ResponseWriter:
         assert self.last is not None, "every answered request has a terminal event"
         last = self.last
         done = self._done(Collected("", (), last.event, last.positions, last.timings))
-        self.finished(done.to_json().encode())
+        self.finished(done.output, done.to_json().encode())
         return self._frames([(f"response.{done.status}", {"response": done})])
 
     def fail(self, error: ApiError) -> bytes:
