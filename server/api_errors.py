@@ -45,6 +45,7 @@ CODES: Mapping[str, ErrorKind] = {
     "model_not_found": ErrorKind(404),
     "image_not_found": ErrorKind(404),
     "file_not_found": ErrorKind(404),
+    "response_not_found": ErrorKind(404),
     "not_found": ErrorKind(404),
     "method_not_allowed": ErrorKind(405),
     "request_timeout": ErrorKind(408),

@@ -23,7 +23,7 @@ from server.bodies import Bodies, BodyClock, BodyLimit, Inflate, OneLength
 from server.docs_pages import DocsPolicy
 from server.media import MediaError, MediaLoader
 from server.middleware import HeadAsGet, Journal, Keys, error_response
-from server.openai import files, openapi, routes, tokenize
+from server.openai import files, openapi, responses, routes, stored_responses, tokenize
 from server.openai.protocols import ChatProcessor, ImageLoader
 from server.paths import Paths
 from server.playground import route as playground
@@ -141,6 +141,8 @@ def create_app(settings: Settings, make_parts: Callable[[Settings], Parts] = rea
     app.include_router(routes.router)
     app.include_router(tokenize.router)
     app.include_router(files.router)
+    app.include_router(responses.router)
+    app.include_router(stored_responses.router)
     if settings.playground:
         app.include_router(playground.router)
     app.openapi = openapi.describe(  # type: ignore[method-assign]

@@ -125,6 +125,8 @@ SERIES: tuple[Series, ...] = (
            "Bytes that decoding may be taking now, downloads that wait for it included."),
     Series("lookm_files_held_bytes", "gauge", "Bytes of uploaded files."),
     Series("lookm_bodies_held_bytes", "gauge", "Bytes of bodies being received or prepared."),
+    Series("lookm_responses_held_bytes", "gauge",
+           "Bytes of responses kept for follow-ups (--response-store-memory)."),
     Series("lookm_connections", "gauge", "Connections that are open."),
     Series("lookm_connections_refused_total", "counter",
            "Connections closed because there were too many, or for want of descriptors."),

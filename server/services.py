@@ -31,6 +31,7 @@ from server.openai.request.parse import MAX_TEXT_BYTES
 from server.openai.request.pictures import PictureLoader
 from server.openai.request.pools import Pools
 from server.openai.request.translate import Translator
+from server.openai.response_store import ResponseStore
 from server.openai.tools.template_support import tool_support
 from server.scrapes import Scrapes
 from server.settings import Settings
@@ -105,6 +106,7 @@ class Services:
         self.scrapes = Scrapes(self.metrics.expose)
         self.unanswered = Unanswered()
         self.files = FileStore(settings.file_memory)
+        self.responses = ResponseStore(settings.response_store_memory)
         self.parsing = Turns(1)  # of large bodies
         self.gate = Gate(settings.max_running + settings.max_waiting, settings.max_per_key)
         self.key_turns = KeyTurns(settings.max_running_per_key)
@@ -123,6 +125,7 @@ class Services:
         self._giving_back: asyncio.Task[None] | None = None
         self.metrics.read("lookm_media_held_bytes", lambda: media.held_bytes)
         self.metrics.read("lookm_files_held_bytes", lambda: self.files.held_bytes)
+        self.metrics.read("lookm_responses_held_bytes", lambda: self.responses.held_bytes)
         self.metrics.read("lookm_process_resident_bytes", memory.resident_bytes)
         self.metrics.read("lookm_memory_used_ratio", memory.used_ratio)
         self.metrics.read("lookm_requests_waiting", self._num_waiting)

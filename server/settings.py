@@ -139,6 +139,11 @@ class Settings(BaseSettings):
     image_input_memory: Size = Field(
         256 * 2**20, description="Images that may be named again, in each of the two processes."
     )
+    response_store_memory: SizeOrNone = Field(
+        256 * 2**20,
+        description="Responses (/v1/responses) kept for follow-ups; the least recently used go, "
+        "0 keeps none.",
+    )
     max_context_tokens: Count | None = Field(
         None, description="Longest prompt and answer together."
     )

@@ -125,6 +125,7 @@ class RequestHandler:
     id: str
     accepted: Acceptance
     num_generated: dict[int, int] = field(default_factory=dict)
+    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # until it is over
 
     @property
     def num_choices(self) -> int:
@@ -177,7 +178,7 @@ class RequestHandler:
         deadline_s = self.live.deadline_s()
         try:
             self._check_num_choices()
-            with self.live.gate.entered(self.num_choices):
+            with self.live.gate.entered(self.num_choices), self.held:
                 began_s = time.perf_counter()
                 request = await abort_at(deadline_s, prepare())
                 media_s = time.perf_counter() - began_s

@@ -92,7 +92,7 @@ async def test_bodies_that_are_not_a_json_object(
         check_error(response, 400, code, None)
 
 
-@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/tokenize"])
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/responses", "/tokenize"])
 @pytest.mark.parametrize(
     "kind",
     ["text/plain", "text/plain; charset=utf-8", "application/x-www-form-urlencoded", "x", ""],
@@ -139,6 +139,7 @@ async def test_wrong_routes_and_methods(client: httpx.AsyncClient) -> None:
     check_error(await client.get("/v1/nothing"), 404, "not_found", None)
     check_error(await client.get("/v1/models/gpt-6"), 404, "model_not_found", "model")
     check_error(await client.get("/v1/models/fake:zip"), 404, "model_not_found", "model")
+    check_error(await client.get("/v1/responses/resp_x"), 404, "response_not_found", None)
     response = await client.get(CHAT)
     check_error(response, 405, "method_not_allowed", None)
     assert response.headers["allow"] == "POST"

@@ -67,14 +67,15 @@ class HeaderFields(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """One whole choice: its text, the log-probabilities of its tokens, its terminal event and the
-    positions and timings of that."""
+    """One whole choice: its text (`texts`: as it came), the log-probabilities of its tokens, its
+    terminal event and the positions and timings of that."""
 
     text: str
     logprobs: Sequence[TokenLogprob]
     last: TokenEvent
     positions: KeptPositionsUsage | None = None
     timings: TimingsUsage | None = None
+    texts: Sequence[str] = ()
 
 
 def usage_of_all(collected: Sequence[Collected]) -> Usage:
@@ -105,7 +106,7 @@ class Collecting:
         last = self.last
         assert last is not None, "every accepted request has a terminal event"
         text = "".join(self.texts)
-        return Collected(text, self.logprobs, last.event, last.positions, last.timings)
+        return Collected(text, self.logprobs, last.event, last.positions, last.timings, self.texts)
 
 
 class Writer(Protocol):
