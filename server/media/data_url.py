@@ -26,7 +26,7 @@ def read_data_url(text: str, config: MediaConfig, budget: Budget) -> bytes:
     """The bytes inside. Raises `MediaError`."""
     comma = text.find(",", 0, MAX_HEAD_CHARS)
     if comma < 0 or not text[:comma].lower().endswith(";base64"):
-        raise _invalid("A data: URL must read data:image/png;base64,<data>.")
+        raise _invalid("A data: URL must read data:<type>;base64,<data>.")
     if (len(text) - comma) * 3 // 4 > config.max_bytes * 1.1:  # a tenth for line ends
         raise too_many_bytes(config)
     try:

@@ -4,17 +4,17 @@
     decode   `max_decodes` turns, shared fairly; held until `use` has made something of the picture,
              so that no more pictures are in memory; in the `sandbox`, when its memory is free
 
-A URL gives any number of images: a picture is one, and what has pages or frames would be one for
-each. Knows nothing about what the images are for.
+A URL gives any number of images: a picture is one, a video (`videos`) one for each of its frames
+that are looked at. Knows nothing about what the images are for.
 """
 
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass
+from functools import partial
 
 import httpx
 from PIL import Image, ImageFile
@@ -23,37 +23,16 @@ from server.media.budget import Budget, Downloads, Memory
 from server.media.config import MediaConfig
 from server.media.data_url import is_data_url, read_data_url
 from server.media.decode import Claim, examine
-from server.media.fetch import Fetcher, Resolver
-from server.media.media_error import MediaError
+from server.media.fetch import Fetcher, Resolver, Take
+from server.media.loaded import Known, LoadedImage, T, Use, Wish
+from server.media.media_error import MediaError, of_video
 from server.media.sandbox import Order, Sandbox
+from server.media.together import together
+from server.media.videos import Video, Videos, video_config
 from server.turns import Turns
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LoadedImage:
-    """One upright RGB picture. `width` and `height` are before any reduction.
-
-    `digest` is the SHA-256 of the encoded bytes, in hex. `label` names it
-    where it is one of several (its page, its time); `param` is what errors call its URL.
-    """
-
-    image: Image.Image = field(repr=False)
-    digest: str
-    width: int
-    height: int
-    num_bytes: int
-    fetch_s: float
-    decode_s: float
-    label: str | None = None
-    param: str | None = None
-
-
-T = TypeVar("T")
-Use = Callable[[LoadedImage], Awaitable[T]]
-Known = Callable[[str], T | None]
-
-
-def _nothing(_: str) -> None:
+def _nothing(_: str, __: str | None = None, /) -> None:
     return None
 
 
@@ -70,12 +49,15 @@ class MediaLoader:
         assert not ImageFile.LOAD_TRUNCATED_IMAGES, "something made Pillow accept broken images"
         self.config = config or MediaConfig()
         self._fetcher = Fetcher(self.config, transport=transport, resolve=resolve)
+        self._video_config = video_config(self.config)
+        self._video_fetcher = Fetcher(self._video_config, transport=transport, resolve=resolve)
         self._fetches = Turns(self.config.max_fetches, each=1)
         self._downloads = Downloads(self.config.max_downloaded_bytes)
         self._decodes = Turns(self.config.max_decodes)
         self._memory = Memory(self.config.memory_bytes)
         self._threads = ThreadPoolExecutor(self.config.max_decodes, thread_name_prefix="media")
-        self._sandbox = Sandbox(self.config.max_decodes)
+        self._sandbox = Sandbox(self.config.max_decodes + self.config.max_videos)
+        self._videos = Videos(self.config, self._memory, self._sandbox)
 
     @property
     def held_bytes(self) -> int:
@@ -93,12 +75,12 @@ class MediaLoader:
 
     async def load_all(
         self,
-        urls: Sequence[str],
+        urls: Sequence[str | Video],
         params: Sequence[str | None],
         use: Use[T],
         known: Known[T] = _nothing,
     ) -> list[tuple[T, ...]]:
-        """What `use` makes of the images of each URL of one request, in the order of the URLs.
+        """What `use` makes of the images of each URL or video of one request, in their order.
 
         What is `known` by the digest of its bytes is not decoded again. `params[i]` names `urls[i]`
         in errors. Raises the first `MediaError`, or what `use` raises;
@@ -106,52 +88,57 @@ class MediaLoader:
         """
         assert len(urls) == len(params)
         budget = Budget(self.config)
-        tasks = [
-            asyncio.create_task(self._load(url, param, budget, use, known))
-            for url, param in zip(urls, params, strict=True)
-        ]
-        try:
-            return list(await asyncio.gather(*tasks))
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        wishes = [Wish(param, budget, use, known) for param in params]
+        return await together(map(self._load, urls, wishes))
 
     async def aclose(self) -> None:
         """Close connections, and let threads and processes end."""
         await self._fetcher.aclose()
+        await self._video_fetcher.aclose()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._sandbox.close()
 
-    async def _load(
-        self, url: str, param: str | None, budget: Budget, use: Use[T], known: Known[T]
-    ) -> tuple[T, ...]:
+    async def _load(self, url: str | Video, wish: Wish[T]) -> tuple[T, ...]:
         try:
+            if isinstance(url, Video):
+                return await self._video(url, wish)
+            wish.budget.take_images(1)
             if is_data_url(url):
-                return await self._decoded(url, 0.0, param, budget, use, known)
-            with self._downloads.counted(budget) as take:
-                async with self._fetches.turn():
-                    begun_s = time.perf_counter()
-                    data = await self._fetcher.fetch(url, take)
-                    took_s = time.perf_counter() - begun_s
-                return await self._decoded(data, took_s, param, budget, use, known)
+                return await self._decoded(url, 0.0, wish)
+            with self._downloads.counted(wish.budget) as take:
+                data, took_s = await self._fetched(url, take, self._fetcher)
+                return await self._decoded(data, took_s, wish)
         except MediaError as error:
-            error.param = param
+            error.param = error.param or wish.param
+            if isinstance(url, Video):
+                raise of_video(error) from error
             raise
 
-    async def _decoded(
-        self,
-        source: str | bytes,
-        fetch_s: float,
-        param: str | None,
-        budget: Budget,
-        use: Use[T],
-        known: Known[T],
-    ) -> tuple[T, ...]:
+    async def _fetched(self, url: str, take: Take, fetcher: Fetcher) -> tuple[bytes, float]:
+        """The bytes behind a URL, when it is this request's turn, and how long that took."""
+        async with self._fetches.turn():
+            begun_s = time.perf_counter()
+            data = await fetcher.fetch(url, take)
+            return data, time.perf_counter() - begun_s
+
+    async def _video(self, video: Video, wish: Wish[T]) -> tuple[T, ...]:
+        """The frames of a video, when it is its turn."""
+        self._videos.check()
+        if is_data_url(video.url):
+            async with self._videos.turn():
+                read = partial(read_data_url, video.url, self._video_config, wish.budget)
+                data = await asyncio.get_running_loop().run_in_executor(self._threads, read)
+                return await self._videos.load(data, video, 0.0, wish)
+        with self._downloads.counted(wish.budget) as take:
+            data, took_s = await self._fetched(video.url, take, self._video_fetcher)
+            async with self._videos.turn():
+                return await self._videos.load(data, video, took_s, wish)
+
+    async def _decoded(self, source: str | bytes, fetch_s: float, wish: Wish[T]) -> tuple[T, ...]:
         async with self._decodes.turn():
             in_thread = asyncio.get_running_loop().run_in_executor
-            sent = await in_thread(self._threads, _read, source, self.config, budget)
-            if (found := known(sent.digest)) is not None:
+            sent = await in_thread(self._threads, _read, source, self.config, wish.budget)
+            if (found := wish.known(sent.digest)) is not None:
                 return (found,)
             async with self._memory.hold(sent.claim.cost_bytes):
                 begun_s = time.perf_counter()
@@ -166,9 +153,9 @@ class MediaLoader:
                 num_bytes=len(sent.data),
                 fetch_s=fetch_s,
                 decode_s=time.perf_counter() - begun_s,
-                param=param,
+                param=wish.param,
             )
-            return (await use(loaded),)
+            return (await wish.use(loaded),)
 
     def _order(self, claim: Claim) -> Order:
         config = self.config

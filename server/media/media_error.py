@@ -1,4 +1,4 @@
-"""The one way to fail. The sender of the image can mend it, and the message says how.
+"""The one way to fail. The sender of the media can mend it, and the message says how.
 
 code                   status   when
 invalid_image_url      400      not a URL we would follow: scheme, syntax, address, port, base64
@@ -6,9 +6,14 @@ image_fetch_failed     400      the host did not deliver: name, connection, stat
 image_too_large        400      bytes, pixels or shape over a limit, of one image or of all
 unsupported_image      400      a format we do not decode, or an animation
 invalid_image          400      damaged, truncated or empty
+invalid_video_url      400      as for images
+video_fetch_failed     400      as for images
+video_too_large        400      bytes, pixels, duration, or time to decode over a limit
+unsupported_video      400      a container or codec we do not decode; or nothing that decodes
+invalid_video          400      damaged, truncated or without a picture
 """
 
-from typing import Literal
+from typing import Literal, cast
 
 Code = Literal[
     "invalid_image_url",
@@ -16,11 +21,16 @@ Code = Literal[
     "image_too_large",
     "unsupported_image",
     "invalid_image",
+    "invalid_video_url",
+    "video_fetch_failed",
+    "video_too_large",
+    "unsupported_video",
+    "invalid_video",
 ]
 
 
 class MediaError(Exception):
-    """An image that cannot be used. `param` is what the caller of `load` called it.
+    """Media that cannot be used. `param` is what the caller of `load` called it.
 
     The message never holds the URL, and never an address the server found behind it.
     """
@@ -31,3 +41,9 @@ class MediaError(Exception):
         self.message = message
         self.param = param
         self.status = 400
+
+
+def of_video(error: MediaError) -> MediaError:
+    """The same error, of a video."""
+    code = cast(Code, error.code.replace("image", "video"))
+    return MediaError(code, error.message, param=error.param)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lookm.models.places import PlacedImage
 from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
-from server.media import LoadedImage
+from server.media import LoadedImage, Video
+from server.media.loaded import Known
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,8 +67,8 @@ class ChatProcessor(Protocol):
 class ImageLoader(Protocol):
     """Loads the images of one request from untrusted URLs, for each URL any number of them.
 
-    What `use` makes of each is all that stays; what is `known` by the digest of its bytes is not
-    decoded again. Raises `server.media.MediaError`.
+    What `use` makes of each is all that stays; what is `known` by its digest is not decoded again.
+    Raises `server.media.MediaError`.
     """
 
     @property
@@ -75,9 +76,9 @@ class ImageLoader(Protocol):
 
     async def load_all(
         self,
-        urls: Sequence[str],
+        urls: Sequence[str | Video],
         params: Sequence[str | None],
         use: Callable[[LoadedImage], Awaitable[T]],
-        known: Callable[[str], T | None],
+        known: Known[T],
     ) -> Sequence[Sequence[T]]: ...
     async def aclose(self) -> None: ...

@@ -91,7 +91,7 @@ class Pages:
         urls: Sequence[str],
         params: Sequence[str | None],
         use: Callable[[LoadedImage], Awaitable[Any]],
-        known: Callable[[str], Any],
+        known: Callable[..., Any],
     ) -> list[list[Any]]:
         return [[await use(page(url, n)) for n in range(int(url[-1]))] for url in urls]
 

@@ -3,8 +3,8 @@
     Part --media_part--> MediaPart --load_all--> LoadedImage --preprocess--> Picture
 
 A part gives any number of pictures, each with the text that stands before it: an `image_url` is one
-without text; of a document it would be each page, of a video each frame. A kind of part is one case
-of `media_part` here, and what `server.media` makes of its bytes. Images are fetched and decoded
+without text, a `video_url` its frames with their times. A kind of part is one case of `media_part`
+here, and what `server.media` makes of its bytes. Images are fetched and decoded
 there, each is preprocessed in a thread pool before the next takes its place in memory, never on the
 event loop. Knows parts and URLs; nothing about templates (`template` puts the pictures into them).
 """
@@ -16,23 +16,26 @@ from functools import partial
 from lookm.errors import LookmError, PromptTooLongError
 from lookm.types import ImageInput
 from server.api_errors import ApiError, to_api_error
-from server.media import LoadedImage, MediaError
+from server.media import LoadedImage, MediaError, Video
 from server.metrics import Metrics
 from server.openai.protocols import ChatProcessor, ImageLoader
 from server.openai.request.image_cache import ImageCache, is_named
 from server.openai.request.pools import Pools
 from server.openai.schemas.requests import ImagePart, Message, Part, RefusalPart
+from server.openai.schemas.video import VideoPart
 
 Place = tuple[int, int]  # the index of a message, and of the part in it
 
 
 @dataclass(frozen=True, slots=True)
 class MediaPart:
-    """A part that gives pictures: where it stands, what errors call it, where its bytes are."""
+    """A part that gives pictures: where it stands, what errors call it, where its bytes are, and
+    of a video how it is sampled."""
 
     place: Place
     param: str
     url: str
+    video: Video | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +62,14 @@ def media_parts(messages: Sequence[Message]) -> list[MediaPart]:
 
 def media_part(part: Part | RefusalPart, place: Place) -> MediaPart | None:
     """The part, if it is of a kind that gives pictures."""
+    at = "messages[{}].content[{}]".format(*place)
     if isinstance(part, ImagePart):
-        m, p = place
         url = part.image_url.url.strip()  # browsers, too, take an address without its white space
-        return MediaPart(place, f"messages[{m}].content[{p}].image_url.url", url)
+        return MediaPart(place, f"{at}.image_url.url", url)
+    if isinstance(part, VideoPart):
+        sent = part.video_url
+        url = sent.url.strip()
+        return MediaPart(place, f"{at}.video_url.url", url, Video(url, sent.fps, sent.max_frames))
     return None
 
 
@@ -92,11 +99,12 @@ class PictureLoader:
         self._check_number(len(parts))  # each gives one at least: nothing is fetched for too many
         unique, indices = distinct(parts)
         room = _Room(self.max_tokens)
-        named = {p.param: self._named(p, room) for p in unique if is_named(p.url)}
+        by_name = [part for part in unique if is_named(part.url) and part.video is None]
+        named = {part.param: self._named(part, room) for part in by_name}
         sent = [part for part in unique if part.param not in named]
         params = [part.param for part in sent]
         try:
-            urls = [part.url for part in sent]
+            urls = [part.video or part.url for part in sent]
             preprocess = partial(self._preprocess, room)
             loaded = await self.media.load_all(urls, params, preprocess, partial(self._known, room))
         except MediaError as error:
@@ -115,10 +123,10 @@ class PictureLoader:
             message = f"The request has {num_pictures} images; {self.max_images} are allowed."
             raise ApiError("invalid_value", message, param="messages")
 
-    def _known(self, room: "_Room", digest: str) -> Picture | None:
+    def _known(self, room: "_Room", digest: str, label: str | None = None, /) -> Picture | None:
         """A picture that was sent before, by the digest of its bytes."""
         image = self.cache.get(digest)
-        return None if image is None else room.take(Picture(image))
+        return None if image is None else room.take(Picture(image, label))
 
     async def _preprocess(self, room: "_Room", loaded: LoadedImage) -> Picture:
         if loaded.fetch_s:
@@ -152,14 +160,15 @@ class _Room:
         if self.num_tokens > self.max_tokens:
             raise PromptTooLongError(
                 f"The images have {self.num_tokens} tokens or more and the model's context is "
-                f"{self.max_tokens}: send fewer or smaller ones.",
+                f"{self.max_tokens}: send fewer or smaller ones, of a video fewer frames "
+                "(`max_frames`).",
                 param="messages",
             )
         return picture
 
 
 def distinct(parts: Sequence[MediaPart]) -> tuple[list[MediaPart], list[int]]:
-    """Each URL once, and for each part which of them it has.
+    """Each URL (of videos, with how it is sampled) once, and for each part which of them it has.
 
     Not a dict by URL: hashing 150 MB of them would hold up the event loop for 50 ms.
     """
@@ -168,7 +177,8 @@ def distinct(parts: Sequence[MediaPart]) -> tuple[list[MediaPart], list[int]]:
     alike: dict[tuple[int, str], list[int]] = {}
     for part in parts:
         candidates = alike.setdefault((len(part.url), part.url[-64:]), [])
-        index = next((i for i in candidates if unique[i].url == part.url), len(unique))
+        alikes = (i for i in candidates if unique[i].url == part.url)
+        index = next((i for i in alikes if unique[i].video == part.video), len(unique))
         if index == len(unique):
             unique.append(part)
             candidates.append(index)
