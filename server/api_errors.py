@@ -44,6 +44,7 @@ CODES: Mapping[str, ErrorKind] = {
     "invalid_api_key": ErrorKind(401, "authentication_error"),
     "model_not_found": ErrorKind(404),
     "image_not_found": ErrorKind(404),
+    "video_not_found": ErrorKind(404),
     "not_found": ErrorKind(404),
     "method_not_allowed": ErrorKind(405),
     "request_timeout": ErrorKind(408),

@@ -28,7 +28,7 @@ from server.media.loaded import Known, LoadedImage, T, Use, Wish
 from server.media.media_error import MediaError, of_video
 from server.media.sandbox import Order, Sandbox
 from server.media.together import together
-from server.media.videos import Video, Videos, video_config
+from server.media.videos import SCHEME, Video, Videos, video_config
 from server.turns import Turns
 
 
@@ -123,6 +123,8 @@ class MediaLoader:
 
     async def _video(self, video: Video, wish: Wish[T]) -> tuple[T, ...]:
         """The frames of a video, when it is its turn."""
+        if video.url.startswith(SCHEME):
+            return self._videos.named(video, wish)
         self._videos.check()
         if is_data_url(video.url):
             async with self._videos.turn():

@@ -11,6 +11,7 @@ video_fetch_failed     400      as for images
 video_too_large        400      bytes, pixels, duration, or time to decode over a limit
 unsupported_video      400      a container or codec we do not decode; or nothing that decodes
 invalid_video          400      damaged, truncated or without a picture
+video_not_found        404      named by its digest, and not remembered (any more)
 """
 
 from typing import Literal, cast
@@ -26,6 +27,7 @@ Code = Literal[
     "video_too_large",
     "unsupported_video",
     "invalid_video",
+    "video_not_found",
 ]
 
 
@@ -40,7 +42,7 @@ class MediaError(Exception):
         self.code: Code = code
         self.message = message
         self.param = param
-        self.status = 400
+        self.status = 404 if code == "video_not_found" else 400
 
 
 def of_video(error: MediaError) -> MediaError:

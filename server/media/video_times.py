@@ -29,10 +29,10 @@ def sample(times_s: Sequence[float], fps: float, max_frames: int) -> list[int]:
 
 
 def labels(times_s: Sequence[float]) -> list[str]:
-    """Each time on a line of its own, in as few digits as tell them from each other."""
+    """Each time as text, in as few digits as tell them from each other."""
     made: list[str] = []
     for num_digits in (1, 2, 3):
-        made = [f"{clock(time_s, num_digits)}\n" for time_s in times_s]
+        made = [clock(time_s, num_digits) for time_s in times_s]
         if len(set(made)) == len(made):
             break
     return made

@@ -121,8 +121,8 @@ async def test_each_picture_of_a_part_follows_its_label_where_the_part_stands() 
         assert (await client.post(CHAT, json=body)).status_code == 200
         digests = [each.digest for each in engine.requests[0].images]
     shown = [part.get("text", "IMAGE") for part in processor.messages[0]["content"]]
-    two = ["Page 1", "IMAGE", "Page 2", "IMAGE"]
-    assert shown == ["a", *two, "b", "Page 1", "IMAGE", *two]
+    two = ["Page 1\n", "IMAGE", "Page 2\n", "IMAGE"]
+    assert shown == ["a", *two, "b", "Page 1\n", "IMAGE", *two]
     assert digests == ["data:2/0", "data:2/1", "data:1/0", "data:2/0", "data:2/1"]
 
 

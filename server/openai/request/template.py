@@ -1,8 +1,8 @@
 """Messages as chat templates take them: roles, text, placeholders for images, calls of tools.
 
 Each kind of part gives template parts of its own, in its place: text is text, and every picture of
-a part that has any is its label (text, where it has one) and an image. Knows what templates expect;
-nothing about where pictures come from.
+a part that has any is its label (a line of text, where it has one) and an image. Knows what
+templates expect; nothing about where pictures come from.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,7 +68,7 @@ def _text_part(text: str) -> TemplatePart:
 def _picture_parts(pictures: Pictures) -> Iterator[TemplatePart]:
     for picture in pictures:
         if picture.label is not None:
-            yield _text_part(picture.label)
+            yield _text_part(f"{picture.label}\n")
         yield {"type": "image"}
 
 

@@ -15,7 +15,10 @@ class VideoUrl(Strict):
         str,
         AfterValidator(not_empty),
         Field(json_schema_extra={"minLength": 1}),
-        Honoured("data:, https: or http:; MP4, MOV, WebM, MKV or AVI, whose sound is not heard"),
+        Honoured(
+            "data:, https:, http:, or sha256: of a video sent before; MP4, MOV, WebM, MKV or AVI, "
+            "whose sound is not heard"
+        ),
     ]
     fps: Annotated[
         Annotated[float, Field(gt=0, le=120)] | None,
