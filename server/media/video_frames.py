@@ -81,7 +81,9 @@ def frames(data: bytearray, options: Facts) -> Iterator[tuple[Facts, bytes]]:
     with _opened(data, options) as stream:
         walk = _Walk(stream.codec_context, _packets(stream, options))
         for time in options["times"]:
-            image = _picture(walk.to(time), tuple(options["kept"]))
+            frame = walk.to(time)
+            _check_pixels(frame.width, frame.height, options)  # it may grow on its way
+            image = _picture(frame, tuple(options["kept"]))
             yield {"kept": image.size}, image.tobytes()
 
 
@@ -164,15 +166,19 @@ def _checked_size(stream: Any, options: Facts) -> tuple[int, int]:
     width, height = stream.codec_context.width, stream.codec_context.height
     if width < 1 or height < 1:
         raise _damaged()
+    _check_pixels(width, height, options)
+    shown_width, shown_height = _shown_size(width, height, stream)
+    if max(shown_width, shown_height) > options["max_aspect"] * min(shown_width, shown_height):
+        raise _too_large("The video is too long and thin. Cut it.")
+    return width, height
+
+
+def _check_pixels(width: int, height: int, options: Facts) -> None:
     if width * height > options["max_pixels"]:
         raise _too_large(
             f"The video has {width} x {height} pixels; {options['max_pixels']} are allowed. Scale "
             "it down."
         )
-    shown_width, shown_height = _shown_size(width, height, stream)
-    if max(shown_width, shown_height) > options["max_aspect"] * min(shown_width, shown_height):
-        raise _too_large("The video is too long and thin. Cut it.")
-    return width, height
 
 
 def _shown_size(width: int, height: int, stream: Any) -> tuple[int, int]:

@@ -12,7 +12,7 @@ The container's own times count, whatever its frame rate.
 from bisect import bisect_right
 from collections.abc import Sequence
 
-ROUNDING_S = 1e-6
+ROUNDING_S = 1e-3  # containers round times to milliseconds
 
 
 def sample(times_s: Sequence[float], fps: float, max_frames: int) -> list[int]:

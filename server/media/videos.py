@@ -215,6 +215,7 @@ class Videos:
             "container": looked.facts["container"],
             "kept": looked.kept,
             "times": [looked.times[n] for n in missing],
+            "max_pixels": limits.max_pixels,
             "max_packets": limits.max_packets,
         }
         bounds = (looked.cost_bytes + num_bytes, limits.cpu_s, limits.limit_s, WHAT)
