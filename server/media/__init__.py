@@ -27,12 +27,13 @@ Knows nothing about HTTP requests to us, models or tokens. Logs nothing.
 
 from server.media.config import MediaConfig
 from server.media.decode import silence_decoders
-from server.media.loaded import LoadedImage
+from server.media.loaded import Known, LoadedImage
 from server.media.loader import MediaLoader
 from server.media.media_error import MediaError
 from server.media.videos import Video, reads_video
 
 __all__ = [
+    "Known",
     "LoadedImage",
     "MediaConfig",
     "MediaError",

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lookm.models.places import PlacedImage
 from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
-from server.media import LoadedImage, Video
-from server.media.loaded import Known
+from server.media import Known, LoadedImage, Video
 
 if TYPE_CHECKING:
     from PIL import Image

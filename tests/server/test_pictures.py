@@ -91,7 +91,7 @@ class Pages:
         urls: Sequence[str],
         params: Sequence[str | None],
         use: Callable[[LoadedImage], Awaitable[Any]],
-        known: Callable[..., Any],
+        known: Callable[[str], Any],
     ) -> list[list[Any]]:
         return [[await use(page(url, n)) for n in range(int(url[-1]))] for url in urls]
 
@@ -121,8 +121,9 @@ async def test_each_picture_of_a_part_follows_its_label_where_the_part_stands() 
         assert (await client.post(CHAT, json=body)).status_code == 200
         digests = [each.digest for each in engine.requests[0].images]
     shown = [part.get("text", "IMAGE") for part in processor.messages[0]["content"]]
-    two = ["Page 1\n", "IMAGE", "Page 2\n", "IMAGE"]
-    assert shown == ["a", *two, "b", "Page 1\n", "IMAGE", *two]
+    one, two = "\nPage 1\n", "\nPage 2\n"
+    pages = [one, "IMAGE", two, "IMAGE"]
+    assert shown == ["a", *pages, "b", one, "IMAGE", *pages]
     assert digests == ["data:2/0", "data:2/1", "data:1/0", "data:2/0", "data:2/1"]
 
 

@@ -73,8 +73,8 @@ async def test_frames_and_their_times_stand_where_the_part_does() -> None:
         answer = await client.post(CHAT, json=body)
         assert answer.status_code == 200
         shown = [part.get("text", "IMAGE") for part in processor.messages[0]["content"]]
-        sampled = ["0:00.0\n", "IMAGE", "0:04.0\n", "IMAGE"]
-        assert shown == ["a", *sampled, "b", "IMAGE", "0:02.5\n", "IMAGE"]
+        sampled = ["\n0:00.0\n", "IMAGE", "\n0:04.0\n", "IMAGE"]
+        assert shown == ["a", *sampled, "b", "IMAGE", "\n0:02.5\n", "IMAGE"]
         assert len({each.digest for each in engine.requests[0].images}) == 4
         details = answer.json()["usage"]["prompt_tokens_details"]
         assert details["image_tokens"] == 4 * IMAGE_TOKENS

@@ -58,17 +58,19 @@ def _template_parts(
         elif isinstance(part, RefusalPart):
             yield _text_part(part.refusal)
         else:
-            yield from _picture_parts(pictures[m, p])
+            yield from _picture_parts(pictures[m, p], first=not p)
 
 
 def _text_part(text: str) -> TemplatePart:
     return {"type": "text", "text": text}
 
 
-def _picture_parts(pictures: Pictures) -> Iterator[TemplatePart]:
-    for picture in pictures:
+def _picture_parts(pictures: Pictures, *, first: bool) -> Iterator[TemplatePart]:
+    """A label is a line of its own, whatever template joins it to its neighbours."""
+    for n, picture in enumerate(pictures):
         if picture.label is not None:
-            yield _text_part(f"{picture.label}\n")
+            before = "" if first and not n else "\n"
+            yield _text_part(f"{before}{picture.label}\n")
         yield {"type": "image"}
 
 
