@@ -211,3 +211,22 @@ def test_a_package_that_does_not_load_is_refused_with_the_command(
 def test_the_large_image_takes_no_fewer_tokens_than_a_picture(build: Any, name: Any) -> None:
     _, processor = build(name)
     assert processor.large_image().num_tokens >= processor.image(PICTURES[0], "a").num_tokens
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_frames_of_a_video_stand_behind_their_times_in_every_family(name: Any, build: Any) -> None:
+    """Where a template shows all images of a turn first, the times follow in their order."""
+    hf_processor, ours = build(name)
+    times = ["0:00.0", "0:01.5", "1:02:03.5"]
+    parts: list[dict[str, str]] = []
+    for time in times:
+        parts += [{"type": "text", "text": f"\n{time}\n"}, {"type": "image"}]
+    parts.append({"type": "text", "text": "What happens?"})
+    messages = [{"role": "user", "content": parts}]
+    rendered = ours.rendered(messages)
+    places = [rendered.index(f"{time}\n") for time in times]
+    assert places == sorted(places)
+    images = [ours.image(each, str(n)) for n, each in enumerate(PICTURES)]
+    ids = ours.prompt(messages, images)
+    counted = sum(image.num_tokens for image in arranged(images, ours.family))
+    assert ids.count(ours.image_token_id) == counted
