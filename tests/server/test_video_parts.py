@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from server.fake.processor import IMAGE_TOKENS, FakeProcessor
 from server.media import videos
 from server.settings import Settings
 from tests.server.media.clips import clip, url
-from tests.server.requests import CHAT, chat, data_url, image, png, says, serving
+from tests.server.requests import CHAT, INFO, chat, data_url, image, png, says, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -111,6 +112,18 @@ async def test_frames_count_against_the_images_of_a_request() -> None:
         assert refused.status_code == 400
         assert "7 are allowed" in refused.json()["error"]["message"]
         assert len(engine.requests) == 1
+
+
+@pytest.mark.extras
+async def test_by_itself_a_video_takes_no_more_frames_than_the_context_holds() -> None:
+    info = replace(INFO, max_context_tokens=4 * IMAGE_TOKENS)
+    async with serving(Settings(model="fake"), says, info=info) as (client, engine, _):
+        assert (await client.post(CHAT, json=chat(video(url(clip()))))).status_code == 200
+        assert len(engine.requests[0].images) == 3
+        refused = await client.post(CHAT, json=chat(video(url(clip()), max_frames=6)))
+        error = refused.json()["error"]
+        assert (refused.status_code, error["code"]) == (400, "context_length_exceeded")
+        assert "max_frames" in error["message"]
 
 
 @pytest.mark.extras

@@ -10,13 +10,17 @@ event loop. Knows parts and URLs; nothing about templates (`template` puts the p
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+from PIL import Image
+
 from lookm.errors import LookmError, PromptTooLongError
+from lookm.models.image_layouts import least_tokens
 from lookm.types import ImageInput
 from server.api_errors import ApiError, to_api_error
 from server.media import LoadedImage, MediaError, Video
+from server.media.config import VideoConfig
 from server.metrics import Metrics
 from server.openai.protocols import ChatProcessor, ImageLoader
 from server.openai.request.image_cache import ImageCache, is_named
@@ -93,6 +97,7 @@ class PictureLoader:
     cache: ImageCache
     max_images: int
     max_tokens: int
+    max_frames: int  # of a video where the request does not say
 
     async def load(self, parts: Sequence[MediaPart]) -> dict[Place, Pictures]:
         """The pictures of each part. Raises `ApiError`, `MediaError`: one failure ends them all."""
@@ -104,7 +109,7 @@ class PictureLoader:
         sent = [part for part in unique if part.param not in named]
         params = [part.param for part in sent]
         try:
-            urls = [part.video or part.url for part in sent]
+            urls = [self._source(part) for part in sent]
             preprocess = partial(self._preprocess, room)
             loaded = await self.media.load_all(urls, params, preprocess, partial(self._known, room))
         except MediaError as error:
@@ -117,6 +122,13 @@ class PictureLoader:
 
     def _named(self, part: MediaPart, room: "_Room") -> Pictures:
         return (room.take(Picture(self.cache.named(part.url, part.param))),)
+
+    def _source(self, part: MediaPart) -> str | Video:
+        """What the loader takes."""
+        if part.video is None:
+            return part.url
+        max_frames = part.video.max_frames or min(self.max_frames, self.max_images)
+        return replace(part.video, max_frames=max_frames)
 
     def _check_number(self, num_pictures: int) -> None:
         if num_pictures > self.max_images:
@@ -156,7 +168,7 @@ class _Room:
 
     def take(self, picture: Picture) -> Picture:
         """One more. Raises `PromptTooLongError` where all do not fit."""
-        self.num_tokens += picture.image.num_tokens
+        self.num_tokens += least_tokens(picture.image)
         if self.num_tokens > self.max_tokens:
             raise PromptTooLongError(
                 f"The images have {self.num_tokens} tokens or more and the model's context is "
@@ -165,6 +177,16 @@ class _Room:
                 param="messages",
             )
         return picture
+
+
+def frames_that_fit(processor: ChatProcessor, max_tokens: int) -> int:
+    """How many frames of a video are taken where the request does not say: no more than fill three
+    quarters of the context. Takes a while: one of a usual shape is preprocessed."""
+    video = VideoConfig()
+    width = int((video.frame_pixels * 16 / 9) ** 0.5)
+    frame = Image.new("RGB", (width, video.frame_pixels // width))
+    num_tokens = least_tokens(processor.image(frame, "a frame"))
+    return max(1, min(video.max_frames, 3 * max_tokens // 4 // max(1, num_tokens)))
 
 
 def distinct(parts: Sequence[MediaPart]) -> tuple[list[MediaPart], list[int]]:

@@ -27,8 +27,8 @@ class VideoUrl(Strict):
     max_frames: Annotated[
         Annotated[int, Field(ge=1, le=4096)] | None,
         Honoured(
-            "where there would be more, as many are spread evenly over the video; 32 where none is "
-            "given, or `--max-images`, which counts them"
+            "where there would be more, as many are spread evenly over the video; where none is "
+            "given 32, less with `--max-images` or where three quarters of the context hold fewer"
         ),
     ] = None
 
