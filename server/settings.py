@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from lookm.config import AttentionName, DType, EngineConfig, Graphs
 from lookm.types import Reuse
-from server.media.config import MAX_REQUEST_PIXELS, MediaConfig
+from server.media.config import MAX_REQUEST_PIXELS, MediaConfig, VideoConfig
 from server.media.pdf import MAX_PAGE_PIXELS
 from server.paths import parse_root_path
 
@@ -191,7 +191,9 @@ class Settings(BaseSettings):
     )
     request_timeout_s: Seconds | None = Field(None, description="Deadline of one request.")
 
-    max_images: Count = Field(64, description="Images in one request; a page of a PDF is one.")
+    max_images: Count = Field(
+        64, description="Images in one request; a page of a PDF is one, and a frame of a video."
+    )
     media_threads: Count = Field(2, description="Threads that prepare images and prompts.")
 
     media_allow_private: bool = Field(False, description="Images from private addresses, too.")
@@ -207,7 +209,11 @@ class Settings(BaseSettings):
         3 * 2**29,
         description="What decoding images may take at once; what never fits is refused.",
     )
-    media_fetch_timeout_s: Seconds = Field(10, description="How long one download may take.")
+    media_max_video_bytes: Size = Field(100 * 2**20, description="Largest single video, encoded.")
+    media_max_video_s: Seconds = Field(3600, description="Longest video.")
+    media_fetch_timeout_s: Seconds = Field(
+        10, description="How long one download may take; of a video 30 at least."
+    )
 
     start_timeout_s: Seconds = Field(1800, description="How long loading the model may take.")
     step_timeout_s: Seconds | None = Field(
@@ -248,13 +254,15 @@ class Settings(BaseSettings):
         )
 
     def media_config(self) -> MediaConfig:
-        """The part of it that guards against untrusted images."""
+        """The part of it that guards against untrusted images and videos."""
         return MediaConfig(
             max_bytes=self.media_max_bytes,
             max_file_bytes=self.max_file_bytes,
             max_request_images=self.max_images,
             max_request_pixels=max(MAX_REQUEST_PIXELS, self.max_images * MAX_PAGE_PIXELS),
             max_decodes=self.media_threads,
+            max_videos=max(1, self.media_threads // 2),
+            video=VideoConfig(max_bytes=self.media_max_video_bytes, max_s=self.media_max_video_s),
             memory_bytes=self.media_memory,
             fetch_timeout_s=self.media_fetch_timeout_s,
             allow_private=self.media_allow_private,

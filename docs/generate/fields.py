@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from server.openai.schemas import files, input_items, kv_cache, requests, responses, tools
+from server.openai.schemas import files, input_items, kv_cache, requests, responses, tools, video
 from server.openai.schemas.fields import markdown_table
 
 PATH = Path(__file__).parents[1] / "request-fields.md"
@@ -36,6 +36,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`messages[]` of a tool", requests.ToolMessage),
     ("`tools[].function`", tools.FunctionDefinition),
     ("`image_url` of a content part", requests.ImageUrl),
+    ("`video_url` of a content part (vLLM's)", video.VideoUrl),
     ("`file` of a content part", files.FileContent),
     ("`input[]` of a response: `message`", input_items.InputMessage),
     ("`input[]` of a response: `function_call`", input_items.FunctionCall),

@@ -39,7 +39,7 @@ class Budget:
             )
 
     def take_images(self, num_images: int) -> None:
-        """Count pictures and pages before they are made; raises `MediaError` past the limit."""
+        """Count pictures, pages and frames, not made yet; raises `MediaError` past the limit."""
         limit = self._config.max_request_images
         with self._lock:
             self._images += num_images
@@ -47,8 +47,8 @@ class Budget:
         if found > limit:
             raise MediaError(
                 "image_too_large",
-                f"The request has {found} images or more, each page one; {limit} are allowed. Send "
-                "fewer, or say which ('pages').",
+                f"The request has {found} images or more, each page or frame one; {limit} are "
+                "allowed. Send fewer, or say which ('pages', 'max_frames').",
             )
 
     def take_pixels(self, num_pixels: int) -> None:

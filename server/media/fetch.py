@@ -151,7 +151,7 @@ class Fetcher:
             headers={
                 "host": url.netloc.decode("ascii"),
                 "user-agent": "lookm-server",
-                "accept": "image/*, application/pdf",
+                "accept": "image/*, video/*, application/pdf",
                 "accept-encoding": "identity",
                 "connection": "close",
                 **cookie,

@@ -4,14 +4,15 @@
     decode   `max_decodes` turns, shared fairly; held until `use` has made something of the picture,
              so that no more pictures are in memory; in the `sandbox`, when its memory is free
 
-A URL gives any number of images: a picture is one, a document (`documents`) one for each page, and
-what has frames would be one for each. Knows nothing about what the images are for.
+A source gives any number of images: the URL of a picture one, a document (`documents`) one for each
+page, a video (`videos`) one for each of its frames that are looked at. A kind of source is a file,
+and a case of `_images` here. Knows nothing about what the images are for.
 """
 
 import asyncio
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,14 +27,18 @@ from server.media.decode import Claim, examine
 from server.media.documents import Documents, File, wanted
 from server.media.fetch import Fetcher, Resolver, Take, too_many_bytes
 from server.media.loaded import Known, LoadedImage, T, Use, Wish
-from server.media.media_error import MediaError, of_file
+from server.media.media_error import Kind, MediaError, of_kind
 from server.media.pdf import is_pdf
 from server.media.sandbox import Order, Sandbox
 from server.media.together import together
+from server.media.videos import SCHEME, Video, Videos, video_config
 from server.turns import Turns
 
+Source = str | File | Video  # the URL of a picture, or what has others
+KINDS: Mapping[type[Source], Kind] = {str: "image", File: "file", Video: "video"}
 
-def _nothing(_: str, __: str | None = None, /) -> None:
+
+def _nothing(*_: str | None) -> None:
     return None
 
 
@@ -52,13 +57,16 @@ class MediaLoader:
         self._fetcher = Fetcher(self.config, transport=transport, resolve=resolve)
         self._file_config = replace(self.config, max_bytes=self.config.max_file_bytes)
         self._file_fetcher = Fetcher(self._file_config, transport=transport, resolve=resolve)
+        self._video_config = video_config(self.config)
+        self._video_fetcher = Fetcher(self._video_config, transport=transport, resolve=resolve)
         self._fetches = Turns(self.config.max_fetches, each=1)
         self._downloads = Downloads(self.config.max_downloaded_bytes)
         self._decodes = Turns(self.config.max_decodes)
         self._memory = Memory(self.config.memory_bytes)
         self._threads = ThreadPoolExecutor(self.config.max_decodes, thread_name_prefix="media")
-        self._sandbox = Sandbox(self.config.max_decodes)
+        self._sandbox = Sandbox(self.config.max_decodes + self.config.max_videos)
         self._documents = Documents(self.config, self._decodes, self._memory, self._sandbox)
+        self._videos = Videos(self.config, self._memory, self._sandbox)
 
     @property
     def held_bytes(self) -> int:
@@ -76,44 +84,52 @@ class MediaLoader:
 
     async def load_all(
         self,
-        urls: Sequence[str | File],
+        sources: Sequence[Source],
         params: Sequence[str | None],
         use: Use[T],
         known: Known[T] = _nothing,
     ) -> list[tuple[T, ...]]:
-        """What `use` makes of the images of each URL or file of one request, in their order.
+        """What `use` makes of the images of each source of one request, in their order.
 
-        What is `known` by the digest of its bytes is not decoded again. `params[i]` names `urls[i]`
-        in errors. Raises the first `MediaError`, or what `use` raises;
+        What is `known` by the digest of its bytes is not decoded again. `params[i]` names
+        `sources[i]` in errors. Raises the first `MediaError`, or what `use` raises;
         the rest is cancelled.
         """
-        assert len(urls) == len(params)
+        assert len(sources) == len(params)
         budget = Budget(self.config)
         wishes = [Wish(param, budget, use, known) for param in params]
-        return await together(map(self._load, urls, wishes))
+        return await together(map(self._load, sources, wishes))
 
     async def aclose(self) -> None:
         """Close connections, and let threads and processes end."""
         await self._fetcher.aclose()
         await self._file_fetcher.aclose()
+        await self._video_fetcher.aclose()
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._sandbox.close()
 
-    async def _load(self, url: str | File, wish: Wish[T]) -> tuple[T, ...]:
+    async def _load(self, source: Source, wish: Wish[T]) -> tuple[T, ...]:
         try:
-            if isinstance(url, File):
-                return await self._file(url, wish)
-            wish.budget.take_images(1)
-            if is_data_url(url):
-                return await self._decoded(url, 0.0, wish)
-            with self._downloads.counted(wish.budget) as take:
-                data, took_s = await self._fetched(url, take, self._fetcher)
-                return await self._decoded(data, took_s, wish)
+            return await self._images(source, wish)
         except MediaError as error:
-            error.param = error.param or wish.param
-            if isinstance(url, File):
-                raise of_file(error) from error
-            raise
+            raise of_kind(error, KINDS[type(source)], wish.param) from error
+
+    async def _images(self, source: Source, wish: Wish[T]) -> tuple[T, ...]:
+        match source:
+            case File():
+                return await self._file(source, wish)
+            case Video():
+                return await self._video(source, wish)
+            case url:
+                return await self._picture(url, wish)
+
+    async def _picture(self, url: str, wish: Wish[T]) -> tuple[T, ...]:
+        wish.budget.take_images(1)
+        if is_data_url(url):
+            return await self._decoded(url, 0.0, wish)
+        with self._downloads.counted(wish.budget) as take:
+            data, took_s = await self._fetched(url, take, self._fetcher)
+            return await self._decoded(data, took_s, wish)
 
     async def _fetched(self, url: str, take: Take, fetcher: Fetcher) -> tuple[bytes, float]:
         """The bytes behind a URL, when it is this request's turn, and how long that took."""
@@ -121,6 +137,11 @@ class MediaLoader:
             begun_s = time.perf_counter()
             data = await fetcher.fetch(url, take)
             return data, time.perf_counter() - begun_s
+
+    async def _inside(self, url: str, config: MediaConfig, budget: Budget) -> bytes:
+        """The bytes of a data: URL, read in a thread."""
+        read = partial(read_data_url, url, config, budget)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, read)
 
     async def _file(self, file: File, wish: Wish[T]) -> tuple[T, ...]:
         """The pages of a document; of a file that is a picture, that."""
@@ -131,8 +152,7 @@ class MediaLoader:
             took_s = 0.0
             if is_data_url(file.url):
                 async with self._decodes.turn():
-                    read = partial(read_data_url, file.url, self._file_config, Budget(self.config))
-                    data = await asyncio.get_running_loop().run_in_executor(self._threads, read)
+                    data = await self._inside(file.url, self._file_config, Budget(self.config))
                 take(len(data))
             else:
                 data, took_s = await self._fetched(file.url, take, self._file_fetcher)
@@ -148,6 +168,20 @@ class MediaLoader:
         wanted(file.pages, 1, wish.param)
         wish.budget.take_images(1)
         return await self._decoded(data, fetch_s, wish)
+
+    async def _video(self, video: Video, wish: Wish[T]) -> tuple[T, ...]:
+        """The frames of a video, when it is its turn."""
+        if video.url.startswith(SCHEME):
+            return self._videos.named(video, wish)
+        self._videos.check()
+        if is_data_url(video.url):
+            async with self._videos.turn():
+                data = await self._inside(video.url, self._video_config, wish.budget)
+                return await self._videos.load(data, video, 0.0, wish)
+        with self._downloads.counted(wish.budget) as take:
+            data, took_s = await self._fetched(video.url, take, self._video_fetcher)
+            async with self._videos.turn():
+                return await self._videos.load(data, video, took_s, wish)
 
     async def _decoded(self, source: str | bytes, fetch_s: float, wish: Wish[T]) -> tuple[T, ...]:
         async with self._decodes.turn():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from lookm.models.places import PlacedImage
 from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
-from server.media import File, Known, LoadedImage
+from server.media import Known, LoadedImage, Source
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -66,8 +66,8 @@ class ChatProcessor(Protocol):
 class ImageLoader(Protocol):
     """Loads the images of one request from untrusted URLs and files, for each any number of them.
 
-    What `use` makes of each is all that stays; what is `known` by the digest of its bytes is not
-    decoded again. Raises `server.media.MediaError`.
+    What `use` makes of each is all that stays; what is `known` by its digest is not decoded again.
+    Raises `server.media.MediaError`.
     """
 
     @property
@@ -75,7 +75,7 @@ class ImageLoader(Protocol):
 
     async def load_all(
         self,
-        urls: Sequence[str | File],
+        sources: Sequence[Source],
         params: Sequence[str | None],
         use: Callable[[LoadedImage], Awaitable[T]],
         known: Known[T],

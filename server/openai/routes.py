@@ -19,7 +19,7 @@ from lookm.types import Request as EngineRequest
 from lookm.types import TokenEvent
 from server.api_errors import ApiError, to_api_error
 from server.health import Live
-from server.media import reads_pdf
+from server.media import reads_pdf, reads_video
 from server.openai import openapi
 from server.openai.abort import abort_at, abort_on_disconnect
 from server.openai.openapi import STREAMED, ErrorEnvelope, described
@@ -274,7 +274,7 @@ def _model(live: Services, name: str) -> Model:
             text=True,
             images=True,
             max_images=live.settings.max_images,
-            video=False,
+            video=reads_video(),
             files=reads_pdf(),
             tools=translator.tool_support.dialect is not None,
         ),

@@ -22,10 +22,15 @@ TOOL = {"type": "function", "function": {"name": "f"}}
 TOOL_CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 URL = "messages[0].content[0].image_url.url"
 FILE = "messages[0].content[0].file"
+VIDEO = "messages[0].content[0].video_url.url"
 
 
 def file(**content: Any) -> dict[str, Any]:
     return {"type": "file", "file": content}
+
+
+def video(url: str, **sampled: Any) -> dict[str, Any]:
+    return {"type": "video_url", "video_url": {"url": url, **sampled}}
 
 
 BAD: list[tuple[str, dict[str, Any], int, str, str | None]] = [
@@ -68,6 +73,12 @@ BAD: list[tuple[str, dict[str, Any], int, str, str | None]] = [
      URL),
     ("20,000 pixels squared", messages(image(data_url(huge_png()))), 400, "image_too_large", URL),
     ("bad base64", messages(image("data:image/png;base64,@@@")), 400, "invalid_image_url", URL),
+    ("bytes that are no video", messages(video(data_url())), 400, "unsupported_video", VIDEO),
+    ("unknown video", messages(video("sha256:" + "0" * 64)), 404, "video_not_found", VIDEO),
+    ("digest of a video too short", messages(video("sha256:0")), 400, "invalid_video_url", VIDEO),
+    ("video without a URL", messages(video("")), 400, "invalid_value", VIDEO),
+    ("video of no frames", messages(video("data:,", max_frames=0)), 400, "invalid_value",
+     VIDEO.replace("url.url", "url.max_frames")),
     ("unknown digest", messages(image("sha256:" + "0" * 64)), 404, "image_not_found", URL),
     ("bad digest", messages(image("sha256:0")), 400, "invalid_image_url", URL),
     ("file path", messages(image("/etc/passwd")), 400, "invalid_image_url", URL),

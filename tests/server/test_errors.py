@@ -17,13 +17,15 @@ from fastapi import FastAPI
 from lookm.errors import QueueFullError
 from lookm.types import Request, TokenEvent
 from server.api_errors import CODES
+from server.media import videos
 from server.settings import Settings
 from tests.server.asgi_client import Visit
-from tests.server.bad_requests import BAD, URL, file
+from tests.server.bad_requests import BAD, URL, VIDEO, file, video
 from tests.server.requests import (
     CHAT,
     begins,
     chat,
+    data_url,
     events,
     image,
     never,
@@ -324,6 +326,19 @@ async def test_unreachable_files_are_the_callers_fault(client: httpx.AsyncClient
     part = file(file_url="http://nothing.invalid/a.pdf")
     response = await client.post(CHAT, json=chat(part))
     check_error(response, 400, "file_fetch_failed", "messages[0].content[0].file.file_url")
+
+
+async def test_videos_that_cannot_be_taken_are_the_callers_fault(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(videos, "reads_video", lambda: True)
+    response = await client.post(CHAT, json=chat(video("http://nothing.invalid/a.mp4")))
+    check_error(response, 400, "video_fetch_failed", VIDEO)
+    response = await client.post(CHAT, json=chat(video(data_url(b"\0\0\0\x20ftypisom"))))
+    check_error(response, 400, "invalid_video", VIDEO)
+    async with serving(Settings(model="fake", media_max_video_bytes=10), says) as (small, _, _app):
+        response = await small.post(CHAT, json=chat(video(data_url())))
+        check_error(response, 400, "video_too_large", VIDEO)
 
 
 async def test_a_body_that_does_not_arrive_is_a_timeout() -> None:

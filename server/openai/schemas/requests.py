@@ -13,6 +13,7 @@ from server.openai.schemas.files import FilePart
 from server.openai.schemas.kv_cache import KvCache
 from server.openai.schemas.strict import ARRAY, OBJECT, STRING, AtMost, Strict, not_empty
 from server.openai.schemas.tools import ToolCall, ToolChoice, Tools
+from server.openai.schemas.video import VideoPart
 
 OLD_TOOLS = "Deprecated by OpenAI: use `tools`."
 MAX_NAME = 64  # characters, as OpenAI documents
@@ -58,15 +59,17 @@ class RefusalPart(Strict):
     refusal: Annotated[str, Honoured()]
 
 
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 Content = (
     Annotated[str, STRING] | Annotated[list[Part], Field(min_length=1, max_length=4096), ARRAY]
 )
-UserPart = Annotated[TextPart | ImagePart | FilePart, Field(discriminator="type")]
+UserPart = Annotated[TextPart | ImagePart | VideoPart | FilePart, Field(discriminator="type")]
 UserContent = (
     Annotated[str, STRING] | Annotated[list[UserPart], Field(min_length=1, max_length=4096), ARRAY]
 )
-AnsweredPart = Annotated[TextPart | ImagePart | RefusalPart, Field(discriminator="type")]
+AnsweredPart = Annotated[
+    TextPart | ImagePart | VideoPart | RefusalPart, Field(discriminator="type")
+]
 Answered = (
     Annotated[str, STRING]
     | Annotated[list[AnsweredPart], Field(min_length=1, max_length=4096), ARRAY]
