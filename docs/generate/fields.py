@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from server.openai.schemas import kv_cache, requests, tools
+from server.openai.schemas import images, kv_cache, requests, tools
 from server.openai.schemas.fields import markdown_table
 
 PATH = Path(__file__).parents[1] / "request-fields.md"
@@ -34,7 +34,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`messages[]` of the assistant", requests.AssistantMessage),
     ("`messages[]` of a tool", requests.ToolMessage),
     ("`tools[].function`", tools.FunctionDefinition),
-    ("`image_url` of a content part", requests.ImageUrl),
+    ("`image_url` of a content part", images.ImageUrl),
 )
 
 

@@ -24,7 +24,7 @@ from lookm import CachePolicy
 from server.api_errors import ApiError
 from server.openai.request import policies
 from server.openai.request.parse import parse
-from server.openai.schemas import kv_cache, requests, tools
+from server.openai.schemas import images, kv_cache, requests, tools
 from server.openai.schemas.fields import Refused, field_table, markdown_table
 
 DOCUMENTED = [
@@ -34,8 +34,8 @@ DOCUMENTED = [
     (user.ChatCompletionUserMessageParam, requests.UserMessage),
     (tool.ChatCompletionToolMessageParam, requests.ToolMessage),
     (function_definition.FunctionDefinition, tools.FunctionDefinition),
-    (image_part.ChatCompletionContentPartImageParam, requests.ImagePart),
-    (image_part.ImageURL, requests.ImageUrl),
+    (image_part.ChatCompletionContentPartImageParam, images.ImagePart),
+    (image_part.ImageURL, images.ImageUrl),
     (stream_options.ChatCompletionStreamOptionsParam, requests.StreamOptions),
 ]
 EXTENSIONS = {
@@ -71,7 +71,7 @@ def test_our_extensions_are_the_only_other_fields() -> None:
 
 
 def test_every_accepted_or_refused_field_says_why() -> None:
-    for model in (*BASE, requests.AssistantMessage, requests.ImageUrl, requests.TextPart):
+    for model in (*BASE, requests.AssistantMessage, images.ImageUrl, requests.TextPart):
         for row in field_table(model):
             assert row.treatment == "honoured" or row.note
     assert "| `audio` | refused | Answers are text" in markdown_table(requests.ChatRequest)
