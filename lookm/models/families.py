@@ -124,7 +124,7 @@ _ROWS = (
         "llava",
         "LLaVA 1.5, Pixtral and others in LLaVA's form",
         grids.cropped,
-        bounded.edge,
+        bounded.edge_or_fixed,
         image_tensors=_SIZED,
     ),
     Family(

@@ -1,6 +1,6 @@
 """Pictures at their own shape, as large as a bound lets them be.
 
-    edge   on the longest edge    Pixtral, Mistral 3
+    edge   on the longest edge    Pixtral, Mistral 3 (LLaVA 1.5, of Pixtral's row, is `fixed`)
     area   on all pixels          Qwen-VL
 
 Knows how processors round; no pixels.
@@ -8,6 +8,7 @@ Knows how processors round; no pixels.
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 
 from lookm.models.detail.choice import Step
 from lookm.models.detail.ladder import Asked, Ladder, Size, fixed
@@ -76,8 +77,12 @@ edge = Ladder(
     lambda asked: 1 if _is_native(asked) else fixed.fewest(asked),
     "at most 512 x 512 pixels, by a smaller longest edge",
     "as `auto`",
-    "the longest edge that keeps to it; one token at least. Towers that see squares (LLaVA 1.5's): "
-    "every picture takes the same tokens, and less is refused",
+    "the longest edge that keeps to it; one token at least",
+)
+edge_or_fixed = replace(
+    edge,
+    low=f"Pixtral: {edge.low}. LLaVA 1.5: {fixed.low}",
+    budget=f"Pixtral: {edge.budget}. LLaVA 1.5: {fixed.budget}",
 )
 area = Ladder(
     _area,
