@@ -28,8 +28,8 @@ PAGE = (1200, 1600)  # pixels: width and height
 NUM_PAGES = 2
 DETAILS: tuple[Json, ...] = (
     {"detail": "auto"},
+    {"max_tokens_per_image": 2048},
     {"max_tokens_per_image": 1024},
-    {"max_tokens_per_image": 512},
     {"detail": "low"},
 )
 POLICIES = ("full", "look-m@0.5", "look-m@0.2")

@@ -33,5 +33,5 @@ def test_every_detail_is_asked_under_every_policy() -> None:
     header, auto, _, half, low = table({"rows": rows})
     assert header == ("detail", "tokens a page", "`full`", "`look-m@0.5`", "`look-m@0.2`")
     assert auto == ("`auto`", "64", "64.00 MiB (100%)", "32.00 MiB (50%)", "12.80 MiB (20%)")
-    assert half[:3] == ("at most 512", "16", "16.00 MiB (25%)")
+    assert half[:3] == ("at most 1,024", "32", "32.00 MiB (50%)")
     assert low[-1] == "3.20 MiB (5%)"
