@@ -186,3 +186,13 @@ def test_settings_that_are_not_understood_change_nothing_and_refuse_what_is_over
     assert "detail changes nothing" in caplog.text
     with pytest.raises(RequestError, match=f"at least {own.num_tokens} tokens"):
         ours.image(shown, "d", detail=Detail("auto", own.num_tokens - 1))
+
+
+def test_the_bundled_model_takes_what_it_always_takes_or_refuses() -> None:
+    processor = Processor.load("llava-demo")
+    assert processor.fewest_image_tokens == 64
+    shown = picture(640, 480)
+    for detail in (Detail("low"), Detail("high"), Detail("auto", 64), Detail("low", 1000)):
+        assert processor.image(shown, "d", detail=detail).digest == "d"
+    with pytest.raises(RequestError, match="at least 64 tokens"):
+        processor.image(shown, "d", detail=Detail("low", 63))
