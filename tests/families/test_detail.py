@@ -72,6 +72,8 @@ def test_under_each_budget_answers_are_those_of_generate(served: Served) -> None
         assert details.tokens_per_image == [details.image_tokens] == [step.num_tokens]
         if step.among:  # transformers lays out an image among others so, and no image alone
             continue
+        if served.case.family.model_type == "mistral3" and step.num_tokens == 1:
+            continue  # transformers fails on it
         asked, tokens = expected(served, step)
         assert got.usage.prompt_tokens == len(asked.is_image)
         assert int(asked.is_image.sum()) == step.num_tokens
