@@ -8,6 +8,7 @@ import contextlib
 import os
 import sys
 
+from lookm.threads import sleep_while_waiting
 from server import signals
 
 
@@ -15,6 +16,7 @@ def main() -> None:
     """Run the command line."""
     serves = sys.argv[1:2] == ["serve"]
     with signals.handled(signals.leave_at_once) if serves else contextlib.nullcontext():
+        sleep_while_waiting()
         from server.cli import app
 
         try:

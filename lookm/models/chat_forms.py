@@ -36,6 +36,7 @@ WORDS = {
     "system": ("pebble", "lantern"),
     "assistant": ("thimble", "orchard"),
 }
+LONG = " ".join(["of"] * 4000)  # behind a first word: some templates cut
 IMAGE: Part = {"type": "image"}
 NUM_IMAGES = 2  # in a user's probe
 
@@ -112,6 +113,7 @@ def _form(
         is_lost = True
     if is_lost or role == "user":
         what = "a user's text or image" if role == "user" else f"the text of the role {role!r}"
+        what += ", or of the turn before it" * (role == "assistant")
         why = "" if refusal is None else f" ({refusal})"
         raise ModelError(
             f"the chat template of {name} loses {what}{why}: take a template that shows all of "
@@ -121,23 +123,35 @@ def _form(
     return None
 
 
+def _texts(role: str) -> tuple[str, str]:
+    """What the role says in a probe, in two parts."""
+    first, second = WORDS[role]
+    return f"{first} {LONG}", second
+
+
 def _probe(role: str) -> list[dict[str, Any]]:
     """A conversation in which the role speaks."""
-    first, second = ({"type": "text", "text": word} for word in WORDS["user"])
+    first, second = ({"type": "text", "text": text} for text in _texts("user"))
     parts = [first, IMAGE, second, IMAGE, {"type": "text", "text": "?"}]
     user = {"role": "user", "content": parts}
     if role == "user":
         return [user]
-    turn = {"role": role, "content": [{"type": "text", "text": word} for word in WORDS[role]]}
+    turn = {"role": role, "content": [{"type": "text", "text": text} for text in _texts(role)]}
     return [turn, user] if role == "system" else [user, turn, user]
 
 
 def _says_all(rendered: str, role: str, image_token: str) -> bool:
-    """Whether both texts are there in their order, as text (not as Python writes a list), and
-    each image once."""
-    first, second = (rendered.find(word) for word in WORDS[role])
-    has_images = role != "user" or rendered.count(image_token) == NUM_IMAGES
-    return 0 <= first < second and has_images and "'type':" not in rendered
+    """Whether both texts are there in their order, as text (not as Python writes a list), and each
+    image once; beside an answer the question before it, too."""
+    first, second = (rendered.find(text) for text in _texts(role))
+    if role == "system":
+        has_users = True
+    else:
+        num_users = 1 if role == "user" else 2
+        has_users = rendered.count(image_token) == num_users * NUM_IMAGES and all(
+            rendered.count(text) == num_users for text in _texts("user")
+        )
+    return 0 <= first < second and has_users and "'type':" not in rendered
 
 
 def keys_of(value: Any) -> Iterator[str]:

@@ -23,6 +23,7 @@ from typing import Protocol
 from lookm.config import EngineConfig
 from lookm.errors import LookmError
 from lookm.progress import Progress
+from lookm.threads import sleep_while_waiting
 from lookm.types import EngineStats, ModelInfo, Request, TokenEvent
 from server import signals
 from server.worker import wire
@@ -148,12 +149,10 @@ def load_engine(config: EngineConfig) -> EngineLike:
 def set_thread_environment(config: EngineConfig) -> None:
     """Explicit OpenMP settings, made before torch is imported: later ones have no effect.
 
-    Waiting threads sleep instead of spinning (the API process needs the cores between steps), but
-    for the microseconds between two products of a step: waking up takes longer (10 % of a step).
-    A configured thread count wins over the environment; the environment wins over the guess.
+    Waiting threads sleep: the API process needs the cores between steps. A configured thread count
+    wins over the environment; the environment wins over the guess.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    sleep_while_waiting()
     if config.threads is not None:
         os.environ["OMP_NUM_THREADS"] = str(config.threads)
     else:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.browser.chromium import Browser, Visit, chromium_or_reason, opened
+from tests.lookm.models import hub_shape
 from tests.server.process import ServerProcess, serving_process
 
 
@@ -38,4 +39,17 @@ def fake_site(browser: Browser) -> Iterator[ServerProcess]:
 def demo_site(browser: Browser) -> Iterator[ServerProcess]:
     """The page of a server with the demo model."""
     with serving_process("--kv-cache-memory", "256MiB") as server:
+        yield server
+
+
+@pytest.fixture(scope="package")
+def site(
+    browser: Browser, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """The page of a server with the demo model, or with a tiny random model of a family."""
+    if request.param == "demo":
+        yield request.getfixturevalue("demo_site")
+        return
+    folder = hub_shape.write(tmp_path_factory.mktemp(request.param), request.param)
+    with serving_process("--model", str(folder), "--kv-cache-memory", "64MiB") as server:
         yield server

@@ -114,57 +114,97 @@ def test_a_walk(visit: Visit, demo_site: ServerProcess, tmp_path: Path) -> None:
         assert min(saved.size) > 300
 
 
-def test_the_overlay_lies_where_the_image_has_it(visit: Visit, demo_site: ServerProcess) -> None:
+@pytest.mark.parametrize("site", ["demo", "llava_next", "idefics3"], indirect=True)
+def test_the_overlay_lies_where_the_image_has_it(visit: Visit, site: ServerProcess) -> None:
+    """One grid, or a view of the whole and one of its tiles."""
     width, height = 480, 360
     corner = (width - 60, height - 45, width, height)
     picture = png(with_corner(width, height, corner))
-    page = visit.open(demo_site.url)
+    page = visit.open(site.url)
     choose(visit, "full", "random@0.3")
     visit.drop([("corner.png", "image/png", picture)])
     visit.ask("What is in image 1?")
-    positions = truth_of_one(demo_site, picture)
-    (grid,) = positions.images[0].grids
-    left, top, right, bottom = grid.box
-    full, veiled = (drawn(page, number, positions.images[0]) for number in range(2))
-    is_red = (full[..., 0] > 180) & (full[..., 1] < 60)
-    rows, columns = np.nonzero(is_red)
-    assert abs(int(columns.min()) - corner[0]) <= 1
-    assert abs(int(rows.min()) - corner[1]) <= 1
-    assert is_red[corner[1] + 2 :, corner[0] + 2 :].all()
-
+    positions = truth_of_one(site, picture)
+    (placed,) = positions.images
     share_T = positions.kept_LKT.mean(axis=(0, 1))
+    shown = views(placed.grids)
+    assert sum(len(view) for view in shown) == len(placed.grids)
+    assert page.locator("canvas").count() == 2 * len(shown)
+    for number, view in enumerate(shown):
+        full, veiled = (drawn(page, number + len(shown) * of, view, placed) for of in range(2))
+        is_red = (full[..., 0] > 180) & (full[..., 1] < 60)
+        rows, columns = np.nonzero(is_red)
+        assert abs(int(columns.min()) - corner[0]) <= 1
+        assert abs(int(rows.min()) - corner[1]) <= 1
+        seen = np.zeros_like(is_red)  # what a grid does not cover is hatched
+        for grid in view:
+            left, top, right, bottom = (max(0, round(edge)) for edge in grid.box)
+            seen[top : bottom - 1, left : right - 1] = True
+        corner_seen = seen[corner[1] + 2 :, corner[0] + 2 :]
+        assert corner_seen.mean() > 0.4
+        assert is_red[corner[1] + 2 :, corner[0] + 2 :][corner_seen].all(), "it reaches the corner"
+        num_seen = sum(shaded_as_said(grid, share_T, full, veiled) for grid in view)
+        assert num_seen >= 4
+
+
+def shaded_as_said(grid: Any, share_T: Any, full: np.ndarray, veiled: np.ndarray) -> int:
+    """How many patches of a grid have their middle inside the image; each is as clear as its
+    token's share of layers and heads says."""
+    left, top, right, bottom = grid.box
+    num_seen = 0
     for row in range(grid.rows):
         for column in range(grid.columns):
             x = left + (column + 0.5) * (right - left) / grid.columns
             y = top + (row + 0.5) * (bottom - top) / grid.rows
-            if not (0 <= x < width and 0 <= y < height):
+            if not (0 <= x < full.shape[1] and 0 <= y < full.shape[0]):
                 continue
             share = share_T[grid.first_token + row * grid.row_stride + column]
             clear = full[int(y), int(x)].astype(float)
             opacity = 0.86 * (1 - np.sqrt(share))
             expected = clear * (1 - opacity) + np.array([126, 124, 120]) * opacity
             assert np.abs(veiled[int(y), int(x)] - expected).max() < 6, (row, column)
+            num_seen += 1
+    return num_seen
+
+
+def views(grids: Any) -> list[list[Any]]:
+    """The whole first or last, and the tiles, which do not lie upon each other."""
+    areas = [(g.box[2] - g.box[0]) * (g.box[3] - g.box[1]) for g in grids]
+    if len(grids) == 1:
+        return [list(grids)]
+    whole = areas.index(max(areas))
+    tiles = [grid for at, grid in enumerate(grids) if at != whole]
+    return [[grids[whole]], tiles] if whole == 0 else [tiles, [grids[whole]]]
 
 
 def truth_of_one(server: ServerProcess, picture: bytes) -> Any:
     """Under `random@0.3`, whose choice is seeded."""
     content = [image(data_url(picture)), text("What is in image 1?")]
     answer = server.client.chat.completions.create(
-        model="llava-demo:random@0.3",
+        model=server.client.models.list().data[0].id,
         messages=[{"role": "user", "content": content}],
         max_tokens=4,
         temperature=0,
-        extra_body={"kv_cache": {"positions": True}},
+        extra_body={"kv_cache": {"method": "random", "keep": 0.3, "positions": True}},
     )
     return lookm.positions.decode(answer)
 
 
-def drawn(page: Any, number: int, placed: Any) -> np.ndarray:
-    """A canvas in pixels of its image, `[height, width, 3]`."""
+def drawn(page: Any, number: int, view: Any, placed: Any) -> np.ndarray:
+    """A canvas in pixels of its image, `[height, width, 3]`.
+
+    It also shows where the grids of its view reach beyond the image.
+    """
     script = """(canvas) => canvas.toDataURL("image/png").split(",")[1]"""
     data = page.locator("canvas").nth(number).evaluate(script)
     picture = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
-    return np.asarray(picture.resize((placed.width, placed.height), Image.Resampling.NEAREST))
+    left, top = (min(0, *(grid.box[side] for grid in view), 0) for side in (0, 1))
+    right = max(placed.width, *(grid.box[2] for grid in view), 0)
+    bottom = max(placed.height, *(grid.box[3] for grid in view), 0)
+    size = round(right - left), round(bottom - top)
+    whole = np.asarray(picture.resize(size, Image.Resampling.NEAREST))
+    x, y = round(-left), round(-top)
+    return whole[y : y + placed.height, x : x + placed.width]
 
 
 def hover(page: Any, canvas: Any, row: int, column: int) -> None:

@@ -83,7 +83,7 @@ def test_a_pathological_structure_costs_little_time(grammars: Any, structure: An
                 break
     except RequestError:
         pass
-    assert time.process_time() - started_s < 2
+    assert time.process_time() - started_s < 10
 
 
 def test_a_tokenizer_without_grammars_says_so() -> None:

@@ -155,7 +155,7 @@ def test_healthz_answers_at_once_while_photos_are_decoded(fake_server: ServerPro
             took_s.append(client.get(f"{fake_server.url}/healthz").elapsed.total_seconds())
         assert status.result() == 200
     assert len(took_s) > 10
-    assert statistics.median(took_s) < 0.1  # the slowest is up to what else this machine does
+    assert statistics.median(took_s) < 0.2  # the slowest is up to what else this machine does
 
 
 def test_a_body_that_is_too_large_gets_its_answer(fake_server: ServerProcess) -> None:

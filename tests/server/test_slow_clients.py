@@ -17,6 +17,7 @@ from tests.server.process import ServerProcess, serving_process
 from tests.server.requests import CHAT, chat, image, says, serving
 
 TIMEOUT_S = 0.5
+PATIENCE_S = 15  # a test waits so long where nothing was said: machines are busy
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n"
 
 
@@ -33,7 +34,7 @@ def drip(server: ServerProcess, first: bytes, drop: bytes = b"a") -> tuple[bytes
     url, said, begun_s = httpx.URL(server.url), b"", time.monotonic()
     with socket.create_connection((url.host, url.port or 80), timeout=0.05) as connection:
         connection.sendall(first)
-        while time.monotonic() - begun_s < 10:
+        while time.monotonic() - begun_s < 2 * PATIENCE_S:
             try:
                 connection.sendall(drop)
                 piece = connection.recv(65536)
@@ -52,27 +53,27 @@ def test_a_body_that_drips_is_answered_with_408_and_hung_up(server: ServerProces
     head, _, body = said.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 408 ")
     assert json.loads(body)["error"]["code"] == "request_timeout"
-    assert TIMEOUT_S <= took_s < 5
+    assert TIMEOUT_S <= took_s < PATIENCE_S
 
 
 def test_a_chunked_body_that_drips_is_cut_off(server: ServerProcess) -> None:
     head = b"POST /tokenize HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
     said, took_s = drip(server, head, b"1\r\n{\r\n")
     assert said.startswith(b"HTTP/1.1 408 ")
-    assert took_s < 5
+    assert took_s < PATIENCE_S
 
 
 @pytest.mark.parametrize("first", [b"", b"GET /healthz HT", HEAD + b"x-slow: "])
 def test_headers_that_drip_are_hung_up_on(server: ServerProcess, first: bytes) -> None:
     said, took_s = drip(server, first)
     assert said == b""
-    assert TIMEOUT_S <= took_s < 5
+    assert TIMEOUT_S <= took_s < PATIENCE_S
 
 
 def test_headers_that_drip_after_an_answer_are_hung_up_on(server: ServerProcess) -> None:
     said, took_s = drip(server, b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /heal")
     assert said.startswith(b"HTTP/1.1 200 ")
-    assert took_s < 5
+    assert took_s < PATIENCE_S
 
 
 @pytest.mark.parametrize(
@@ -88,7 +89,7 @@ def test_a_body_that_nobody_reads_does_not_hold_the_connection(
 ) -> None:
     said, took_s = drip(server, head)
     assert said.startswith(b"HTTP/1.1 ")
-    assert took_s < 5
+    assert took_s < PATIENCE_S
 
 
 def test_a_silent_client_is_hung_up_on_and_a_prompt_one_is_not(server: ServerProcess) -> None:

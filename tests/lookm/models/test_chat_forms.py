@@ -76,6 +76,10 @@ def test_each_role_gets_the_form_in_which_all_is_said(name: str) -> None:
         (shaped(LIST.replace("<image>", "")), "user"),
         (shaped(LIST, "I obey."), "'system'"),
         (shaped(LIST, LIST, ""), "'assistant'"),
+        (shaped(LIST.replace("p.text", "p.text[:1000]")), "user"),
+        (shaped(LIST, LIST.replace("p.text", "p.text[:1000]")), "'system'"),
+        (shaped(LIST).replace("in messages", "in messages[-2:]"), "'assistant'"),
+        (shaped("{% if loop.last %}" + LIST + "{% endif %}"), "'assistant'"),
         ("{% for", "user"),
     ],
 )
