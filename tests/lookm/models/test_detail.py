@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from docs.generate.detail import PUBLISHED, asked
 from lookm import RequestError
 from lookm.models.adapter import Adapter
 from lookm.models.detail import Detail, Step, choice, choose
@@ -196,3 +197,17 @@ def test_the_bundled_model_takes_what_it_always_takes_or_refuses() -> None:
         assert processor.image(shown, "d", detail=detail).digest == "d"
     with pytest.raises(RequestError, match="at least 64 tokens"):
         processor.image(shown, "d", detail=Detail("low", 63))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (9, 400), (1600, 33), (8192, 8192), (2687, 900)], ids=str)
+@pytest.mark.parametrize("checkpoint", PUBLISHED)
+def test_ladders_of_published_checkpoints_go_down_for_pictures_of_any_shape(
+    checkpoint: str, size: tuple[int, int]
+) -> None:
+    ladder, shown = asked(checkpoint, size)
+    steps = list(ladder.steps(shown))
+    counts = [step.num_tokens for step in steps]
+    assert counts == sorted(set(counts), reverse=True)
+    assert counts[-1] >= ladder.fewest(shown) >= 1
+    assert [step.name for step in steps].count("") == 1
+    assert len({step.name for step in steps}) == len(steps)
