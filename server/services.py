@@ -28,7 +28,7 @@ from server.openai.request import policies
 from server.openai.request.image_cache import ImageCache
 from server.openai.request.model_names import ModelNames
 from server.openai.request.parse import MAX_TEXT_BYTES
-from server.openai.request.pictures import PictureLoader, frames_that_fit
+from server.openai.request.pictures import PictureLoader
 from server.openai.request.pools import Pools
 from server.openai.request.translate import Translator
 from server.openai.response_store import ResponseStore
@@ -195,8 +195,6 @@ class Services:
         log.info("tool calls: %s", form or f"refused. {support.reason}")
         thinks = await self._pools.text(lambda: thinking(processor))
         info = await self.engine.wait_ready(self.settings.start_timeout_s)
-        context = info.max_context_tokens
-        max_frames = await self._pools.text(lambda: frames_that_fit(processor, context))
         self.model = self.settings.served_model_name or info.name
         self.fingerprint = fingerprint(info)
         self.metrics.describe_build(
@@ -218,8 +216,7 @@ class Services:
                 cache=ImageCache(self.settings.image_input_memory),
                 files=self.files,
                 max_images=self.settings.max_images,
-                max_tokens=context,
-                max_frames=max_frames,
+                max_tokens=info.max_context_tokens,
             ),
             pools=self._pools,
             tool_support=support,

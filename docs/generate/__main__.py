@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from docs.generate import docker, families, fields
+from docs.generate import detail, docker, families, fields
 from server.bench import readme_tables
 
 DASHBOARDS = Path(__file__).parents[2] / "docker" / "grafana" / "build.py"
@@ -16,6 +16,7 @@ def main() -> None:
     docker.write()
     fields.write()
     families.write()
+    detail.write()
     readme_tables.main()
 
 

@@ -5,7 +5,16 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from server.openai.schemas import files, input_items, kv_cache, requests, responses, tools, video
+from server.openai.schemas import (
+    files,
+    images,
+    input_items,
+    kv_cache,
+    requests,
+    responses,
+    tools,
+    video,
+)
 from server.openai.schemas.fields import markdown_table
 
 PATH = Path(__file__).parents[1] / "request-fields.md"
@@ -35,7 +44,7 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`messages[]` of the assistant", requests.AssistantMessage),
     ("`messages[]` of a tool", requests.ToolMessage),
     ("`tools[].function`", tools.FunctionDefinition),
-    ("`image_url` of a content part", requests.ImageUrl),
+    ("`image_url` of a content part", images.ImageUrl),
     ("`video_url` of a content part (vLLM's)", video.VideoUrl),
     ("`file` of a content part", files.FileContent),
     ("`input[]` of a response: `message`", input_items.InputMessage),

@@ -19,6 +19,7 @@ from pathlib import Path
 from lookm.bench.records import Json
 from lookm.eval.turns_table import lines as turn_lines
 from server.bench.capacity.report import COLUMNS, cells, paper_lines, paper_rows
+from server.bench.detail import table as two_dials
 from server.bench.stall_report import LEGEND, described
 from server.bench.stall_report import rows as stall_rows
 from server.bench.tables import markdown_table, seconds
@@ -253,6 +254,14 @@ def turns(report: Json) -> Iterator[str]:
     )
 
 
+def detail(report: Json) -> Iterator[str]:
+    """How finely images are seen, and how much of that is kept."""
+    width, height = report["page"]
+    yield f"{report['pages']} pages of {width:,} x {height:,} pixels, and what their prompt holds:"
+    yield ""
+    yield from markdown_table(two_dials(report))
+
+
 TABLES: dict[str, Callable[[Json], Iterator[str]]] = {
     "own": own,
     "peers": peers,
@@ -263,6 +272,7 @@ TABLES: dict[str, Callable[[Json], Iterator[str]]] = {
     "conversations": conversations,
     "turns": turns,
     "faults": faults,
+    "detail": detail,
 }
 
 

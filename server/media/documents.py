@@ -106,7 +106,7 @@ class Documents:
         label = f"Page {number}"
         named = f"page {number} of {rendering.digest}, shorter side {self._side}"
         digest = hashlib.sha256(named.encode()).hexdigest()
-        if (found := wish.known(digest, label)) is not None:
+        if (found := wish.found(digest, label)) is not None:
             return found
         options = {
             "number": number,

@@ -34,9 +34,12 @@ Use = Callable[[LoadedImage], Awaitable[T]]
 
 
 class Known(Protocol[T_co]):
-    """What `use` made of a picture earlier, by its digest; None: it is not known any more."""
+    """What `use` made of a picture earlier, by its digest and for which `param` it is asked; None:
+    it is not known any more."""
 
-    def __call__(self, digest: str, label: str | None = None, /) -> T_co | None: ...
+    def __call__(
+        self, digest: str, label: str | None = None, param: str | None = None, /
+    ) -> T_co | None: ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,3 +50,7 @@ class Wish(Generic[T]):
     budget: Budget
     use: Use[T]
     known: Known[T]
+
+    def found(self, digest: str, label: str | None = None) -> T | None:
+        """What is known of a picture, for this wish."""
+        return self.known(digest, label, self.param)

@@ -187,7 +187,7 @@ class MediaLoader:
         async with self._decodes.turn():
             in_thread = asyncio.get_running_loop().run_in_executor
             sent = await in_thread(self._threads, _read, source, self.config, wish.budget)
-            if (found := wish.known(sent.digest)) is not None:
+            if (found := wish.found(sent.digest)) is not None:
                 return (found,)
             async with self._memory.hold(sent.claim.cost_bytes):
                 begun_s = time.perf_counter()

@@ -130,7 +130,7 @@ class Videos:
         looked = self._remembered(digest, video)
         if looked is not None:
             wish.budget.take_images(len(looked.times))
-            found = [wish.known(*frame) for frame in looked.frames()]
+            found = [wish.found(*frame) for frame in looked.frames()]
             known = tuple(each for each in found if each is not None)
             if len(known) == len(found):
                 return known
@@ -149,7 +149,7 @@ class Videos:
         wish.budget.take_pixels(len(looked.times) * looked.num_kept)
         self._remember(looked, video)
         frames = looked.frames()
-        made = {n: wish.known(*frame) for n, frame in enumerate(frames)}
+        made = {n: wish.found(*frame) for n, frame in enumerate(frames)}
         missing = [n for n, found in made.items() if found is None]
         if missing:
             order = self._order(looked, missing, len(data))

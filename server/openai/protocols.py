@@ -7,6 +7,7 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from lookm.models.detail import Detail
 from lookm.models.places import PlacedImage
 from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
 from server.media import Known, LoadedImage, Source
@@ -44,9 +45,17 @@ class ChatProcessor(Protocol):
     @property
     def template(self) -> str: ...
 
+    @property
+    def fewest_image_tokens(self) -> int: ...
+
     def image(
-        self, image: "Image.Image", digest: str, sent: tuple[int, int] | None = None
+        self,
+        image: "Image.Image",
+        digest: str,
+        sent: tuple[int, int] | None = None,
+        detail: Detail = ...,
     ) -> ImageInput: ...
+    def tokens_per_image(self, images: Sequence[ImageInput]) -> tuple[int, ...]: ...
     def prompt(
         self,
         messages: Sequence[Mapping[str, Any]],

@@ -187,7 +187,7 @@ class RequestHandler:
                 async with contextlib.aclosing(merged(choices)) as events:
                     async for item in events:
                         self._note(item)
-                        item = self._with_timings(item, media_s)
+                        item = self._with_images(self._with_timings(item, media_s), request)
                         yield await self._with_positions(item, request)
         except (asyncio.CancelledError, GeneratorExit):
             self.request.state.left = True
@@ -203,6 +203,13 @@ class RequestHandler:
             return item
         total_s = time.perf_counter() - self.request.state.arrived_s
         return replace(item, timings=timings_usage(timing, media_s, total_s))
+
+    def _with_images(self, item: ChoiceEvent, request: EngineRequest) -> ChoiceEvent:
+        """The event with the tokens of each image, where it is the last."""
+        if item.event.finish is None or not request.images:
+            return item
+        counts = self.live.translator.processor.tokens_per_image(request.images)
+        return replace(item, tokens_per_image=counts)
 
     async def _with_positions(self, item: ChoiceEvent, request: EngineRequest) -> ChoiceEvent:
         """The event with its positions as they are sent, where it has any."""
@@ -274,6 +281,7 @@ def _model(live: Services, name: str) -> Model:
             text=True,
             images=True,
             max_images=live.settings.max_images,
+            fewest_image_tokens=translator.processor.fewest_image_tokens,
             video=reads_video(),
             files=reads_pdf(),
             tools=translator.tool_support.dialect is not None,

@@ -73,12 +73,12 @@ async def _count(live: Services, body: TokenizeRequest) -> Tokenized:
         estimated = await translator.pools.text(
             lambda: list(estimates(translator, requested, prompt))
         )
-    images = [image.num_tokens for image in prompt.images]
+    images = translator.processor.tokens_per_image(prompt.images)
     return Tokenized(
         count=len(prompt.ids),
         max_model_len=translator.info.max_context_tokens,
         image_tokens=sum(images),
-        images=images,
+        images=list(images),
         kv_cache=estimated,
     )
 

@@ -25,7 +25,7 @@ from lookm import CachePolicy
 from server.api_errors import ApiError
 from server.openai.request import policies
 from server.openai.request.parse import parse
-from server.openai.schemas import files, kv_cache, requests, tools
+from server.openai.schemas import files, images, kv_cache, requests, tools
 from server.openai.schemas.fields import Refused, field_table, markdown_table
 
 DOCUMENTED = [
@@ -35,8 +35,8 @@ DOCUMENTED = [
     (user.ChatCompletionUserMessageParam, requests.UserMessage),
     (tool.ChatCompletionToolMessageParam, requests.ToolMessage),
     (function_definition.FunctionDefinition, tools.FunctionDefinition),
-    (image_part.ChatCompletionContentPartImageParam, requests.ImagePart),
-    (image_part.ImageURL, requests.ImageUrl),
+    (image_part.ChatCompletionContentPartImageParam, images.ImagePart),
+    (image_part.ImageURL, images.ImageUrl),
     (part.File, files.FilePart),
     (part.FileFile, files.FileContent),
     (stream_options.ChatCompletionStreamOptionsParam, requests.StreamOptions),
@@ -77,7 +77,7 @@ def test_every_accepted_or_refused_field_says_why() -> None:
     for model in (
         *BASE,
         requests.AssistantMessage,
-        requests.ImageUrl,
+        images.ImageUrl,
         requests.TextPart,
         files.FileContent,
     ):

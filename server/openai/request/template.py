@@ -8,7 +8,8 @@ templates expect; nothing about where pictures come from.
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from server.openai.request.pictures import Pictures, Place
+from server.openai.request.media_parts import Place
+from server.openai.request.pictures import Pictures
 from server.openai.schemas.requests import (
     AssistantMessage,
     Message,

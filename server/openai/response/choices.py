@@ -24,12 +24,13 @@ from server.worker.worker_errors import StoppingError
 @dataclass(frozen=True, slots=True)
 class ChoiceEvent:
     """An event, and the index of the choice that it belongs to. `positions` and `timings` are the
-    event's, as they are sent."""
+    event's, as they are sent; `tokens_per_image`, with the last one, the prompt's."""
 
     choice: int
     event: TokenEvent
     positions: KeptPositionsUsage | None = None
     timings: TimingsUsage | None = None
+    tokens_per_image: tuple[int, ...] = ()
 
 
 ChoiceEvents = AsyncGenerator[ChoiceEvent]

@@ -65,7 +65,8 @@ class ResponseWriter:
     def end(self) -> bytes:
         assert self.last is not None, "every answered request has a terminal event"
         last = self.last
-        done = self._done(Collected("", (), last.event, last.positions, last.timings))
+        more = last.positions, last.timings, last.tokens_per_image
+        done = self._done(Collected("", (), last.event, *more))
         self.finished(done.output, done.to_json().encode())
         return self._frames([(f"response.{done.status}", {"response": done})])
 

@@ -98,6 +98,9 @@ class PromptTokensDetails(Answer):
 
     cached_tokens: int
     image_tokens: int
+    tokens_per_image: Annotated[
+        list[int] | None, Field(description="those of each image, in their order")
+    ] = None
 
 
 class TimingsUsage(Answer):
@@ -234,6 +237,9 @@ class Accepts(Answer):
     text: bool
     images: bool
     max_images: Annotated[int, Field(description="in one request")]
+    fewest_image_tokens: Annotated[
+        int, Field(description="no image takes fewer: less as `max_tokens_per_image` is refused")
+    ]
     video: bool
     files: Annotated[bool, Field(description="PDFs; each page counts as an image")]
     tools: Annotated[bool, Field(description="whether the model's chat template shows them")]
@@ -270,6 +276,7 @@ def usage_of(
     ends: Sequence[TokenEvent],
     positions: KeptPositionsUsage | None = None,
     timings: TimingsUsage | None = None,
+    tokens_per_image: Sequence[int] = (),
 ) -> Usage:
     """The usage that the terminal events of a request's choices tell: of the one whose `positions`
     these are, what is kept."""
@@ -285,7 +292,9 @@ def usage_of(
         ),
         kv_cache=_kv_cache(report, positions),
     )
-    if timings is not None:  # set, and so sent
+    if tokens_per_image:  # set, and so sent
+        usage.prompt_tokens_details.tokens_per_image = list(tokens_per_image)
+    if timings is not None:
         usage.timings = timings
     return usage
 

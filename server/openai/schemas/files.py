@@ -7,6 +7,7 @@ from pydantic_core import PydanticCustomError
 
 from server.openai.schemas.answers import Answer
 from server.openai.schemas.fields import Accepted, Honoured
+from server.openai.schemas.images import Detailed, MaxTokens
 from server.openai.schemas.strict import Strict
 
 PURPOSES = ("user_data", "vision")
@@ -34,6 +35,8 @@ class FileContent(Strict):
         Annotated[str, Field(max_length=MAX_FILENAME)] | None,
         Accepted("the model does not see it"),
     ] = None
+    detail: Detailed = None
+    max_tokens_per_image: MaxTokens = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -6,18 +6,20 @@ does: `translate` turns these models into the engine's values.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
+from server.openai.schemas import images
 from server.openai.schemas.fields import Accepted, Honoured, Refused
 from server.openai.schemas.files import FilePart
+from server.openai.schemas.images import ImagePart
 from server.openai.schemas.kv_cache import KvCache
-from server.openai.schemas.strict import ARRAY, OBJECT, STRING, AtMost, Strict, not_empty
+from server.openai.schemas.strict import ARRAY, OBJECT, STRING, AtMost, Strict
 from server.openai.schemas.tools import ToolCall, ToolChoice, Tools
 from server.openai.schemas.video import VideoPart
 
 OLD_TOOLS = "Deprecated by OpenAI: use `tools`."
 MAX_NAME = 64  # characters, as OpenAI documents
-CACHE_HINT = "a hint for OpenAI's prompt cache"
+CACHE_HINT = images.CACHE_HINT
 WITH_TEMPLATE = "where the model's chat template shows tools; else refused"
 
 
@@ -26,29 +28,6 @@ class TextPart(Strict):
 
     type: Annotated[Literal["text"], Honoured()]
     text: Annotated[str, Honoured()]
-    prompt_cache_breakpoint: Annotated[object, Accepted(CACHE_HINT)] = None
-
-
-class ImageUrl(Strict):
-    """Where an image is."""
-
-    url: Annotated[
-        str,
-        AfterValidator(not_empty),
-        Field(json_schema_extra={"minLength": 1}),
-        Honoured("data:, https:, http:, or sha256: of an image sent before"),
-    ]
-    detail: Annotated[
-        Literal["auto", "low", "high", "original"] | None,
-        Accepted("the model sees every image at its own resolution"),
-    ] = None
-
-
-class ImagePart(Strict):
-    """An image, at this place of the text."""
-
-    type: Annotated[Literal["image_url"], Honoured()]
-    image_url: Annotated[ImageUrl, Honoured()]
     prompt_cache_breakpoint: Annotated[object, Accepted(CACHE_HINT)] = None
 
 

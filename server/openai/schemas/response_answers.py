@@ -71,6 +71,9 @@ class InputTokensDetails(Answer):
     cached_tokens: int
     cache_write_tokens: int
     image_tokens: int
+    tokens_per_image: Annotated[
+        list[int] | None, Field(description="those of each image, in their order")
+    ] = None
 
 
 class OutputTokensDetails(Answer):
@@ -176,6 +179,8 @@ def response_usage(usage: Usage, reasoning_tokens: int) -> ResponseUsage:
         total_tokens=usage.total_tokens,
         kv_cache=usage.kv_cache,
     )
-    if usage.timings is not None:  # set, and so sent
+    if details.tokens_per_image:  # set, and so sent
+        found.input_tokens_details.tokens_per_image = details.tokens_per_image
+    if usage.timings is not None:
         found.timings = usage.timings
     return found

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from server.openai.schemas.fields import Honoured
+from server.openai.schemas.images import Detailed, MaxTokens
 from server.openai.schemas.strict import Strict, not_empty
 
 
@@ -31,6 +32,8 @@ class VideoUrl(Strict):
             "given 32, less with `--max-images` or where three quarters of the context hold fewer"
         ),
     ] = None
+    detail: Detailed = None
+    max_tokens_per_image: MaxTokens = None
 
 
 class VideoPart(Strict):

@@ -219,7 +219,7 @@ async def test_a_document_that_comes_again_is_neither_opened_nor_drawn(loading: 
         shelf[image.digest] = image.label
         return image.label
 
-    def known(digest: str, label: str | None = None) -> str | None:
+    def known(digest: str, label: str | None = None, *_: str | None) -> str | None:
         return f"{label} again" if digest in shelf else None
 
     async with loading() as load:

@@ -151,7 +151,7 @@ async def test_a_known_video_is_not_decoded_and_its_digest_stands_for_it(
         kept[image.digest] = f"{image.label} {colour(image.image)}"
         return kept[image.digest]
 
-    def known(digest: str, label: str | None = None, /) -> str | None:
+    def known(digest: str, *_: str | None) -> str | None:
         return kept.get(digest)
 
     async with loading() as load:
