@@ -32,6 +32,7 @@ from server.openai.schemas.input_items import (
 ItemPart = InputText | InputImage | InputFile | OutputText | OutputRefusal
 Placed = tuple[str, Item]  # where in the request an item is, as errors call it
 
+FILE_FIELDS = {"file_data", "file_id", "file_url", "filename"}
 EARLIER = "previous_response_id"
 _MESSAGE = re.compile(r"messages\[(\d+)\](.*)", re.DOTALL)
 _CALL = re.compile(r"\.tool_calls\[(\d+)\](?:\.function)?(.*)", re.DOTALL)
@@ -148,7 +149,7 @@ def _part(part: ItemPart, where: str) -> dict[str, Any]:
             image = {"url": part.image_url, "detail": part.detail}
             return {"type": "image_url", "image_url": image}
         case InputFile():
-            named = part.model_dump(include={"file_data", "file_id", "filename"}, exclude_none=True)
+            named = part.model_dump(include=FILE_FIELDS, exclude_none=True)
             return {"type": "file", "file": named}
         case _:
             assert_never(part)

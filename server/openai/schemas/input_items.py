@@ -49,7 +49,7 @@ class InputFile(Strict):
     file_data: Annotated[str | None, Honoured("as `file.file_data` of a chat")] = None
     file_id: Annotated[str | None, Honoured("as `file.file_id` of a chat")] = None
     filename: Annotated[str | None, Honoured("as `file.filename` of a chat")] = None
-    file_url: Annotated[object, Refused("Give the file as `file_data` or `file_id`.")] = None
+    file_url: Annotated[str | None, Honoured("as `file.file_url` of a chat")] = None
     detail: Annotated[
         Literal["auto", "low", "high"] | None, Accepted("pages are seen at one resolution")
     ] = None

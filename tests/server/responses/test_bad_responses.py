@@ -63,7 +63,7 @@ BAD: list[tuple[dict[str, Any], str, str | None]] = [
     ({"input": [user(IMAGE | {"file_id": "f"})]}, "unsupported_parameter",
      "input[0].content[0].file_id"),
     ({"input": [user(IMAGE | {"detail": "huge"})]}, "invalid_value", "input[0].content[0].detail"),
-    ({"input": [user({"type": "input_file", "file_url": "https://x"})]}, "unsupported_parameter",
+    ({"input": [user({"type": "input_file", "file_url": 3})]}, "invalid_type",
      "input[0].content[0].file_url"),
     ({"input": [CALL]}, "unsupported_parameter", "input[0]"),
     ({"input": [user("x"), OUTPUT]}, "unsupported_parameter", "input[1]"),
