@@ -32,7 +32,7 @@ from server.openai.schemas.input_items import (
 ItemPart = InputText | InputImage | InputFile | OutputText | OutputRefusal
 Placed = tuple[str, Item]  # where in the request an item is, as errors call it
 
-FILE_FIELDS = {"file_data", "file_id", "file_url", "filename"}
+NOT_A_CHATS = {"type", "prompt_cache_breakpoint"}
 EARLIER = "previous_response_id"
 _MESSAGE = re.compile(r"messages\[(\d+)\](.*)", re.DOTALL)
 _CALL = re.compile(r"\.tool_calls\[(\d+)\](?:\.function)?(.*)", re.DOTALL)
@@ -142,14 +142,27 @@ def _part(part: ItemPart, where: str) -> dict[str, Any]:
         case OutputRefusal():
             return {"type": "refusal", "refusal": part.refusal}
         case InputImage():
-            if part.image_url is None:
-                message = f"Missing required parameter: '{where}.image_url'."
-                code = "missing_required_parameter"
-                raise ApiError(code, message, param=f"{where}.image_url")
-            image = {"url": part.image_url, "detail": part.detail}
-            return {"type": "image_url", "image_url": image}
+            if part.file_id is not None and part.image_url is None:
+                return {"type": "file", "file": _fields(part)}
+            _check_image(part, where)
+            fields = _fields(part)
+            return {"type": "image_url", "image_url": {"url": fields.pop("image_url"), **fields}}
         case InputFile():
-            named = part.model_dump(include=FILE_FIELDS, exclude_none=True)
-            return {"type": "file", "file": named}
+            return {"type": "file", "file": _fields(part)}
         case _:
             assert_never(part)
+
+
+def _fields(part: InputImage | InputFile) -> dict[str, Any]:
+    """Those that are given, under the names that they have in a chat's part, too."""
+    return part.model_dump(exclude=NOT_A_CHATS, exclude_none=True)
+
+
+def _check_image(part: InputImage, where: str) -> None:
+    """Raises `ApiError` where it is not one image."""
+    if part.image_url is None:
+        message = f"Missing required parameter: '{where}.image_url'."
+        raise ApiError("missing_required_parameter", message, param=f"{where}.image_url")
+    if part.file_id is not None:
+        message = "An image has an 'image_url' or a 'file_id', not both."
+        raise ApiError("invalid_value", message, param=f"{where}.file_id")

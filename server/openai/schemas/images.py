@@ -9,8 +9,9 @@ from server.openai.schemas.strict import Strict, not_empty
 
 CACHE_HINT = "a hint for OpenAI's prompt cache"
 
+Level = Literal["auto", "low", "high", "original"] | None
 Detailed = Annotated[
-    Literal["auto", "low", "high", "original"] | None,
+    Level,
     Honoured(
         "`auto`: as the model's own processor sees it; `low`: 512 x 512 pixels of it, or the "
         "fewest tokens there are; `high`, `original`: as finely as the model can"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from server.openai.schemas.fields import Accepted, Honoured, Refused
-from server.openai.schemas.requests import CACHE_HINT
+from server.openai.schemas.images import CACHE_HINT, Level
 from server.openai.schemas.strict import ARRAY, STRING, Strict
 from server.openai.schemas.tools import ToolName
 
@@ -31,14 +31,15 @@ class InputText(Strict):
 
 
 class InputImage(Strict):
-    """An image, at this place of the text."""
+    """An image, at this place of the text: as a chat's `image_url` part, or one of an upload."""
 
     type: Annotated[Literal["input_image"], Honoured()]
     image_url: Annotated[str | None, Honoured("as `image_url.url` of a chat")] = None
-    detail: Annotated[
-        Literal["auto", "low", "high", "original"] | None, Honoured("as in a chat's `image_url`")
+    file_id: Annotated[str | None, Honoured("else; as `file.file_id` of a chat")] = None
+    detail: Annotated[Level, Honoured("as in a chat's `image_url`")] = None
+    max_tokens_per_image: Annotated[
+        int | None, Honoured("extension: as in a chat's `image_url`")
     ] = None
-    file_id: Annotated[object, Refused("Give the image as `image_url`.")] = None
     prompt_cache_breakpoint: Annotated[object, Accepted(CACHE_HINT)] = None
 
 
@@ -50,9 +51,9 @@ class InputFile(Strict):
     file_id: Annotated[str | None, Honoured("as `file.file_id` of a chat")] = None
     filename: Annotated[str | None, Honoured("as `file.filename` of a chat")] = None
     file_url: Annotated[str | None, Honoured("as `file.file_url` of a chat")] = None
-    detail: Annotated[
-        Literal["auto", "low", "high"] | None, Accepted("pages are seen at one resolution")
-    ] = None
+    pages: Annotated[str | None, Honoured("extension: as `file.pages` of a chat")] = None
+    detail: Annotated[Level, Honoured("as `file.detail` of a chat")] = None
+    max_tokens_per_image: Annotated[int | None, Honoured("extension: as in a chat's `file`")] = None
     prompt_cache_breakpoint: Annotated[object, Accepted(CACHE_HINT)] = None
 
 

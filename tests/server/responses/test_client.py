@@ -10,8 +10,9 @@ from openai import pydantic_function_tool
 from pydantic import BaseModel
 
 from server.settings import Settings
+from tests.server.media.pdfs import Page, pdf
 from tests.server.process import ServerProcess
-from tests.server.requests import begins, data_url, serving
+from tests.server.requests import begins, data_url, png, serving
 from tests.server.responses.exchange import WEATHER, user
 from tests.server.test_reasoning import model_says
 from tests.server.tools.scripted_model import ToolProcessor, tag, writes
@@ -162,3 +163,36 @@ async def test_a_failure_is_an_event_of_the_client() -> None:
     assert told[-1].type == "response.failed"
     assert told[-1].response.error.code == "server_error"
     assert "--request-timeout-s" in told[-1].response.error.message
+
+
+@pytest.mark.extras
+async def test_a_file_goes_on_as_a_chats_by_its_bytes_and_by_its_id() -> None:
+    document = pdf([Page((60, 80))] * 2)
+    data: Any = {"type": "input_file", "filename": "a.pdf", "file_data": data_url(document)}
+    async with talking_to("Two.") as (client, engine, _):
+        uploaded = await client.files.create(file=("a.pdf", document), purpose="user_data")
+        by_id: Any = {"type": "input_file", "file_id": uploaded.id, "detail": "low"}
+        seen = await client.files.create(file=("a.png", png()), purpose="vision")
+        picture: Any = {"type": "input_image", "file_id": seen.id, "detail": "high"}
+        for part, num_images in ((data, 2), (by_id, 2), (picture, 1)):
+            asked: Any = {"model": "fake", "input": [user(part, "How many pages?")]}
+            answer = await client.responses.create(**asked)
+            assert answer.output_text == "Two."
+            assert len(engine.requests[-1].images) == num_images
+            assert answer.usage is not None
+            details = answer.usage.input_tokens_details.model_extra or {}
+            assert details["tokens_per_image"] == [64] * num_images
+            stream = await client.responses.create(**asked, stream=True)
+            *_, last = [event async for event in stream]
+            assert last.type == "response.completed"
+            assert last.response.usage == answer.usage
+        then = await client.responses.create(
+            model="fake", input="And then?", previous_response_id=answer.id
+        )
+        assert then.usage is not None
+        assert len(engine.requests[-1].images) == 1
+        with pytest.raises(openai.NotFoundError) as caught:
+            await client.responses.create(
+                model="fake", input=[user({"type": "input_file", "file_id": "file-x"})]
+            )
+        assert caught.value.param == "input[0].content[0].file_id"
