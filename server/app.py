@@ -25,7 +25,7 @@ from server.docs_pages import DocsPolicy
 from server.keys.book import KeyBook
 from server.media import MediaError, MediaLoader
 from server.middleware import HeadAsGet, Journal, Keys, error_response
-from server.openai import openapi, routes, tokenize
+from server.openai import files, openapi, responses, routes, stored_responses, tokenize
 from server.openai.protocols import ChatProcessor, ImageLoader
 from server.openai.request import policies
 from server.paths import Paths
@@ -168,6 +168,9 @@ def create_app(
     app.include_router(health.router)
     app.include_router(routes.router)
     app.include_router(tokenize.router)
+    app.include_router(files.router)
+    app.include_router(responses.router)
+    app.include_router(stored_responses.router)
     if settings.playground:
         app.include_router(playground.router)
     app.openapi = openapi.describe(  # type: ignore[method-assign]
@@ -191,7 +194,7 @@ def _middleware(
     cors = Middleware(
         CORSMiddleware,
         allow_origins=list(settings.cors_origins),
-        allow_methods=["GET", "HEAD", "POST"],
+        allow_methods=["GET", "HEAD", "POST", "DELETE"],
         allow_headers=["*"],
         allow_private_network=True,  # a page may ask for a server on its user's machine
         expose_headers=[

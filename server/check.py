@@ -24,7 +24,7 @@ from lookm.policy import PRESETS, resolve
 from lookm.sizing import kept_rows
 from server.openai.tools.template_support import tool_support
 from server.plan import ModelShape, check_dtype, shape_of
-from server.settings import format_size
+from server.sizes import format_size
 
 #: Width and height of images as people send them.
 SIZES = ((336, 336), (672, 672), (1024, 1024), (1920, 1080), (3024, 4032))

@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from server.bench import commands as bench
-from server.settings import Settings, format_size
+from server.settings import Settings
+from server.sizes import format_size
 from server.version import version
 
 app = typer.Typer(

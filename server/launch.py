@@ -36,7 +36,8 @@ from server.media import silence_decoders
 from server.openai.request import policies
 from server.openai.request.model_names import ModelNames
 from server.services import Services
-from server.settings import Settings, format_size, unknown_variables
+from server.settings import Settings, unknown_variables
+from server.sizes import format_size
 from server.stopping import Stop, StoppingServer
 from server.version import version
 from server.worker.worker_errors import WorkerError

@@ -31,7 +31,7 @@ from lookm.sizing import (
     longest_prefill_tokens,
     transfer_bytes,
 )
-from server.settings import format_size
+from server.sizes import format_size
 
 FRACTIONS = (1.0, 0.5, 0.3, 0.2, 0.1, 0.05)
 DEFAULTS = EngineConfig()

@@ -19,9 +19,10 @@ from lookm.models.generation import GenerationDefaults
 from lookm.types import ModelInfo
 from server import memory
 from server.api_errors import ApiError
+from server.file_store import FileStore
 from server.keys.book import KeyBook
 from server.loop_lag import watch_lag
-from server.metrics import EngineView, Metrics, Observer
+from server.metrics import Metrics, Observer
 from server.openai.protocols import ChatProcessor, ImageLoader, ServedEngine
 from server.openai.reasoning import thinking
 from server.openai.request import policies
@@ -31,8 +32,10 @@ from server.openai.request.parse import MAX_TEXT_BYTES
 from server.openai.request.pictures import PictureLoader
 from server.openai.request.pools import Pools
 from server.openai.request.translate import Translator
+from server.openai.response_store import ResponseStore
 from server.openai.tools.template_support import tool_support
 from server.scrapes import Scrapes
+from server.series import EngineView
 from server.settings import Settings
 from server.stopping import Unanswered
 from server.turns import KeyTurns, Turns, current_owner
@@ -114,6 +117,8 @@ class Services:
         self.metrics = Metrics(engine)
         self.scrapes = Scrapes(self.metrics.expose)
         self.unanswered = Unanswered()
+        self.files = FileStore(settings.file_memory)
+        self.responses = ResponseStore(settings.response_store_memory)
         self.parsing = Turns(1)  # of large bodies
         self.gate = Gate(settings.max_running + settings.max_waiting, self.max_held)
         self.key_turns = KeyTurns(self._places)
@@ -132,6 +137,8 @@ class Services:
         self._giving_back: asyncio.Task[None] | None = None
         self._rereading: asyncio.Task[None] | None = None
         self.metrics.read("lookm_media_held_bytes", lambda: media.held_bytes)
+        self.metrics.read("lookm_files_held_bytes", lambda: self.files.held_bytes)
+        self.metrics.read("lookm_responses_held_bytes", lambda: self.responses.held_bytes)
         self.metrics.read("lookm_process_resident_bytes", memory.resident_bytes)
         self.metrics.read("lookm_memory_used_ratio", memory.used_ratio)
         self.metrics.read("lookm_requests_waiting", self._num_waiting)
@@ -253,6 +260,7 @@ class Services:
                 pools=self._pools,
                 metrics=self.metrics,
                 cache=ImageCache(self.settings.image_input_memory),
+                files=self.files,
                 max_images=self.settings.max_images,
                 max_tokens=info.max_context_tokens,
             ),

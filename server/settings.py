@@ -4,7 +4,6 @@
 wins over the environment. Knows nothing about how a setting is used.
 """
 
-import re
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,39 +15,10 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from lookm.config import AttentionName, DType, EngineConfig, Graphs, KvCacheDType, Quantization
 from lookm.types import Reuse
 from server.logs import LogFormat
-from server.media.config import MediaConfig
+from server.media.config import MAX_REQUEST_PIXELS, MediaConfig, VideoConfig
+from server.media.pdf import MAX_PAGE_PIXELS
 from server.paths import parse_root_path
-
-UNITS = {
-    "": 1,
-    **{letter: 1000 ** (i + 1) for i, letter in enumerate("kmgt")},
-    **{f"{letter}i": 1024 ** (i + 1) for i, letter in enumerate("kmgt")},
-}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?)?b?", re.IGNORECASE)
-
-
-def parse_size(value: object) -> int:
-    """Bytes from `"2GiB"`, `"512MiB"`, `"1.5g"` or a plain number.
-
-    >>> parse_size("2GiB")
-    2147483648
-    """
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    match = _SIZE.fullmatch(str(value).strip())
-    if match is None:
-        raise ValueError("give a size such as 2GiB or 512MiB")
-    return int(float(match[1]) * UNITS[(match[2] or "").lower()])
-
-
-def format_size(size_bytes: int) -> str:
-    """The shortest of B, KiB, MiB and GiB that keeps three digits: `1.5 GiB`."""
-    size = float(size_bytes)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:.3g} GiB"
+from server.sizes import parse_size
 
 
 def parse_list(value: object) -> object:
@@ -152,6 +122,11 @@ class Settings(BaseSettings):
     image_input_memory: Size = Field(
         256 * 2**20, description="Images that may be named again, in each of the two processes."
     )
+    response_store_memory: SizeOrNone = Field(
+        256 * 2**20,
+        description="Responses (/v1/responses) kept for follow-ups; the least recently used go, "
+        "0 keeps none.",
+    )
     max_context_tokens: Count | None = Field(
         None, description="Longest prompt and answer together."
     )
@@ -204,17 +179,29 @@ class Settings(BaseSettings):
     )
     request_timeout_s: Seconds | None = Field(None, description="Deadline of one request.")
 
-    max_images: Count = Field(64, description="Images in one request.")
+    max_images: Count = Field(
+        64, description="Images in one request; a page of a PDF is one, and a frame of a video."
+    )
     media_threads: Count = Field(2, description="Threads that prepare images and prompts.")
 
     media_allow_private: bool = Field(False, description="Images from private addresses, too.")
     media_allowed_hosts: Names = Field((), description="The only hosts images may come from.")
     media_max_bytes: Size = Field(20 * 2**20, description="Largest single image, encoded.")
+    max_file_bytes: Size = Field(64 * 2**20, description="Largest PDF, sent or uploaded.")
+    file_memory: SizeOrNone = Field(
+        256 * 2**20,
+        description="Uploaded files (/v1/files), of all API keys together; where there is no room, "
+        "those go that were not used for the longest time, of the key that holds the most.",
+    )
     media_memory: Size = Field(
         3 * 2**29,
         description="What decoding images may take at once; what never fits is refused.",
     )
-    media_fetch_timeout_s: Seconds = Field(10, description="How long one download may take.")
+    media_max_video_bytes: Size = Field(100 * 2**20, description="Largest single video, encoded.")
+    media_max_video_s: Seconds = Field(3600, description="Longest video.")
+    media_fetch_timeout_s: Seconds = Field(
+        10, description="How long one download may take; of a video 30 at least."
+    )
 
     start_timeout_s: Seconds = Field(1800, description="How long loading the model may take.")
     step_timeout_s: Seconds | None = Field(
@@ -265,10 +252,15 @@ class Settings(BaseSettings):
         )
 
     def media_config(self) -> MediaConfig:
-        """The part of it that guards against untrusted images."""
+        """The part of it that guards against untrusted images and videos."""
         return MediaConfig(
             max_bytes=self.media_max_bytes,
+            max_file_bytes=self.max_file_bytes,
+            max_request_images=self.max_images,
+            max_request_pixels=max(MAX_REQUEST_PIXELS, self.max_images * MAX_PAGE_PIXELS),
             max_decodes=self.media_threads,
+            max_videos=max(1, self.media_threads // 2),
+            video=VideoConfig(max_bytes=self.media_max_video_bytes, max_s=self.media_max_video_s),
             memory_bytes=self.media_memory,
             fetch_timeout_s=self.media_fetch_timeout_s,
             allow_private=self.media_allow_private,

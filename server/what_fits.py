@@ -22,7 +22,7 @@ from server.plan import (
     pool_bytes,
     read_shape,
 )
-from server.settings import format_size, parse_size
+from server.sizes import format_size, parse_size
 
 KEPT = (1.0, 0.5, 0.2)
 KV_BITS, WEIGHT_BITS = (16, 8), (16, 8, 4)

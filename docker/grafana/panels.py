@@ -238,11 +238,12 @@ SERVING = Board(
               (Query(per_second("lookm_requests_rejected_total", "reason"), "{{reason}}"),),
               "stack"),
         Panel("Memory of the API", "bytes",
-              "What the API process has, and what bodies and decoding hold of the memory now. All "
-              "of it comes back within a minute of what took it.",
+              "What the API process has, and what bodies, decoding and stored responses hold of "
+              "the memory now. What the first two hold comes back within a minute of what took it.",
               (Query(total("lookm_process_resident_bytes"), "process"),
                Query(total("lookm_bodies_held_bytes"), "bodies"),
-               Query(total("lookm_media_held_bytes"), "decoding"))),
+               Query(total("lookm_media_held_bytes"), "decoding"),
+               Query(total("lookm_responses_held_bytes"), "responses"))),
         Panel("Images and connections refused", "reqps",
               "Images by the code of their error; connections closed because there were too many.",
               (Query(per_second("lookm_images_refused_total", "reason"), "{{reason}}"),

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from docs.generate import docker, evidence, families, fields, scale
+from docs.generate import detail, docker, evidence, families, fields, scale
 from server.bench import readme_tables
 
 DASHBOARDS = Path(__file__).parents[2] / "docker" / "grafana" / "build.py"
@@ -19,6 +19,7 @@ def main() -> None:
     readme_tables.main([])
     evidence.write()
     scale.write()
+    detail.write()
 
 
 if __name__ == "__main__":

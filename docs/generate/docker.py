@@ -6,8 +6,9 @@ from pathlib import Path
 
 from docs.generate.marked import between
 from server.cli import flag_of
-from server.metrics import SERIES
-from server.settings import Settings, format_size
+from server.series import SERIES
+from server.settings import Settings
+from server.sizes import format_size
 
 DOCKER = Path(__file__).parents[2] / "docker"
 PAGE = DOCKER / "README.md"

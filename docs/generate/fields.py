@@ -5,7 +5,16 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from server.openai.schemas import kv_cache, requests, tools
+from server.openai.schemas import (
+    files,
+    images,
+    input_items,
+    kv_cache,
+    requests,
+    responses,
+    tools,
+    video,
+)
 from server.openai.schemas.fields import markdown_table
 
 PATH = Path(__file__).parents[1] / "request-fields.md"
@@ -26,6 +35,7 @@ Any other field, and any value of a wrong type or out of range, is a 400 that na
 SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`POST /v1/chat/completions`", requests.ChatRequest),
     ("`POST /v1/completions`", requests.CompletionRequest),
+    ("`POST /v1/responses`", responses.ResponsesRequest),
     ("`POST /tokenize`", requests.TokenizeRequest),
     ("`kv_cache` as an object", kv_cache.KvCache),
     ("`kv_cache.keep` as an object", kv_cache.KeepRange),
@@ -35,7 +45,18 @@ SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`messages[]` of the assistant", requests.AssistantMessage),
     ("`messages[]` of a tool", requests.ToolMessage),
     ("`tools[].function`", tools.FunctionDefinition),
-    ("`image_url` of a content part", requests.ImageUrl),
+    ("`image_url` of a content part", images.ImageUrl),
+    ("`video_url` of a content part (vLLM's)", video.VideoUrl),
+    ("`file` of a content part", files.FileContent),
+    ("`input[]` of a response: `message`", input_items.InputMessage),
+    ("`input[]` of a response: `function_call`", input_items.FunctionCall),
+    ("`input[]` of a response: `function_call_output`", input_items.FunctionCallOutput),
+    ("`input[]` of a response: `reasoning`", input_items.ReasoningItem),
+    ("`input_image` of a response", input_items.InputImage),
+    ("`input_file` of a response", input_items.InputFile),
+    ("`tools[]` of a response", responses.FunctionTool),
+    ("`text` of a response", responses.TextConfig),
+    ("`reasoning` of a response", responses.Reasoning),
 )
 
 

@@ -35,6 +35,7 @@ from lookm.eval.remote import PolicyIn, Remote
 from lookm.eval.report import columns_table, report_html, score_table, scores_json
 from lookm.eval.run import ask_all, open_store, with_full
 from lookm.eval.scores import ALL, Score, score_tasks
+from lookm.models.detail import Detail
 from lookm.policy import parse
 
 SUITES = ("demo", "turns", "kv-dtypes", "milebench", "text")
@@ -158,13 +159,14 @@ def _evaluate(options: argparse.Namespace, where: dict[str, Any]) -> None:
 
 def _backend(options: argparse.Namespace, policies: Sequence[str]) -> Local | Remote:
     """The server at `--url`, or an engine in this process."""
+    detail = Detail(options.detail, options.max_tokens_per_image)
     if options.url is not None:
         places: dict[bool, PolicyIn] = {True: "field", False: "nowhere"}
         place: PolicyIn = "model" if options.kv_cache_in_model else places[options.kv_cache_field]
         if place == "nowhere" and list(policies) != [FULL]:
             raise ConfigError("with --no-kv-cache-field the only policy is `full`: --policies full")
         key = os.environ.get("OPENAI_API_KEY")
-        return Remote(options.url, options.model, place, options.concurrency, key)
+        return Remote(options.url, options.model, place, options.concurrency, key, detail=detail)
     for policy in policies:
         parse(policy)
     config = EngineConfig(
@@ -172,7 +174,7 @@ def _backend(options: argparse.Namespace, policies: Sequence[str]) -> Local | Re
         dtype=options.dtype,
         kv_cache_dtype=options.kv_cache_dtype,
     )
-    return Local(Engine.from_config(config))
+    return Local(Engine.from_config(config), detail=detail)
 
 
 def _questions(
@@ -257,6 +259,8 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     add("--model", help="bundled name, directory or hub name; with --url a name it serves")
     add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
     add("--kv-cache-dtype", choices=("auto", "int8", "fp8"), default="auto")
+    add("--detail", choices=("low", "auto", "high"), default="auto", help="of all images")
+    add("--max-tokens-per-image", type=int, metavar="N", help="or a budget of vision tokens")
     add("--out", type=Path, default=Path("eval-run"), help="folder; the same one goes on")
     add("--restart", action="store_true", help="forget the answers that are in --out")
     add("--json", type=Path, help="write the scores here too")

@@ -12,16 +12,20 @@ from PIL import Image
 from lookm.engine import Engine
 from lookm.errors import RequestError
 from lookm.eval.questions import Job, Question, Reply
+from lookm.models.detail import Detail
+from lookm.models.preprocessing import PLAIN
 from lookm.policy import parse
 from lookm.positions import Positions, describe
 from lookm.types import CacheReport, ImageInput, Request, Sampling
 
 
 class Local:
-    """Answers greedily. `max_open` requests are with the engine at a time."""
+    """Answers greedily, with pictures seen in a `detail`. `max_open` requests are with the engine
+    at a time."""
 
-    def __init__(self, engine: Engine, max_open: int = 64) -> None:
+    def __init__(self, engine: Engine, max_open: int = 64, detail: Detail = PLAIN) -> None:
         self.engine = engine
+        self._detail = detail
         self._max_open = max_open
         self._prompt: tuple[str, tuple[int, ...], tuple[ImageInput, ...]] = ("", (), ())
 
@@ -35,11 +39,13 @@ class Local:
             "device": info.device,
             "attention": self.engine.plan.attention,
             "kv_cache_dtype": self.engine.plan.kv_cache_dtype,
+            **({"detail": self._detail.name} if self._detail.name else {}),
         }
 
     def image_tokens(self) -> int:
         """How many prompt tokens a plain square picture takes."""
-        return self.engine.processor.image(Image.new("RGB", (336, 336)), "plain").num_tokens
+        square = Image.new("RGB", (336, 336))
+        return self.engine.processor.image(square, "plain", detail=self._detail).num_tokens
 
     def replies(self, jobs: Iterable[Job]) -> Iterator[Reply]:
         """Jobs of one question should follow each other: its pictures are then read once."""
@@ -98,7 +104,9 @@ class Local:
         if self._prompt[0] != question.key:
             processor = self.engine.processor
             images = tuple(
-                processor.image(picture, hashlib.sha256(picture.tobytes()).hexdigest())
+                processor.image(
+                    picture, hashlib.sha256(picture.tobytes()).hexdigest(), detail=self._detail
+                )
                 for picture in question.pictures()
             )
             self._prompt = (question.key, processor.prompt(question.messages, images), images)

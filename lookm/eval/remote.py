@@ -19,6 +19,8 @@ from typing import Any, Literal
 from lookm.errors import ConfigError, RequestError
 from lookm.eval.png_url import png_url
 from lookm.eval.questions import FULL, Job, Question, Reply
+from lookm.models.detail import Detail
+from lookm.models.preprocessing import PLAIN
 from lookm.policy import most, parse
 from lookm.positions import Positions, decode
 
@@ -34,7 +36,8 @@ _HOPELESS = frozenset({401, 403, 404, 405})
 @dataclass(frozen=True, slots=True)
 class Remote:
     """`url` is what comes before `/v1`. Greedy; `concurrency` requests at a time, each tried
-    `tries` times. Raises `ConfigError` where the server cannot be used at all."""
+    `tries` times; `detail` goes into every image's `image_url`. Raises `ConfigError` where the
+    server cannot be used at all."""
 
     url: str
     model: str | None = None
@@ -44,11 +47,13 @@ class Remote:
     timeout_s: float = 600.0
     tries: int = 5
     pause_s: float = 1.0
+    detail: Detail = PLAIN
 
     @property
     def settings(self) -> Mapping[str, str]:
         """The address and the model."""
-        return {"model": self.served(), "url": self.url}
+        detail = {"detail": self.detail.name} if self.detail.name else {}
+        return {"model": self.served(), "url": self.url, **detail}
 
     def served(self) -> str:
         """The model to ask for: the one given, or the first that the server lists."""
@@ -81,7 +86,7 @@ class Remote:
         """The request of one job."""
         body: Json = {
             "model": model,
-            "messages": _messages(job.question),
+            "messages": _messages(job.question, self.detail),
             "max_tokens": job.question.max_tokens,
             "temperature": 0,
         }
@@ -156,15 +161,18 @@ class _RefusedError(Exception):
     """The server does not answer this question; it may answer others."""
 
 
-def _messages(question: Question) -> list[Json]:
+def _messages(question: Question, detail: Detail) -> list[Json]:
     """With the pictures in their places, as PNG: nothing is lost on the way."""
     pictures = iter(question.pictures())
+    asked: Json = {} if detail.level == "auto" else {"detail": detail.level}
+    if detail.max_tokens is not None:
+        asked["max_tokens_per_image"] = detail.max_tokens
     messages = []
     for message in question.messages:
         content = message["content"]
         if not isinstance(content, str):
             content = [
-                {"type": "image_url", "image_url": {"url": png_url(next(pictures))}}
+                {"type": "image_url", "image_url": {"url": png_url(next(pictures)), **asked}}
                 if part["type"] == "image"
                 else part
                 for part in content

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from lookm.errors import ModelError
 from lookm.models import grids
+from lookm.models.detail import Ladder, anyres, bounded, fixed, views
 
 Prefill = Literal["causal", "image blocks", "prefix"]
 
@@ -30,7 +31,8 @@ class Family:
       tokens and cache keys of the two differ.
     - `stacked_features`: features are merged as one tensor, not as a list of one per image.
     - `deepstack`: the vision tower also gives features for the first layers of the text model.
-    - `layout`: which part of the picture each of its tokens stands for.
+    - `layout`: which part of the picture each of its tokens stands for. `ladder`: in which ways,
+      of more and of fewer tokens, it can be shown.
 
     Text model
     - `text_model`: its attribute. `position_rows`: RoPE rows (3 for M-RoPE).
@@ -47,6 +49,7 @@ class Family:
     model_type: str
     title: str
     layout: grids.Layout
+    ladder: Ladder
     image_tensors: tuple[str, ...] = ("pixel_values",)
     grid_tensors: tuple[str, ...] = ()
     two_layouts: bool = False
@@ -121,13 +124,17 @@ _ROWS = (
         "llava",
         "LLaVA 1.5, Pixtral and others in LLaVA's form",
         grids.cropped,
+        bounded.edge_or_fixed,
         image_tensors=_SIZED,
     ),
-    Family("llava_next", "LLaVA-NeXT (LLaVA 1.6)", grids.anyres, image_tensors=_SIZED),
+    Family(
+        "llava_next", "LLaVA-NeXT (LLaVA 1.6)", grids.anyres, anyres.pinpoints, image_tensors=_SIZED
+    ),
     Family(
         "llava_onevision",
         "LLaVA-OneVision",
         grids.onevision,
+        anyres.onevision,
         image_tensors=(*_SIZED, "batch_num_images"),
         two_layouts=True,
         packages=_VIDEO,
@@ -137,6 +144,7 @@ _ROWS = (
             model_type,
             title,
             grids.merged,
+            bounded.area,
             image_tensors=_GRIDS,
             grid_tensors=("image_grid_thw",),
             deepstack=deepstack,
@@ -150,12 +158,22 @@ _ROWS = (
             ("qwen3_vl", "Qwen3-VL", True),
         )
     ),
-    Family("internvl", "InternVL", grids.tiled, stacked_features=True, packages=_VIDEO),
-    Family("idefics3", "Idefics3", grids.named, image_tensors=_MASKED, text_model="text_model"),
+    Family(
+        "internvl", "InternVL", grids.tiled, views.tiles, stacked_features=True, packages=_VIDEO
+    ),
+    Family(
+        "idefics3",
+        "Idefics3",
+        grids.named,
+        views.splits,
+        image_tensors=_MASKED,
+        text_model="text_model",
+    ),
     Family(
         "smolvlm",
         "SmolVLM",
         grids.named,
+        views.splits,
         image_tensors=_MASKED,
         text_model="text_model",
         packages=(*_VIDEO, "num2words"),
@@ -164,6 +182,7 @@ _ROWS = (
         "gemma3",
         "Gemma 3",
         grids.whole,
+        views.crops,
         stacked_features=True,
         prefill="image blocks",
         type_argument="token_type_ids",
@@ -172,6 +191,7 @@ _ROWS = (
         "mistral3",
         "Mistral Small 3.1",
         grids.sized,
+        bounded.edge,
         image_tensors=_SIZED,
         packages=("torchvision",),
     ),
@@ -179,6 +199,7 @@ _ROWS = (
         "paligemma",
         "PaliGemma",
         grids.whole,
+        fixed,
         stacked_features=True,
         softcaps_logits=True,
         prefill="prefix",

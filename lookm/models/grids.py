@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lookm.kept import Box, Grid
+from lookm.models.detail import setting
 from lookm.types import Array
 
 logger = logging.getLogger(__name__)
@@ -52,8 +53,7 @@ class Seen:
 
     def setting(self, name: str) -> Any:
         """One of the image processor's."""
-        given = self.settings.get(name)
-        return getattr(self.processor.image_processor, name, None) if given is None else given
+        return setting(self.processor, self.settings, name)
 
 
 Layout = Callable[[Seen], list[Grid]]

@@ -23,6 +23,12 @@ def arranged(images: Sequence[ImageInput], family: Family) -> tuple[ImageInput, 
     return tuple(_among_others(image) if NUM_TOKENS in image.tensors else image for image in images)
 
 
+def least_tokens(image: ImageInput) -> int:
+    """How many tokens it takes at least, whatever is beside it."""
+    among = image.tensors.get(NUM_TOKENS)
+    return image.num_tokens if among is None else min(image.num_tokens, int(among))
+
+
 def _among_others(image: ImageInput) -> ImageInput:
     view = image.view
     return ImageInput(

@@ -6,13 +6,9 @@ nothing about HTTP, untrusted bytes (`server.media`) or the weights.
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from lookm.errors import ModelError, RequestError, in_one_line
-from lookm.kept import Grid, View
 from lookm.models.chat_forms import (
     TEMPLATE_ERRORS,
     Form,
@@ -22,11 +18,12 @@ from lookm.models.chat_forms import (
     one_template,
 )
 from lookm.models.checkpoint import Checkpoint
+from lookm.models.detail import Detail
 from lookm.models.families import Family, family_of
-from lookm.models.grids import Seen, grids_of
-from lookm.models.image_layouts import AMONG, NUM_TOKENS, PLACEHOLDER, arranged
+from lookm.models.image_layouts import PLACEHOLDER, arranged
 from lookm.models.loading import find, load_config, load_processor, served_name
 from lookm.models.places import PlacedImage, places
+from lookm.models.preprocessing import PLAIN, Preprocessing
 from lookm.models.shown_tokens import hidden_ids, shown
 from lookm.models.token_sizes import check_length, max_token_characters
 from lookm.types import Array, ImageInput
@@ -51,9 +48,10 @@ class Processor:
             or self.family.template
         )
         self.template: str = self._template or ""  # the source of the one it uses
-        self._image_settings = hf_processor._merge_kwargs(
-            tokenizer_init_kwargs=self._tokenizer.init_kwargs
-        )["images_kwargs"]
+        settings = hf_processor._merge_kwargs(tokenizer_init_kwargs=self._tokenizer.init_kwargs)
+        self._pictures = Preprocessing(
+            self.family, hf_processor, settings["images_kwargs"], self._num_image_tokens
+        )
         if self.max_context_tokens < 1:
             message = f"{name}: config.json has {self.max_context_tokens} max_position_embeddings"
             raise ModelError(message, param="model")
@@ -101,22 +99,19 @@ class Processor:
         return None if backend is None else str(backend.to_str())
 
     def image(
-        self, image: "Image.Image", digest: str, sent: tuple[int, int] | None = None
+        self,
+        image: "Image.Image",
+        digest: str,
+        sent: tuple[int, int] | None = None,
+        detail: Detail = PLAIN,
     ) -> ImageInput:
         """Preprocess one RGB image: resize, normalise, count its tokens. CPU work.
 
-        `digest` is the image's name in the engine's cache of features: another for every picture.
-        `sent` is its width and height before it was reduced, if it was.
+        `digest` is the image's name in the engine's cache of features: another for every picture;
+        the input's own has what `detail` changes added to it. `sent` is its width and height before
+        it was reduced, if it was. Raises `RequestError` where `detail` has too small a budget.
         """
-        sent = sent or image.size
-        tensors, num_tokens, grids = self._image_tensors([image], sent)
-        view = View(*sent, grids)
-        if self.family.two_layouts:
-            among, num_among, grids = self._image_tensors([image, image], sent)
-            tensors |= {AMONG + name: array for name, array in among.items()}
-            tensors[NUM_TOKENS] = np.array(num_among)
-            view = replace(view, among=grids)
-        return ImageInput(digest=digest, tensors=tensors, num_tokens=num_tokens, view=view)
+        return self._pictures.image(image, digest, sent, detail)
 
     def large_image(self) -> ImageInput:
         """One that costs as much as images usually can: a black square of 4 megapixels."""
@@ -181,6 +176,21 @@ class Processor:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of generated ids, control tokens left out but for those of an answer."""
         return self._decode([token for token in ids if token not in self._hidden_ids])
+
+    def tokens_per_image(self, images: Sequence[ImageInput]) -> tuple[int, ...]:
+        """Those of each, in a prompt of exactly these."""
+        return tuple(image.num_tokens for image in arranged(images, self.family))
+
+    @property
+    def fewest_image_tokens(self) -> int:
+        """No image takes fewer, whatever its detail."""
+        return self._pictures.fewest_tokens
+
+    def _num_image_tokens(self, text: str) -> int:
+        """How many tokens of an image's text are the image's."""
+        with self._lock:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return ids.count(self.image_token_id)
 
     def _chat_ids(self, text: str) -> list[int]:
         """Of a rendered chat."""
@@ -269,25 +279,6 @@ class Processor:
             )
         return text
 
-    def _image_tensors(
-        self, images: list["Image.Image"], sent: tuple[int, int]
-    ) -> tuple[dict[str, Array], int, tuple[Grid, ...]]:
-        """What the processor makes of the first of `images`: tensors, the number of its tokens,
-        and what they stand for."""
-        outputs, texts = self._hf._process_images([images], **self._image_settings)
-        tensors = {
-            name: _array(outputs[name], len(images))
-            for name in self.family.image_tensors
-            if name in outputs
-        }
-        with self._lock:
-            ids: list[int] = self._tokenizer.encode(texts[0], add_special_tokens=False)
-        num_tokens, size = ids.count(self.image_token_id), images[0].size
-        seen = Seen(size, num_tokens, tensors, texts[0], self._hf, self._image_settings)
-        grids = grids_of(seen, self.family.layout, sent)
-        tensors[PLACEHOLDER] = np.frombuffer(texts[0].encode(), dtype=np.uint8)
-        return tensors, num_tokens, grids
-
     def places(self, ids: Sequence[int], images: Sequence[ImageInput]) -> tuple[PlacedImage, ...]:
         """Where the images of a prompt are, and what their tokens stand for."""
         return places(ids, arranged(images, self.family), self.image_token_id)
@@ -302,7 +293,9 @@ class Processor:
 
     def _check_image_token(self) -> None:
         """Raises `ModelError` where the config means another token by an image's features."""
-        if not self.small_image().num_tokens:
+        small = self.small_image()
+        self._pictures.learn(small)
+        if not small.num_tokens:
             known = 0 <= self.image_token_id < len(self._tokenizer)
             token = self._tokenizer.convert_ids_to_tokens(self.image_token_id) if known else None
             raise ModelError(
@@ -321,10 +314,3 @@ class Processor:
 
 def _placeholder(tensors: Mapping[str, Array]) -> str:
     return tensors[PLACEHOLDER].tobytes().decode()
-
-
-def _array(output: Any, num_images: int) -> Array:
-    """One image's share of a processor's output: a list, or an array, of images or their tiles."""
-    array = np.stack(output) if isinstance(output, list) else np.asarray(output)
-    array = array[: max(1, len(array) // num_images)]
-    return np.ascontiguousarray(array, dtype=np.float32 if array.dtype.kind == "f" else None)

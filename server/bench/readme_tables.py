@@ -22,6 +22,7 @@ from lookm.eval.text_table import wide as text_lines
 from lookm.eval.turns_table import lines as turn_lines
 from server.bench.capacity import elastic
 from server.bench.capacity.report import COLUMNS, cells, paper_lines, paper_rows
+from server.bench.detail import table as two_dials
 from server.bench.stall_report import LEGEND, described
 from server.bench.stall_report import rows as stall_rows
 from server.bench.tables import markdown_table, seconds
@@ -277,6 +278,14 @@ def kv_decode(report: Json) -> Iterator[str]:
     )
 
 
+def detail(report: Json) -> Iterator[str]:
+    """How finely images are seen, and how much of that is kept."""
+    width, height = report["page"]
+    yield f"{report['pages']} pages of {width:,} x {height:,} pixels, and what their prompt holds:"
+    yield ""
+    yield from markdown_table(two_dials(report))
+
+
 TABLES: dict[str, Callable[[Json], Iterator[str]]] = {
     "own": own,
     "peers": peers,
@@ -290,6 +299,7 @@ TABLES: dict[str, Callable[[Json], Iterator[str]]] = {
     "faults": faults,
     "kv-dtypes": kv_dtype_lines,
     "kv-decode": kv_decode,
+    "detail": detail,
 }
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lookm.kept import Grid, View
+from lookm.models.detail import Detail
 from lookm.models.places import PlacedImage, places
 from lookm.types import ImageInput
 from server.fake import engine as fake
@@ -18,6 +19,7 @@ from server.fake import engine as fake
 if TYPE_CHECKING:
     from PIL import Image
 
+PLAIN = Detail()
 SIDE = 8
 IMAGE_TOKENS = SIDE**2
 IMAGE_TOKEN_ID = 1
@@ -43,14 +45,25 @@ class FakeProcessor:
     image_token_id = IMAGE_TOKEN_ID
     max_token_characters = 1024  # words are as long as one likes
 
+    fewest_image_tokens = IMAGE_TOKENS
+
     def image(
-        self, image: "Image.Image", digest: str, sent: tuple[int, int] | None = None
+        self,
+        image: "Image.Image",
+        digest: str,
+        sent: tuple[int, int] | None = None,
+        detail: Detail = PLAIN,
     ) -> ImageInput:
-        """The size of the image, as if it were its pixels."""
+        """The size of the image, as if it were its pixels. The same in every detail."""
+        del detail  # a budget for fewer tokens is refused before
         width, height = sent or image.size
         size = np.asarray(image.size, dtype=np.float32)
         view = View(width, height, (Grid(0, SIDE, SIDE, SIDE, (0, 0, width, height)),))
         return ImageInput(digest, {"pixel_values": size}, IMAGE_TOKENS, view)
+
+    def tokens_per_image(self, images: Sequence[ImageInput]) -> tuple[int, ...]:
+        """Those of each."""
+        return tuple(image.num_tokens for image in images)
 
     def places(self, ids: Sequence[int], images: Sequence[ImageInput]) -> tuple[PlacedImage, ...]:
         """Where the images are."""

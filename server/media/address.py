@@ -67,17 +67,17 @@ HOST = re.compile(r"[a-z0-9_]([a-z0-9_.-]*[a-z0-9_])?\Z")
 def parse_url(text: str, config: MediaConfig) -> httpx.URL:
     """The URL, if it is one we would follow; raises `MediaError`. Look-ups come later."""
     if len(text) > MAX_URL_CHARS:
-        raise _invalid(f"An image URL may have {MAX_URL_CHARS} characters. Send a data: URL.")
+        raise _invalid(f"A URL may have {MAX_URL_CHARS} characters. Send a data: URL.")
     if not text.isprintable() or any(char in text for char in ' \\"<>^`{|}'):
-        raise _invalid("The image URL has characters that must be percent-encoded.")
+        raise _invalid("The URL has characters that must be percent-encoded.")
     try:
         url = httpx.URL(text)
     except (httpx.InvalidURL, ValueError) as error:
-        raise _invalid("The image URL cannot be parsed. Check its syntax.") from error
+        raise _invalid("The URL cannot be parsed. Check its syntax.") from error
     if url.scheme not in PORTS:
-        raise _invalid("An image URL must start with https://, http:// or data:.")
+        raise _invalid("A URL must start with https://, http:// or data:.")
     if url.userinfo:
-        raise _invalid("An image URL must not hold a user name or password.")
+        raise _invalid("The URL must not hold a user name or password.")
     _check_host(url, config)
     _check_port(url, config)
     return url.copy_with(fragment=None)
@@ -99,22 +99,22 @@ def literal_address(host: str) -> Address | None:
 def _check_host(url: httpx.URL, config: MediaConfig) -> None:
     host = host_of(url)
     if "%" in host:
-        raise _invalid("The host of an image URL must not hold a % sign or a network zone.")
+        raise _invalid("The host of a URL must not hold a % sign or a network zone.")
     if literal_address(host) is None:
         if NUMERIC_LABEL.match(host.rpartition(".")[2]):
             # 2130706433, 0x7f.1, 0177.0.0.1: C libraries read these as addresses.
-            raise _invalid("Write the IP address of an image URL as four decimal numbers.")
+            raise _invalid("Write the IP address of a URL as four decimal numbers.")
         if len(host) > 253 or ".." in host or not HOST.match(host):
-            raise _invalid("The image URL has no valid host name.")
+            raise _invalid("The URL has no valid host name.")
     if config.allowed_hosts is not None and not host_matches(host, config.allowed_hosts):
-        raise _invalid("This server takes images only from hosts its operator has listed.")
+        raise _invalid("This server downloads only from hosts its operator has listed.")
 
 
 def _check_port(url: httpx.URL, config: MediaConfig) -> None:
     port = url.port if url.port is not None else PORTS[url.scheme]
     if not 0 < port < 65536 or not (config.allow_private or port in config.allowed_ports):
         ports = ", ".join(map(str, sorted(config.allowed_ports)))
-        raise _invalid(f"The port of an image URL must be one of {ports}.")
+        raise _invalid(f"The port of a URL must be one of {ports}.")
 
 
 def host_matches(host: str, allowed: tuple[str, ...]) -> bool:
@@ -134,8 +134,7 @@ def check_addresses(addresses: list[Address], config: MediaConfig) -> list[Addre
     plain = [unwrap(address) for address in addresses]
     if not all(may_connect(address, allow_private=config.allow_private) for address in plain):
         raise _invalid(
-            "The host of an image URL must have public addresses only. Send the image as a data: "
-            "URL instead."
+            "The host of a URL must have public addresses only. Send the content as a data: URL."
         )
     return plain
 

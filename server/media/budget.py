@@ -16,13 +16,14 @@ from server.media.media_error import MediaError
 
 
 class Budget:
-    """Bytes still to be received and pixels still to be kept for one request."""
+    """Bytes still to be received, pixels and images still to be kept for one request."""
 
     def __init__(self, config: MediaConfig) -> None:
         self._lock = threading.Lock()
         self._config = config
         self._bytes = 0
         self._pixels = 0
+        self._images = 0
 
     def take_bytes(self, num_bytes: int) -> None:
         """Count encoded bytes; raises `MediaError` past the limit."""
@@ -35,6 +36,19 @@ class Budget:
                 "image_too_large",
                 f"The images of this request have more than {limit} bytes together. Send fewer or "
                 "smaller images.",
+            )
+
+    def take_images(self, num_images: int) -> None:
+        """Count pictures, pages and frames, not made yet; raises `MediaError` past the limit."""
+        limit = self._config.max_request_images
+        with self._lock:
+            self._images += num_images
+            found = self._images
+        if found > limit:
+            raise MediaError(
+                "image_too_large",
+                f"The request has {found} images or more, each page or frame one; {limit} are "
+                "allowed. Send fewer, or say which ('pages', 'max_frames').",
             )
 
     def take_pixels(self, num_pixels: int) -> None:
@@ -64,8 +78,8 @@ class Memory:
         if num_bytes > self._limit_bytes:
             raise MediaError(
                 "image_too_large",
-                f"Decoding the image may take {num_bytes >> 20} MiB; {self._limit_bytes >> 20} MiB "
-                "are allowed. Scale it down.",
+                f"Decoding may take {num_bytes >> 20} MiB; {self._limit_bytes >> 20} MiB are "
+                "allowed. Scale it down.",
             )
 
     @contextlib.asynccontextmanager
@@ -131,7 +145,7 @@ class Downloads:
             num_bytes += more_bytes
             self._add(request, more_bytes)
             request.take_bytes(more_bytes)
-            is_greedy = self._held[request] * len(self._held) > self._limit_bytes
+            is_greedy = self._held.get(request, 0) * len(self._held) > self._limit_bytes
             if self.held_bytes > self._limit_bytes and is_greedy:
                 raise QueueFullError("Too many images are being downloaded. Try again later.")
 

@@ -1,6 +1,32 @@
-"""What an image may cost."""
+"""What an image, and what a video, may cost."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class VideoConfig:
+    """Limits of one video, and how it is sampled where a request does not say.
+
+    `max_pixels` are those of a frame as it is stored; `frame_pixels`, of each frame as it is kept:
+    larger ones are scaled down (602,112 are what Qwen's own processors make of video). `max_s` is
+    the time of the last frame, `max_packets` bounds encoded frames. `cpu_s` and `limit_s` bound
+    reading it and decoding it, each; `look_bytes` is what finding its frames may take.
+    """
+
+    max_bytes: int = 100 * 2**20
+    max_pixels: int = 4096 * 2304
+    max_s: float = 3600.0
+    max_packets: int = 2**18
+    frame_pixels: int = 602_112
+    fps: float = 1.0
+    max_frames: int = 32
+    fetch_timeout_s: float = 30.0
+    cpu_s: int = 30
+    limit_s: float = 90.0
+    look_bytes: int = 128 * 2**20
+
+
+MAX_REQUEST_PIXELS = 256 * 10**6
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +43,10 @@ class MediaConfig:
 
     `memory_bytes`: what decoding may take, all pictures together, counted before it is taken, from
     the size that the header claims and the format (`decode.WORKING_BYTES`). What does not fit
-    waits, what never fits is refused. `decode_cpu_s` and `decode_limit_s` bound one picture.
+    waits, what never fits is refused. `decode_cpu_s` and `decode_limit_s` bound one picture or one
+    page, `document_limit_s` the pages of a document together, `max_file_bytes` its bytes;
+    `max_request_images` counts pages and frames. A video may take a minute: `max_videos` turns and
+    processes are beside those of pictures, so that none of these waits for one.
 
     Memory at worst: in the decoding processes `memory_bytes`; in this one `max_decodes` pictures,
     `max_downloaded_bytes` of downloads that wait for them, and what they become (tensors).
@@ -26,7 +55,9 @@ class MediaConfig:
     max_bytes: int = 32 * 2**20
     max_request_bytes: int = 256 * 2**20
     max_pixels: int = 8192 * 8192
-    max_request_pixels: int = 256 * 10**6
+    max_request_pixels: int = MAX_REQUEST_PIXELS
+    max_request_images: int = 64
+    max_file_bytes: int = 64 * 2**20
     max_aspect: int = 50
     target_side: int | None = 1344
 
@@ -39,6 +70,9 @@ class MediaConfig:
     memory_bytes: int = 3 * 2**29
     decode_cpu_s: int = 10
     decode_limit_s: float = 30.0
+    document_limit_s: float = 300.0
+    max_videos: int = 1
+    video: VideoConfig = field(default_factory=VideoConfig)
 
     allow_private: bool = False
     allowed_hosts: tuple[str, ...] | None = None

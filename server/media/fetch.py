@@ -1,4 +1,4 @@
-"""Downloads one image over http(s), from the very address that was checked.
+"""Downloads one image or file over http(s), from the very address that was checked.
 
 Works on an httpx transport and not on a client: a client would add cookies, redirects, proxies,
 credentials from the environment and decompression, none of which an untrusted URL should get.
@@ -83,11 +83,11 @@ class Fetcher:
             async with asyncio.timeout(limit_s):
                 return await self._follow(text, take)
         except TimeoutError as error:
-            raise _failed(f"The image took longer than {limit_s:g} s to download.") from error
+            raise _failed(f"The download took longer than {limit_s:g} s.") from error
         except httpx.TimeoutException as error:
-            raise _failed("The image's host does not answer.") from error
+            raise _failed("The URL's host does not answer.") from error
         except httpx.HTTPError as error:
-            raise _failed("The connection to the image's host failed.") from error
+            raise _failed("The connection to the URL's host failed.") from error
 
     async def aclose(self) -> None:
         """Close what is open."""
@@ -107,8 +107,7 @@ class Fetcher:
                 cookies.add(url, response)
                 url = self._redirected(url, response)
         raise _failed(
-            f"The image URL redirects more than {self._config.max_redirects} times. Send the last "
-            "URL."
+            f"The URL redirects more than {self._config.max_redirects} times. Send the last URL."
         )
 
     def _redirected(self, url: httpx.URL, response: httpx.Response) -> httpx.URL:
@@ -116,7 +115,7 @@ class Fetcher:
         try:
             target = str(url.join(location))
         except (httpx.InvalidURL, ValueError) as error:
-            raise _failed("The image URL redirects to something that is no URL.") from error
+            raise _failed("The URL redirects to something that is no URL.") from error
         return parse_url(target, self._config)
 
     async def _send(self, url: httpx.URL, cookie: dict[str, str]) -> httpx.Response:
@@ -135,9 +134,9 @@ class Fetcher:
         try:
             found = [literal] if literal is not None else await self._resolve(host)
         except (OSError, UnicodeError) as error:
-            raise _failed("The host name of the image URL cannot be resolved.") from error
+            raise _failed("The host name of the URL cannot be resolved.") from error
         if not found:
-            raise _failed("The host name of the image URL has no address.")
+            raise _failed("The host name of the URL has no address.")
         return check_addresses(found, self._config)[:MAX_ADDRESSES]
 
     async def _request(
@@ -152,7 +151,7 @@ class Fetcher:
             headers={
                 "host": url.netloc.decode("ascii"),
                 "user-agent": "lookm-server",
-                "accept": "image/*",
+                "accept": "image/*, video/*, application/pdf",
                 "accept-encoding": "identity",
                 "connection": "close",
                 **cookie,
@@ -163,9 +162,9 @@ class Fetcher:
 
     def _check_head(self, response: httpx.Response) -> None:
         if response.status_code != 200:
-            raise _failed(f"The image's host answered with status {response.status_code}, not 200.")
+            raise _failed(f"The URL's host answered with status {response.status_code}, not 200.")
         if response.headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
-            raise _failed("The image's host compressed its answer although asked not to.")
+            raise _failed("The URL's host compressed its answer although asked not to.")
         declared = response.headers.get("content-length", "")
         if declared.isascii() and declared.isdigit():
             self._check_size(int(declared[:18]))
@@ -184,10 +183,10 @@ class Fetcher:
 
 
 def too_many_bytes(config: MediaConfig) -> MediaError:
-    """The error for one image over its limit of encoded bytes."""
+    """The error for one image or file over its limit of encoded bytes."""
     return MediaError(
         "image_too_large",
-        f"The image has more than {config.max_bytes} bytes. Send a smaller or more compressed one.",
+        f"It has more than {config.max_bytes} bytes. Send a smaller or more compressed one.",
     )
 
 

@@ -23,6 +23,7 @@ REFUSED = (
     (b"\0\0\0\x0cJXL ", "JPEG XL"),
     (b"\0\0\0\x0cjP  ", "JPEG 2000"),
 )
+HINTS = {"PDF": f'{SUPPORTED} A PDF goes into a part of type "file".'}
 HEIF_BRANDS = frozenset((b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"heim", b"heis"))
 AVIF_BRANDS = frozenset((b"avif", b"avis"))
 
@@ -30,7 +31,7 @@ AVIF_BRANDS = frozenset((b"avif", b"avis"))
 def sniff(data: bytes) -> str:
     """A key of `decode.DECODERS`. Raises `MediaError` for anything else."""
     if not data:
-        raise MediaError("invalid_image", "The image has no bytes.")
+        raise MediaError("invalid_image", "It has no bytes.")
     for signature, name in SIGNATURES:
         if data.startswith(signature):
             return name
@@ -39,7 +40,8 @@ def sniff(data: bytes) -> str:
     refused = _refused_name(data)
     if refused is None:
         raise MediaError("unsupported_image", f"The bytes are no image we know. {SUPPORTED}")
-    raise MediaError("unsupported_image", f"{refused} is not supported. {SUPPORTED}")
+    hint = HINTS.get(refused, SUPPORTED)
+    raise MediaError("unsupported_image", f"{refused} is not supported. {hint}")
 
 
 def _refused_name(data: bytes) -> str | None:

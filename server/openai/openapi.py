@@ -12,9 +12,15 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from server.openai.schemas.requests import ChatRequest, CompletionRequest, TokenizeRequest
+from server.openai.schemas.responses import ResponsesRequest
 
 REF = "#/components/schemas/{model}"
-REQUESTS: tuple[type[BaseModel], ...] = (ChatRequest, CompletionRequest, TokenizeRequest)
+REQUESTS: tuple[type[BaseModel], ...] = (
+    ChatRequest,
+    CompletionRequest,
+    TokenizeRequest,
+    ResponsesRequest,
+)
 
 RED_DOT = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAF0lEQVR42mP4z8BAEmIY1TCq"
@@ -82,10 +88,10 @@ def describe(
 
 
 def _examples(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The example of each route that takes a body."""
+    """The example of each route that takes JSON."""
     for methods in schema["paths"].values():
         body = methods.get("post", {}).get("requestBody")
-        if body is not None:
+        if body is not None and "application/json" in body["content"]:
             yield body["content"]["application/json"]["example"]
 
 
@@ -97,6 +103,18 @@ def chat_example(model: str) -> dict[str, Any]:
         "model": model,
         "messages": [{"role": "user", "content": [image, image, question]}],
         "max_tokens": 32,
+        "kv_cache": "look-m@0.2",
+    }
+
+
+def response_example(model: str) -> dict[str, Any]:
+    """The same two images, as items."""
+    image = {"type": "input_image", "image_url": RED_DOT, "detail": "auto"}
+    question = {"type": "input_text", "text": "What is in image 2?"}
+    return {
+        "model": model,
+        "input": [{"role": "user", "content": [image, image, question]}],
+        "max_output_tokens": 32,
         "kv_cache": "look-m@0.2",
     }
 

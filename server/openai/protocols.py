@@ -7,9 +7,10 @@
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from lookm.models.detail import Detail
 from lookm.models.places import PlacedImage
 from lookm.types import EngineStats, ImageInput, ModelInfo, Request, TokenEvent
-from server.media import LoadedImage
+from server.media import Known, LoadedImage, Source
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -44,9 +45,17 @@ class ChatProcessor(Protocol):
     @property
     def template(self) -> str: ...
 
+    @property
+    def fewest_image_tokens(self) -> int: ...
+
     def image(
-        self, image: "Image.Image", digest: str, sent: tuple[int, int] | None = None
+        self,
+        image: "Image.Image",
+        digest: str,
+        sent: tuple[int, int] | None = None,
+        detail: Detail = ...,
     ) -> ImageInput: ...
+    def tokens_per_image(self, images: Sequence[ImageInput]) -> tuple[int, ...]: ...
     def prompt(
         self,
         messages: Sequence[Mapping[str, Any]],
@@ -64,10 +73,10 @@ class ChatProcessor(Protocol):
 
 
 class ImageLoader(Protocol):
-    """Loads the images of one request from untrusted URLs, for each URL any number of them.
+    """Loads the images of one request from untrusted URLs and files, for each any number of them.
 
-    What `use` makes of each is all that stays; what is `known` by the digest of its bytes is not
-    decoded again. Raises `server.media.MediaError`.
+    What `use` makes of each is all that stays; what is `known` by its digest is not decoded again.
+    Raises `server.media.MediaError`.
     """
 
     @property
@@ -75,9 +84,9 @@ class ImageLoader(Protocol):
 
     async def load_all(
         self,
-        urls: Sequence[str],
+        sources: Sequence[Source],
         params: Sequence[str | None],
         use: Callable[[LoadedImage], Awaitable[T]],
-        known: Callable[[str], T | None],
+        known: Known[T],
     ) -> Sequence[Sequence[T]]: ...
     async def aclose(self) -> None: ...

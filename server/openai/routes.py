@@ -19,6 +19,7 @@ from lookm.types import Request as EngineRequest
 from lookm.types import TokenEvent
 from server.api_errors import ApiError, to_api_error
 from server.health import Live, tenant
+from server.media import reads_pdf, reads_video
 from server.openai import openapi
 from server.openai.abort import abort_at, abort_on_disconnect
 from server.openai.openapi import STREAMED, ErrorEnvelope, described
@@ -128,6 +129,7 @@ class RequestHandler:
     id: str
     accepted: Acceptance
     num_generated: dict[int, int] = field(default_factory=dict)
+    held: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)  # until it is over
 
     @property
     def num_choices(self) -> int:
@@ -180,7 +182,7 @@ class RequestHandler:
         deadline_s = self.live.deadline_s()
         try:
             self._check_num_choices()
-            with self.live.gate.entered(self.num_choices), contextlib.ExitStack() as until_over:
+            with self.live.gate.entered(self.num_choices), self.held:
                 began_s = time.perf_counter()
                 with stage("media"):
                     request = await abort_at(deadline_s, prepare())
@@ -189,10 +191,10 @@ class RequestHandler:
                 requests = enumerate(each_choice(request, self.num_choices))
                 choices = [self._choice(n, each, deadline_s) for n, each in requests]
                 async with contextlib.aclosing(merged(choices)) as events:
-                    self._charge(request, until_over)
+                    self._charge(request)
                     async for item in events:
                         self._note(item)
-                        item = self._with_timings(item, media_s)
+                        item = self._with_images(self._with_timings(item, media_s), request)
                         yield await self._with_positions(item, request)
         except (asyncio.CancelledError, GeneratorExit):
             self.request.state.left = True
@@ -201,7 +203,7 @@ class RequestHandler:
             self.request.state.error_code = to_api_error(error).code
             raise
 
-    def _charge(self, request: EngineRequest, until_over: contextlib.ExitStack) -> None:
+    def _charge(self, request: EngineRequest) -> None:
         """Hold what the answers may cost the API key, until they are over. Raises `ApiError`."""
         if (account := self.live.keys.current()) is None:
             return
@@ -211,7 +213,7 @@ class RequestHandler:
             answer_tokens * self.num_choices,
             lambda: sum(self.num_generated.values()) if self.num_generated else None,
         )
-        until_over.enter_context(charge)
+        self.held.enter_context(charge)
 
     def _with_timings(self, item: ChoiceEvent, media_s: float) -> ChoiceEvent:
         """The event with its timings, where it is the last and they are asked for."""
@@ -222,6 +224,13 @@ class RequestHandler:
             return item
         total_s = time.perf_counter() - self.request.state.arrived_s
         return replace(item, timings=timings_usage(timing, media_s, total_s))
+
+    def _with_images(self, item: ChoiceEvent, request: EngineRequest) -> ChoiceEvent:
+        """The event with the tokens of each image, where it is the last."""
+        if item.event.finish is None or not request.images:
+            return item
+        counts = self.live.translator.processor.tokens_per_image(request.images)
+        return replace(item, tokens_per_image=counts)
 
     async def _with_positions(self, item: ChoiceEvent, request: EngineRequest) -> ChoiceEvent:
         """The event with its positions as they are sent, where it has any."""
@@ -292,8 +301,9 @@ def _model(live: Services, name: str, asker: Tenant) -> Model:
             text=True,
             images=True,
             max_images=live.settings.max_images,
-            video=False,
-            files=False,
+            fewest_image_tokens=translator.processor.fewest_image_tokens,
+            video=reads_video(),
+            files=reads_pdf(),
             tools=translator.tool_support.dialect is not None,
         ),
         kv_cache=policy.to_string(

@@ -20,8 +20,8 @@ from server.openai.openapi import ErrorEnvelope, described
 from server.openai.request import policies
 from server.openai.request.body import read
 from server.openai.request.translate import PreparedPrompt, Tenant, Translator
-from server.openai.schemas.answers import Answer
 from server.openai.schemas.requests import TokenizeRequest
+from server.openai.schemas.usage import Answer
 from server.openai.tools.checks import shown
 from server.services import Services
 
@@ -78,12 +78,12 @@ async def _count(live: Services, body: TokenizeRequest, asker: Tenant) -> Tokeni
         estimated = await translator.pools.text(
             lambda: list(estimates(translator, requested, prompt))
         )
-    images = [image.num_tokens for image in prompt.images]
+    images = translator.processor.tokens_per_image(prompt.images)
     return Tokenized(
         count=len(prompt.ids),
         max_model_len=translator.info.max_context_tokens,
         image_tokens=sum(images),
-        images=images,
+        images=list(images),
         kv_cache=estimated,
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from server.metrics import SERIES
+from server.series import SERIES
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"

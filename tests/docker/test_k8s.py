@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import pytest
 
 from lookm.policy import parse
-from server.metrics import SERIES
+from server.series import SERIES
 from server.settings import Settings
 from tests.docker.manifests import (
     FOLDERS,

@@ -157,6 +157,31 @@ def test_the_result_of_a_call_goes_back_and_free_text_never_fails(client: openai
         assert answer.usage.prompt_tokens > first.usage.prompt_tokens or "tool_choice" in fields
 
 
+def test_responses_call_tools_whole_streamed_and_over_turns(client: openai.OpenAI) -> None:
+    tool: Any = {"type": "function", "strict": True, **ORDER["function"]}
+    fields: Any = {"model": "toy", "tools": [tool], "max_output_tokens": 400}
+    seeded: Any = {"extra_body": {"seed": 3}}
+    forced: Any = fields | seeded | {"tool_choice": {"type": "function", "name": "order"}}
+    whole = client.responses.create(input="Two teas, please.", **forced)
+    (call,) = whole.output
+    check(call.name, call.arguments)
+    with client.responses.stream(input="Two teas, please.", **forced) as stream:
+        told = [event for event in stream if event.type.endswith("arguments.delta")]
+        (again,) = stream.get_final_response().output
+    assert len(told) > 5
+    assert told[-1].snapshot == again.arguments == call.arguments
+    assert again.parsed_arguments == json.loads(call.arguments)
+    result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "Made."}
+    then = client.responses.create(
+        input=[result], previous_response_id=whole.id, **fields | {"max_output_tokens": 20}
+    )
+    assert then.usage.input_tokens > whole.usage.input_tokens
+    odd: Any = tool | {"parameters": {"type": "object", "propertyNames": {"pattern": "a"}}}
+    with pytest.raises(openai.BadRequestError, match="propertyNames") as refused:
+        client.responses.create(input="x", model="toy", tools=[odd], tool_choice="required")
+    assert refused.value.param == "tools"
+
+
 def test_a_schema_that_cannot_be_enforced_is_refused(client: openai.OpenAI) -> None:
     parameters = {"type": "object", "propertyNames": {"pattern": "a"}}
     tool: Any = {"type": "function", "function": {"name": "odd", "parameters": parameters}}

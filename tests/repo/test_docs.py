@@ -9,7 +9,10 @@ import pytest
 import yaml
 
 import lookm
+from docs.generate import detail
 from docs.generate.families import families_table
+from lookm.models.detail import Detail
+from lookm.models.families import FAMILIES
 from lookm.policy import PRESETS, parse
 
 ROOT = Path(__file__).parents[2]
@@ -128,3 +131,25 @@ def test_files_and_functions_stay_small():
     for path in tracked_files():
         if path.suffix == ".py" and path.parts[len(ROOT.parts)] in {"lookm", "server"}:
             assert len(path.read_text().splitlines()) <= 330, path
+
+
+def test_the_page_of_detail_has_what_the_ladders_say():
+    written = detail.PATH.read_text(encoding="utf-8")
+    assert written == detail.page(written), "run make docs"
+    families = {model_type for model_type, *_ in detail.PUBLISHED.values()} | {"qwen2_vl"}
+    assert families == set(FAMILIES)
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "low", "auto", "high"),
+    [
+        ("LLaVA-1.5", 576, 576, 576),
+        ("InternVL3", 256, 13 * 256, 13 * 256),
+        ("Idefics3 8B", 169, 13 * 169, 13 * 169),
+        ("Gemma 3", 256, 256, 3 * 256),
+        ("Pixtral 12B", 27 * 37, 48 * 64, 48 * 64),
+    ],
+)
+def test_levels_of_published_checkpoints(checkpoint, low, auto, high):
+    asked = [Detail("low"), Detail("auto"), Detail("high")]
+    assert [detail.tokens(checkpoint, each) for each in asked] == [low, auto, high]

@@ -21,6 +21,18 @@ def huge_png() -> bytes:
 TOOL = {"type": "function", "function": {"name": "f"}}
 TOOL_CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 URL = "messages[0].content[0].image_url.url"
+FILE = "messages[0].content[0].file"
+VIDEO = "messages[0].content[0].video_url.url"
+
+
+def file(**content: Any) -> dict[str, Any]:
+    return {"type": "file", "file": content}
+
+
+def video(url: str, **sampled: Any) -> dict[str, Any]:
+    return {"type": "video_url", "video_url": {"url": url, **sampled}}
+
+
 BAD: list[tuple[str, dict[str, Any], int, str, str | None]] = [
     ("no messages", {"messages": []}, 400, "invalid_value", "messages"),
     ("null messages", {"messages": None}, 400, "invalid_type", "messages"),
@@ -61,6 +73,12 @@ BAD: list[tuple[str, dict[str, Any], int, str, str | None]] = [
      URL),
     ("20,000 pixels squared", messages(image(data_url(huge_png()))), 400, "image_too_large", URL),
     ("bad base64", messages(image("data:image/png;base64,@@@")), 400, "invalid_image_url", URL),
+    ("bytes that are no video", messages(video(data_url())), 400, "unsupported_video", VIDEO),
+    ("unknown video", messages(video("sha256:" + "0" * 64)), 404, "video_not_found", VIDEO),
+    ("digest of a video too short", messages(video("sha256:0")), 400, "invalid_video_url", VIDEO),
+    ("video without a URL", messages(video("")), 400, "invalid_value", VIDEO),
+    ("video of no frames", messages(video("data:,", max_frames=0)), 400, "invalid_value",
+     VIDEO.replace("url.url", "url.max_frames")),
     ("unknown digest", messages(image("sha256:" + "0" * 64)), 404, "image_not_found", URL),
     ("bad digest", messages(image("sha256:0")), 400, "invalid_image_url", URL),
     ("file path", messages(image("/etc/passwd")), 400, "invalid_image_url", URL),
@@ -117,6 +135,33 @@ BAD: list[tuple[str, dict[str, Any], int, str, str | None]] = [
     ("hot", {"temperature": 2.5}, 400, "invalid_value", "temperature"),
     ("temperature text", {"temperature": "1"}, 400, "invalid_type", "temperature"),
     ("top_p above 1", {"top_p": 1.01}, 400, "invalid_value", "top_p"),
+    ("file without a source", messages(file(filename="a.pdf")), 400, "invalid_value", FILE),
+    ("file of two sources", messages(file(file_data="data:,", file_id="x")), 400, "invalid_value",
+     FILE),
+    ("file a string", messages({"type": "file", "file": "x"}), 400, "invalid_type", FILE),
+    ("unknown field in a file", messages(file(file_id="x", z=1)), 400, "unknown_parameter",
+     f"{FILE}.z"),
+    ("no such file", messages(file(file_id="file-x")), 404, "file_not_found", f"{FILE}.file_id"),
+    ("file as bare base64", messages(file(file_data="JVBERi0=")), 400, "invalid_file_url",
+     f"{FILE}.file_data"),
+    ("file data as a URL", messages(file(file_url=data_url())), 400, "invalid_file_url",
+     f"{FILE}.file_url"),
+    ("file of text", messages(file(file_data=data_url(b"hello"))), 400, "unsupported_file",
+     f"{FILE}.file_data"),
+    ("file path as file", messages(file(file_url="/etc/passwd")), 400, "invalid_file_url",
+     f"{FILE}.file_url"),
+    ("file at loopback", messages(file(file_url="http://127.0.0.1/a.pdf")), 400,
+     "invalid_file_url", f"{FILE}.file_url"),
+    ("truncated PNG as file", messages(file(file_data=data_url(png(size=(64, 64))[:-40]))), 400,
+     "invalid_file", f"{FILE}.file_data"),
+    ("bomb as file", messages(file(file_data=data_url(huge_png()))), 400, "file_too_large",
+     f"{FILE}.file_data"),
+    ("pages that are no pages", messages(file(file_data=data_url(), pages="one")), 400,
+     "invalid_value", f"{FILE}.pages"),
+    ("page of a picture", messages(file(file_data=data_url(), pages="2")), 400, "invalid_file",
+     f"{FILE}.pages"),
+    ("file of a system", messages(file(file_data=data_url()), role="system"), 400, "invalid_value",
+     "messages[0].content[0].type"),
     ("top_k huge", {"top_k": 2**64}, 400, "invalid_value", "top_k"),
     ("min_tokens huge", {"min_tokens": 2**64}, 400, "invalid_value", "min_tokens"),
     ("seed huge", {"seed": 2**64}, 400, "invalid_value", "seed"),

@@ -18,13 +18,15 @@ from fastapi import FastAPI
 from lookm.errors import QueueFullError
 from lookm.types import Request, TokenEvent
 from server.api_errors import CODES
+from server.media import videos
 from server.settings import Settings
 from tests.server.asgi_client import Visit
-from tests.server.bad_requests import BAD, URL
+from tests.server.bad_requests import BAD, URL, VIDEO, file, video
 from tests.server.requests import (
     CHAT,
     begins,
     chat,
+    data_url,
     events,
     image,
     never,
@@ -93,7 +95,7 @@ async def test_bodies_that_are_not_a_json_object(
         check_error(response, 400, code, None)
 
 
-@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/tokenize"])
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/responses", "/tokenize"])
 @pytest.mark.parametrize(
     "kind",
     ["text/plain", "text/plain; charset=utf-8", "application/x-www-form-urlencoded", "x", ""],
@@ -140,6 +142,7 @@ async def test_wrong_routes_and_methods(client: httpx.AsyncClient) -> None:
     check_error(await client.get("/v1/nothing"), 404, "not_found", None)
     check_error(await client.get("/v1/models/gpt-6"), 404, "model_not_found", "model")
     check_error(await client.get("/v1/models/fake:zip"), 404, "model_not_found", "model")
+    check_error(await client.get("/v1/responses/resp_x"), 404, "response_not_found", None)
     response = await client.get(CHAT)
     check_error(response, 405, "method_not_allowed", None)
     assert response.headers["allow"] == "POST"
@@ -329,6 +332,25 @@ async def test_a_worker_that_dies_in_mid_stream_ends_it_with_an_error_event(app:
 async def test_unreachable_images_are_the_callers_fault(client: httpx.AsyncClient) -> None:
     response = await client.post(CHAT, json=chat(image("http://nothing.invalid/a.png")))
     check_error(response, 400, "image_fetch_failed", URL)
+
+
+async def test_unreachable_files_are_the_callers_fault(client: httpx.AsyncClient) -> None:
+    part = file(file_url="http://nothing.invalid/a.pdf")
+    response = await client.post(CHAT, json=chat(part))
+    check_error(response, 400, "file_fetch_failed", "messages[0].content[0].file.file_url")
+
+
+async def test_videos_that_cannot_be_taken_are_the_callers_fault(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(videos, "reads_video", lambda: True)
+    response = await client.post(CHAT, json=chat(video("http://nothing.invalid/a.mp4")))
+    check_error(response, 400, "video_fetch_failed", VIDEO)
+    response = await client.post(CHAT, json=chat(video(data_url(b"\0\0\0\x20ftypisom"))))
+    check_error(response, 400, "invalid_video", VIDEO)
+    async with serving(Settings(model="fake", media_max_video_bytes=10), says) as (small, _, _app):
+        response = await small.post(CHAT, json=chat(video(data_url())))
+        check_error(response, 400, "video_too_large", VIDEO)
 
 
 async def test_a_body_that_does_not_arrive_is_a_timeout() -> None:

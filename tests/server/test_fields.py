@@ -11,6 +11,7 @@ from openai.types.chat import (
 from openai.types.chat import (
     chat_completion_content_part_image_param as image_part,
 )
+from openai.types.chat import chat_completion_content_part_param as part
 from openai.types.chat import (
     chat_completion_stream_options_param as stream_options,
 )
@@ -24,7 +25,7 @@ from lookm import CachePolicy
 from server.api_errors import ApiError
 from server.openai.request import policies
 from server.openai.request.parse import parse
-from server.openai.schemas import kv_cache, requests, tools
+from server.openai.schemas import files, images, kv_cache, requests, tools
 from server.openai.schemas.fields import Refused, field_table, markdown_table
 
 DOCUMENTED = [
@@ -34,8 +35,10 @@ DOCUMENTED = [
     (user.ChatCompletionUserMessageParam, requests.UserMessage),
     (tool.ChatCompletionToolMessageParam, requests.ToolMessage),
     (function_definition.FunctionDefinition, tools.FunctionDefinition),
-    (image_part.ChatCompletionContentPartImageParam, requests.ImagePart),
-    (image_part.ImageURL, requests.ImageUrl),
+    (image_part.ChatCompletionContentPartImageParam, images.ImagePart),
+    (image_part.ImageURL, images.ImageUrl),
+    (part.File, files.FilePart),
+    (part.FileFile, files.FileContent),
     (stream_options.ChatCompletionStreamOptionsParam, requests.StreamOptions),
 ]
 EXTENSIONS = {
@@ -71,7 +74,13 @@ def test_our_extensions_are_the_only_other_fields() -> None:
 
 
 def test_every_accepted_or_refused_field_says_why() -> None:
-    for model in (*BASE, requests.AssistantMessage, requests.ImageUrl, requests.TextPart):
+    for model in (
+        *BASE,
+        requests.AssistantMessage,
+        images.ImageUrl,
+        requests.TextPart,
+        files.FileContent,
+    ):
         for row in field_table(model):
             assert row.treatment == "honoured" or row.note
     assert "| `audio` | refused | Answers are text" in markdown_table(requests.ChatRequest)

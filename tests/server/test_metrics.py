@@ -11,8 +11,9 @@ from lookm.policy import PRESETS
 from lookm.types import CachePolicy, CacheReport, EngineStats, Timing, TokenEvent
 from server.api_errors import CODES
 from server.decode_rate import RATE_WINDOW_S, DecodeRate
-from server.metrics import SERIES, Metrics
+from server.metrics import Metrics
 from server.request_metrics import RequestMetrics
+from server.series import SERIES
 from server.vllm_names import ALIASES
 from tests.server.requests import CHAT, INFO, chat, image
 

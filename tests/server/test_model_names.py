@@ -68,8 +68,8 @@ async def test_models_are_listed_with_what_they_accept(
     assert (models["fake"]["root"], models["fake"]["kv_cache"]) == ("fake", "full")
     for each in models.values():
         assert each["accepts"] == {
-            "text": True, "images": True, "max_images": 64, "video": False, "files": False,
-            "tools": False,
+            "text": True, "images": True, "max_images": 64, "fewest_image_tokens": 64,
+            "video": False, "files": False, "tools": False,
         }  # fmt: skip
         assert each["max_model_len"] == INFO.max_context_tokens
         assert each["policies"] == list(policy.PRESETS)

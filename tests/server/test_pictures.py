@@ -11,7 +11,8 @@ from PIL import Image
 from lookm.types import ImageInput
 from server.fake.processor import IMAGE_TOKENS, FakeProcessor
 from server.media import LoadedImage
-from server.openai.request.pictures import MediaPart, Picture, distinct, media_parts
+from server.openai.request.media_parts import MediaPart, distinct, media_parts
+from server.openai.request.pictures import Picture
 from server.openai.request.template import template_messages
 from server.openai.schemas.requests import ChatRequest
 from server.settings import Settings
@@ -93,16 +94,19 @@ class Pages:
         use: Callable[[LoadedImage], Awaitable[Any]],
         known: Callable[[str], Any],
     ) -> list[list[Any]]:
-        return [[await use(page(url, n)) for n in range(int(url[-1]))] for url in urls]
+        return [
+            [await use(page(url, n, param)) for n in range(int(url[-1]))]
+            for url, param in zip(urls, params, strict=True)
+        ]
 
     async def aclose(self) -> None:
         pass
 
 
-def page(url: str, number: int) -> LoadedImage:
+def page(url: str, number: int, param: str | None) -> LoadedImage:
     picture = Image.new("RGB", (8, 8))
     label = f"Page {number + 1}"
-    return LoadedImage(picture, f"{url}/{number}", 8, 8, 9, 0.0, 0.1, label)
+    return LoadedImage(picture, f"{url}/{number}", 8, 8, 9, 0.0, 0.1, label, param)
 
 
 class Recording(FakeProcessor):
@@ -121,8 +125,9 @@ async def test_each_picture_of_a_part_follows_its_label_where_the_part_stands() 
         assert (await client.post(CHAT, json=body)).status_code == 200
         digests = [each.digest for each in engine.requests[0].images]
     shown = [part.get("text", "IMAGE") for part in processor.messages[0]["content"]]
-    two = ["Page 1", "IMAGE", "Page 2", "IMAGE"]
-    assert shown == ["a", *two, "b", "Page 1", "IMAGE", *two]
+    one, two = "\nPage 1\n", "\nPage 2\n"
+    pages = [one, "IMAGE", two, "IMAGE"]
+    assert shown == ["a", *pages, "b", one, "IMAGE", *pages]
     assert digests == ["data:2/0", "data:2/1", "data:1/0", "data:2/0", "data:2/1"]
 
 

@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from server import cli
-from server.settings import Settings, format_size, parse_size, unknown_variables
+from server.settings import Settings, unknown_variables
+from server.sizes import format_size, parse_size
 
 SAMPLES: dict[str, tuple[str, Any]] = {
     "dtype": ("float32", "float32"),

@@ -11,7 +11,7 @@ from lookm.bench.records import Json
 from server.bench.capacity.search import TIMING, TRIES, Experiment, Point, Trial, attempt, largest
 from server.bench.load.client import Target
 from server.bench.tables import seconds
-from server.settings import format_size
+from server.sizes import format_size
 
 FIRST_NONCE = 10**6  # of its trials, none of which sends pictures of another
 BETWEEN = 3  # loads tried between the two

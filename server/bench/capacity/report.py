@@ -26,7 +26,7 @@ from server.bench.capacity import elastic
 from server.bench.capacity.large_model import on_paper
 from server.bench.capacity.search import Experiment, Point, Trial
 from server.bench.tables import seconds, text_table
-from server.settings import format_size
+from server.sizes import format_size
 
 
 def capacity_report(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from lookm.bench.records import Json
 from server.bench.load.report import described
 from server.bench.tables import seconds, text_table
-from server.settings import format_size
+from server.sizes import format_size
 
 Show = Callable[[float], str]
 

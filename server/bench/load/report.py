@@ -42,7 +42,7 @@ from server.bench.load.generator import Run
 from server.bench.load.measures import Slo, measure_all, measure_kv, percentile
 from server.bench.load.workload import Workload
 from server.bench.tables import seconds, text_table
-from server.settings import format_size
+from server.sizes import format_size
 
 HEADER = (
     "policy", "asked", "failed", "TTFT p50", "p90", "p99", "ITL p50", "p99", "E2E p50", "p99",

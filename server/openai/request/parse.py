@@ -37,8 +37,10 @@ UNION_MEMBERS = {
 WRONG_KEY = "[key]"  # what pydantic adds where it is a mapping's key that is wrong
 # After an index into these, pydantic's location holds the tag that chose the union's member.
 TAGGED_ITEMS = ("messages", "<array>")
+TAGGED_BELOW = ("messages", "input")
 # After these fields, too.
-TAGGED_FIELDS = ("response_format", "tool_choice")
+TAGGED_FIELDS = ("response_format", "tool_choice", "format")
+TEXT_FIELDS = ("input", "messages", "prompt")  # where a request's text is, mostly
 
 
 async def receive(
@@ -82,7 +84,7 @@ def _parse_large(model: type[M], body: bytearray, max_text_bytes: int) -> M:
             f"Besides its images the body has {len(rest)} bytes; text that fits the model's "
             f"context would be at most {max_text_bytes}: shorten it."
         )
-        param = "prompt" if "prompt" in model.model_fields else "messages"
+        param = next(name for name in TEXT_FIELDS if name in model.model_fields)
         raise ApiError("context_length_exceeded", message, param=param)
     with contextlib.suppress(ValueError):
         return model.model_validate(restored(from_json(rest), strings))
@@ -128,7 +130,7 @@ def path(location: Location) -> str:
             tag_follows = False
         elif isinstance(item, int):
             shown += f"[{item}]"
-            tag_follows = previous in TAGGED_ITEMS and "messages" in location
+            tag_follows = previous in TAGGED_ITEMS and location[0] in TAGGED_BELOW
         else:
             shown += f".{item}" if shown else item
             tag_follows = item in TAGGED_FIELDS

@@ -1,14 +1,15 @@
 """Messages as chat templates take them: roles, text, placeholders for images, calls of tools.
 
 Each kind of part gives template parts of its own, in its place: text is text, and every picture of
-a part that has any is its label (text, where it has one) and an image. Knows what templates expect;
-nothing about where pictures come from.
+a part that has any is its label (a line of text, where it has one) and an image. Knows what
+templates expect; nothing about where pictures come from.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from server.openai.request.pictures import Pictures, Place
+from server.openai.request.media_parts import Place
+from server.openai.request.pictures import Pictures
 from server.openai.schemas.requests import (
     AssistantMessage,
     Message,
@@ -58,17 +59,19 @@ def _template_parts(
         elif isinstance(part, RefusalPart):
             yield _text_part(part.refusal)
         else:
-            yield from _picture_parts(pictures[m, p])
+            yield from _picture_parts(pictures[m, p], first=not p)
 
 
 def _text_part(text: str) -> TemplatePart:
     return {"type": "text", "text": text}
 
 
-def _picture_parts(pictures: Pictures) -> Iterator[TemplatePart]:
-    for picture in pictures:
+def _picture_parts(pictures: Pictures, *, first: bool) -> Iterator[TemplatePart]:
+    """A label is a line of its own, whatever template joins it to its neighbours."""
+    for n, picture in enumerate(pictures):
         if picture.label is not None:
-            yield _text_part(picture.label)
+            before = "" if first and not n else "\n"
+            yield _text_part(f"{before}{picture.label}\n")
         yield {"type": "image"}
 
 

@@ -17,8 +17,9 @@ from server.keys.limits import NO_LIMITS, Limits
 from server.openai.protocols import ChatProcessor
 from server.openai.reasoning import Thinking
 from server.openai.request import policies
+from server.openai.request.media_parts import media_parts
 from server.openai.request.model_names import ModelNames
-from server.openai.request.pictures import PictureLoader, images_of, media_parts
+from server.openai.request.pictures import PictureLoader, images_of
 from server.openai.request.pools import Pools
 from server.openai.request.sampling import OPENAI, Room, check_options, sampling
 from server.openai.request.strict_schema import check_strict

@@ -43,14 +43,18 @@ class ChatChunks:
             **self.header.fields(),
         )
 
-    def first(self, choice: int) -> Iterator[ChatChunk]:
+    def begin(self, choice: int) -> None:
+        """A choice's readers, before its first event."""
         self.readers[choice] = self.new_reader()
         self.thinkers[choice] = self.new_thinker()
+
+    def first(self, choice: int) -> Iterator[ChatChunk]:
+        self.begin(choice)
         yield self._chunk([_choice(choice, Delta(role="assistant", content=""))])
 
     def of(self, item: ChoiceEvent) -> Iterator[ChatChunk]:
         event, reader = item.event, self.readers[item.choice]
-        deltas = self._deltas(item)
+        deltas = self.deltas(item)
         if event.logprobs is not None:
             choice = _choice(item.choice, next(deltas, Delta(content="")))
             choice.logprobs = chat_logprobs([event.logprobs])
@@ -64,7 +68,8 @@ class ChatChunks:
     def without_choices(self) -> ChatChunk:
         return self._chunk([])
 
-    def _deltas(self, item: ChoiceEvent) -> Iterator[Delta]:
+    def deltas(self, item: ChoiceEvent) -> Iterator[Delta]:
+        """What an event of a choice adds that has begun."""
         event, thinker = item.event, self.thinkers[item.choice]
         if thinker is not None:
             thought, text = thinker.push(event.text)

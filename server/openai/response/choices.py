@@ -14,7 +14,7 @@ from typing import Any
 from lookm.types import Request, TokenEvent
 from server.api_errors import ApiError
 from server.openai.abort import abort_at
-from server.openai.schemas.answers import KeptPositionsUsage, TimingsUsage
+from server.openai.schemas.usage import KeptPositionsUsage, TimingsUsage
 from server.request_metrics import RequestMetrics
 from server.turns import Turns
 from server.worker.streams import clear
@@ -24,12 +24,13 @@ from server.worker.worker_errors import StoppingError
 @dataclass(frozen=True, slots=True)
 class ChoiceEvent:
     """An event, and the index of the choice that it belongs to. `positions` and `timings` are the
-    event's, as they are sent."""
+    event's, as they are sent; `tokens_per_image`, with the last one, the prompt's."""
 
     choice: int
     event: TokenEvent
     positions: KeptPositionsUsage | None = None
     timings: TimingsUsage | None = None
+    tokens_per_image: tuple[int, ...] = ()
 
 
 ChoiceEvents = AsyncGenerator[ChoiceEvent]

@@ -7,7 +7,7 @@ from lookm import positions
 from lookm.kept import KeptPositions
 from lookm.types import Request
 from server.openai.protocols import ChatProcessor
-from server.openai.schemas.answers import KeptPositionsUsage
+from server.openai.schemas.usage import KeptPositionsUsage
 
 
 def positions_usage(

@@ -5,7 +5,7 @@ time between them: other requests' steps, the way to the engine and back.
 """
 
 from lookm.types import Timing
-from server.openai.schemas.answers import TimingsUsage
+from server.openai.schemas.usage import TimingsUsage
 
 
 def timings_usage(timing: Timing, media_s: float, total_s: float) -> TimingsUsage:

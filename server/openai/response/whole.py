@@ -18,6 +18,7 @@ from server.openai.response.logprobs import chat_logprobs
 from server.openai.response.writers import Collected, Writer
 from server.openai.schemas.answers import ChatCompletion, Choice, TextCompletion
 from server.openai.schemas.logprobs import Entry
+from server.openai.schemas.response_answers import ResponseAnswer
 
 LARGE_ENTRIES = 1000  # log-probabilities: about 10 ms
 TOKENS_AT_ONCE = 32
@@ -42,13 +43,13 @@ class WholeAnswer(Response):
 
     def __init__(self, written: Sequence[bytes], headers: Mapping[str, str]) -> None:
         super().__init__(headers={**headers, "content-length": str(sum(map(len, written)))})
-        self._written = written
+        self.written = written
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope, receive
         start = {"status": self.status_code, "headers": self.raw_headers}
         await send({"type": "http.response.start", **start})
-        for part in self._written:
+        for part in self.written:
             await send({"type": "http.response.body", "body": part, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -63,6 +64,9 @@ def parts(writer: Writer, collected: Sequence[Collected]) -> Iterator[bytes]:
     answer = writer.whole([replace(one, logprobs=()) for one in collected])
     if not isinstance(answer, ChatCompletion):
         answer = writer.whole(collected)
+    if isinstance(answer, ResponseAnswer):  # of one choice
+        yield answer.to_json().encode()
+        return
     assert isinstance(answer, ChatCompletion | TextCompletion)
     hull = answer.model_copy(update={"choices": []}).to_json().encode()
     before, after = hull.split(NO_CHOICES)

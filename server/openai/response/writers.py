@@ -22,15 +22,8 @@ from lookm.types import TokenEvent, TokenLogprob
 from server.api_errors import ApiError
 from server.openai.response.choices import ChoiceEvent
 from server.openai.response.packed import PackedLogprobs
-from server.openai.schemas.answers import (
-    Answer,
-    ChatChunk,
-    KeptPositionsUsage,
-    TextCompletion,
-    TimingsUsage,
-    Usage,
-    usage_of,
-)
+from server.openai.schemas.answers import ChatChunk, TextCompletion
+from server.openai.schemas.usage import Answer, KeptPositionsUsage, TimingsUsage, Usage, usage_of
 
 Chunk = ChatChunk | TextCompletion
 
@@ -67,14 +60,16 @@ class HeaderFields(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """One whole choice: its text, the log-probabilities of its tokens, its terminal event and the
-    positions and timings of that."""
+    """One whole choice: its text (`texts`: as it came), the log-probabilities of its tokens, its
+    terminal event and what comes with that."""
 
     text: str
     logprobs: Sequence[TokenLogprob]
     last: TokenEvent
     positions: KeptPositionsUsage | None = None
     timings: TimingsUsage | None = None
+    tokens_per_image: tuple[int, ...] = ()
+    texts: Sequence[str] = ()
 
 
 def usage_of_all(collected: Sequence[Collected]) -> Usage:
@@ -82,7 +77,8 @@ def usage_of_all(collected: Sequence[Collected]) -> Usage:
     positions = next((each.positions for each in collected if each.positions is not None), None)
     timings = [each.timings for each in collected if each.timings is not None]
     longest = max(timings, key=lambda each: each.total, default=None)
-    return usage_of([each.last for each in collected], positions, longest)
+    per_image = collected[0].tokens_per_image
+    return usage_of([each.last for each in collected], positions, longest, per_image)
 
 
 @dataclass(slots=True)
@@ -105,7 +101,8 @@ class Collecting:
         last = self.last
         assert last is not None, "every accepted request has a terminal event"
         text = "".join(self.texts)
-        return Collected(text, self.logprobs, last.event, last.positions, last.timings)
+        more = last.positions, last.timings, last.tokens_per_image, self.texts
+        return Collected(text, self.logprobs, last.event, *more)
 
 
 class Writer(Protocol):
@@ -137,6 +134,7 @@ class CompletionWriter:
     ends: list[TokenEvent] = field(default_factory=list)
     positions: KeptPositionsUsage | None = None
     timings: TimingsUsage | None = None
+    tokens_per_image: tuple[int, ...] = ()
 
     def whole(self, collected: Sequence[Collected]) -> Answer:
         return self.chunks.whole(collected)
@@ -149,12 +147,13 @@ class CompletionWriter:
             self.ends.append(item.event)
             self.positions = item.positions or self.positions
             self.timings = item.timings
+            self.tokens_per_image = item.tokens_per_image
         return self._frames(self.chunks.of(item))
 
     def end(self) -> bytes:
         if not self.chunks.header.include_usage:
             return DONE
-        usage = usage_of(self.ends, self.positions, self.timings)
+        usage = usage_of(self.ends, self.positions, self.timings, self.tokens_per_image)
         return self._frame(self.chunks.without_choices(), usage) + DONE
 
     def fail(self, error: ApiError) -> bytes:

@@ -6,16 +6,20 @@ does: `translate` turns these models into the engine's values.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
+from server.openai.schemas import images
 from server.openai.schemas.fields import Accepted, Honoured, Refused
+from server.openai.schemas.files import FilePart
+from server.openai.schemas.images import ImagePart
 from server.openai.schemas.kv_cache import KvCache
-from server.openai.schemas.strict import ARRAY, OBJECT, STRING, AtMost, Strict, not_empty
+from server.openai.schemas.strict import ARRAY, OBJECT, STRING, AtMost, Strict
 from server.openai.schemas.tools import ToolCall, ToolChoice, Tools
+from server.openai.schemas.video import VideoPart
 
 OLD_TOOLS = "Deprecated by OpenAI: use `tools`."
 MAX_NAME = 64  # characters, as OpenAI documents
-CACHE_HINT = "a hint for OpenAI's prompt cache"
+CACHE_HINT = images.CACHE_HINT
 WITH_TEMPLATE = "where the model's chat template shows tools; else refused"
 
 
@@ -27,29 +31,6 @@ class TextPart(Strict):
     prompt_cache_breakpoint: Annotated[object, Accepted(CACHE_HINT)] = None
 
 
-class ImageUrl(Strict):
-    """Where an image is."""
-
-    url: Annotated[
-        str,
-        AfterValidator(not_empty),
-        Field(json_schema_extra={"minLength": 1}),
-        Honoured("data:, https:, http:, or sha256: of an image sent before"),
-    ]
-    detail: Annotated[
-        Literal["auto", "low", "high", "original"] | None,
-        Accepted("the model sees every image at its own resolution"),
-    ] = None
-
-
-class ImagePart(Strict):
-    """An image, at this place of the text."""
-
-    type: Annotated[Literal["image_url"], Honoured()]
-    image_url: Annotated[ImageUrl, Honoured()]
-    prompt_cache_breakpoint: Annotated[object, Accepted(CACHE_HINT)] = None
-
-
 class RefusalPart(Strict):
     """What an earlier answer said instead of answering; the model sees it as text."""
 
@@ -57,11 +38,17 @@ class RefusalPart(Strict):
     refusal: Annotated[str, Honoured()]
 
 
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+Part = Annotated[TextPart | ImagePart | VideoPart, Field(discriminator="type")]
 Content = (
     Annotated[str, STRING] | Annotated[list[Part], Field(min_length=1, max_length=4096), ARRAY]
 )
-AnsweredPart = Annotated[TextPart | ImagePart | RefusalPart, Field(discriminator="type")]
+UserPart = Annotated[TextPart | ImagePart | VideoPart | FilePart, Field(discriminator="type")]
+UserContent = (
+    Annotated[str, STRING] | Annotated[list[UserPart], Field(min_length=1, max_length=4096), ARRAY]
+)
+AnsweredPart = Annotated[
+    TextPart | ImagePart | VideoPart | RefusalPart, Field(discriminator="type")
+]
 Answered = (
     Annotated[str, STRING]
     | Annotated[list[AnsweredPart], Field(min_length=1, max_length=4096), ARRAY]
@@ -86,7 +73,7 @@ class UserMessage(Strict):
     """A turn of the user."""
 
     role: Annotated[Literal["user"], Honoured()]
-    content: Annotated[Content, Honoured()]
+    content: Annotated[UserContent, Honoured("text, images and files")]
     name: Name = None
 
 

@@ -1,15 +1,18 @@
 """`lookm eval` on the demo model: what it writes, what it refuses."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from lookm.eval.__main__ import main
 from lookm.eval.local import Local
 from lookm.eval.questions import Job
+from lookm.models.detail import Detail
 from server.cli import app
 from tests.lookm.eval.stub_backend import question
 
@@ -118,6 +121,20 @@ def test_a_question_that_cannot_be_asked_fails_alone(engine: Any) -> None:
     assert "tokens" in found["long"].error
     assert found["a"].error is found["b"].error is None
     assert found["b"].kept_bytes <= found["b"].full_bytes
+
+
+def test_a_budget_that_the_model_cannot_keep_to_is_an_error_of_each_question(engine: Any) -> None:
+    shown = replace(
+        question("a"),
+        messages=[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}],
+        pictures=lambda: [Image.new("RGB", (64, 64))],
+    )
+    enough, less = (Local(engine, detail=Detail("auto", budget)) for budget in (64, 63))
+    (fine,), (refused,) = (list(each.replies([Job(shown, "full")])) for each in (enough, less))
+    assert fine.error is None
+    assert "this image takes at least 64 tokens" in refused.error
+    assert enough.settings["detail"] != less.settings["detail"]
+    assert "detail" not in Local(engine).settings
 
 
 def test_leaving_early_frees_the_engine(engine: Any) -> None:

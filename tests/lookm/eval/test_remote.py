@@ -5,6 +5,7 @@ import io
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lookm.errors import ConfigError
 from lookm.eval.__main__ import main
 from lookm.eval.questions import Job, Question
 from lookm.eval.remote import Remote
+from lookm.models.detail import Detail
 from tests.lookm.eval.stub_backend import question
 
 USAGE = {"prompt_tokens": 9, "kv_cache": {"bytes": 20, "full_bytes": 100}}
@@ -165,3 +167,25 @@ def test_the_command_asks_a_server_and_sends_its_key_but_keeps_it(
     assert "| `h2o@0.2` | 20% |" in capsys.readouterr().out
     assert server.headers[0]["Authorization"] == "Bearer sk-secret"
     assert not any("sk-secret" in path.read_text() for path in tmp_path.iterdir())
+
+
+def test_a_detail_goes_into_every_image_and_into_the_settings(server: Any) -> None:
+    parts = [{"type": "image"}, {"type": "text", "text": "?"}, {"type": "image"}]
+    two = replace(
+        question(),
+        messages=[{"role": "user", "content": parts}],
+        pictures=lambda: [Image.new("RGB", (8, 8))] * 2,
+    )
+    asked, plain = remote(server, detail=Detail("low", 64)), remote(server)
+    for backend in (asked, plain):
+        list(backend.replies([Job(two, "full")]))
+    sent = [
+        [part["image_url"] for part in body["messages"][0]["content"] if "image_url" in part]
+        for body in server.bodies
+    ]
+    url = sent[1][0]["url"]
+    assert sent == [
+        [{"url": url, "detail": "low", "max_tokens_per_image": 64}] * 2,
+        [{"url": url}] * 2,
+    ]
+    assert asked.settings == {**plain.settings, "detail": "low-64"}

@@ -15,7 +15,7 @@ from lookm.errors import ModelError
 from lookm.models import loading
 from lookm.models.adapter import Adapter
 from lookm.models.families import FAMILIES
-from lookm.models.image_layouts import arranged
+from lookm.models.image_layouts import arranged, least_tokens
 from lookm.models.processor import Processor
 from tests.lookm.models.toy_processors import PROCESSORS, without_torchvision
 from tests.lookm.models.toys import TOYS
@@ -211,3 +211,29 @@ def test_a_package_that_does_not_load_is_refused_with_the_command(
 def test_the_large_image_takes_no_fewer_tokens_than_a_picture(build: Any, name: Any) -> None:
     _, processor = build(name)
     assert processor.large_image().num_tokens >= processor.image(PICTURES[0], "a").num_tokens
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_frames_of_a_video_stand_behind_their_times_in_every_family(name: Any, build: Any) -> None:
+    """Where a template shows all images of a turn first, the times follow in their order."""
+    _, ours = build(name)
+    times = ["0:00.0", "0:01.5", "1:02:03.5"]
+    parts: list[dict[str, str]] = []
+    for time in times:
+        parts += [{"type": "text", "text": f"\n{time}\n"}, {"type": "image"}]
+    parts.append({"type": "text", "text": "What happens?"})
+    messages = [{"role": "user", "content": parts}]
+    rendered = ours.rendered(messages)
+    places = [rendered.index(f"{time}\n") for time in times]
+    assert places == sorted(places)
+    images = [ours.image(each, str(n)) for n, each in enumerate(PICTURES)]
+    ids = ours.prompt(messages, images)
+    counted = sum(image.num_tokens for image in arranged(images, ours.family))
+    assert ids.count(ours.image_token_id) == counted
+
+
+def test_an_image_of_two_layouts_takes_at_least_what_it_takes_among_others(build: Any) -> None:
+    _, ours = build("llava_onevision")
+    image = ours.image(PICTURES[0], "a")
+    (among, _) = arranged([image, image], ours.family)
+    assert least_tokens(image) == among.num_tokens < image.num_tokens

@@ -122,3 +122,81 @@ def test_no_key_of_ours_is_in_its_environment(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("LOOKM_API_KEYS", "secret")
     monkeypatch.setenv("HF_TOKEN", "secret")
     assert "secret" not in sandbox._environment().values()
+
+
+def several(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, job: str) -> None:
+    """Processes whose job gives many answers: 0, 1, 2, ... and in between does `job`."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, signal, sys, time\n"
+        "from server.media import sandbox_process\n"
+        "from server.media.media_error import MediaError\n"
+        "def many(data, options):\n"
+        "    for n in range(4):\n"
+        "        yield {'n': n}, bytes([n]) * 2**20\n"
+        f"        if n == 1 and data == b'bad':\n            {job}\n"
+        "sandbox_process.JOBS = {'picture': many}\n"
+        "sandbox_process.main()\n"
+    )
+    monkeypatch.setattr(sandbox, "COMMAND", (sandbox.COMMAND[0], str(program)))
+
+
+async def answers(running: Sandbox, data: bytes, **limits: float) -> list[int]:
+    found = []
+    async for facts, pixels in running.each(order(**limits), data):
+        assert bytes(pixels) == bytes([facts["n"]]) * 2**20
+        found.append(facts["n"])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("job", "code"),
+    [
+        ("os._exit(0)", "invalid_image"),
+        ("time.sleep(600)", "image_too_large"),
+        ("raise MemoryError", "image_too_large"),
+        ("raise MediaError('unsupported_image', 'no')", "unsupported_image"),
+    ],
+)
+async def test_a_job_of_many_answers_gives_them_in_order_or_fails_as_a_whole(
+    running: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, job: str, code: str
+) -> None:
+    several(monkeypatch, tmp_path, job)
+    assert await answers(running, b"good") == [0, 1, 2, 3]
+    process = running._idle.get()
+    running._idle.put(process)
+    assert await answers(running, b"good") == [0, 1, 2, 3]
+    assert running._idle.qsize() == 1, "the same one"
+    with pytest.raises(MediaError) as refused:
+        await answers(running, b"bad", limit_s=5)
+    assert refused.value.code == code
+    assert await answers(running, b"good") == [0, 1, 2, 3]
+
+
+async def test_the_limit_of_time_does_not_count_who_takes_the_answers(
+    running: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    several(monkeypatch, tmp_path, "pass")
+    await answers(running, b"good")
+    found = []
+    async for facts, _ in running.each(order(limit_s=5), b"good"):
+        await asyncio.sleep(1.3)
+        found.append(facts["n"])
+    assert found == [0, 1, 2, 3]
+
+
+async def test_answers_that_nobody_takes_end_the_process(
+    running: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    several(monkeypatch, tmp_path, "pass")
+    taken = running.each(order(), b"good")
+    facts, _ = await anext(taken)
+    assert facts == {"n": 0}
+    await taken.aclose()
+    assert running._idle.empty()
+    work = asyncio.create_task(answers(running, b"good"))
+    await asyncio.sleep(0)
+    work.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await work
+    assert await answers(running, b"good") == [0, 1, 2, 3]
