@@ -127,7 +127,7 @@ async def test_choices_are_one_group(client: httpx.AsyncClient, app: FastAPI) ->
 
 
 def test_who_is_prepared_is_coming() -> None:
-    live = SimpleNamespace(gate=Gate(100), engine=SimpleNamespace(num_open=3))
+    live = SimpleNamespace(gate=Gate(100, lambda key: None), engine=SimpleNamespace(num_open=3))
     with live.gate.entered(10), live.gate.entered(2):
         assert Services.num_coming(cast(Any, live), 2) == 12 - 3 - 2
     assert Services.num_coming(cast(Any, live), 1) == 0
