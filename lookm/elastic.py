@@ -59,13 +59,13 @@ class Elastic:
         return self._most
 
     def _keep(self, level: int) -> float:
-        """The fraction at a level; 4 digits, between the two that were asked for."""
+        """The fraction at a level, between the two that were asked for; 4 digits where those do."""
         low, high = self.asked.policy.keep_min, self.asked.policy.keep
         assert low is not None, "an elastic policy has a least"
         assert high is not None, "and a most"
         if level in (0, LEVELS):
             return high if level else low
-        return round(low + (high - low) * level / LEVELS, 4)
+        return min(max(low, round(low + (high - low) * level / LEVELS, 4)), high)
 
 
 def opened(

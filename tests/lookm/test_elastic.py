@@ -3,10 +3,11 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lookm import CachePolicy, PolicyError
-from lookm.elastic import LEVELS, highest
+from lookm.elastic import LEVELS, Elastic, highest
 from lookm.errors import PromptTooLongError, QueueFullError
 from lookm.policy import resolve
 from tests.lookm.test_parking import Chat, engine_for
@@ -44,6 +45,15 @@ def started(engine: Any, number: int, policy: Any = ELASTIC, **more: Any) -> lis
 
 def test_one_alone_takes_its_most() -> None:
     assert started(engine(pages(0.5)), 1) == [0.5]
+
+
+@pytest.mark.parametrize(("low", "high"), [(1e-6, 2e-5), (0.123456, 0.123457), (0.29996, 0.3)])
+def test_a_narrow_range_is_not_left_at_any_level(low: float, high: float) -> None:
+    asked = resolve(CachePolicy("h2o", keep=high, keep_min=low))
+    elastic = Elastic(asked, lambda recipe: np.array([1]), lambda rows_L: True)
+    keeps = [elastic.at(level)[0].policy.keep or 0 for level in range(LEVELS + 1)]
+    assert (keeps[0], keeps[-1]) == (low, high)
+    assert keeps == sorted(keeps)
 
 
 def test_one_alone_in_a_pool_too_small_for_its_most_takes_what_that_holds() -> None:
