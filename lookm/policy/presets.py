@@ -6,6 +6,7 @@ A preset is a list of parts; adding one is one entry in `PRESETS`. Knows nothing
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from decimal import Decimal
 from types import MappingProxyType
 from typing import get_args
 
@@ -174,8 +175,8 @@ def to_string(policy: CachePolicy) -> str:
         return f"{policy.method}@{policy.keep_tokens}"
     if policy.method == "full" or policy.keep is None:
         return policy.method
-    least = "" if policy.keep_min is None else f"{policy.keep_min:g}-"
-    return f"{policy.method}@{least}{policy.keep:g}"
+    least = "" if policy.keep_min is None else f"{_digits(policy.keep_min)}-"
+    return f"{policy.method}@{least}{_digits(policy.keep)}"
 
 
 def least(policy: CachePolicy) -> CachePolicy:
@@ -188,6 +189,11 @@ def least(policy: CachePolicy) -> CachePolicy:
 def most(policy: CachePolicy) -> CachePolicy:
     """The policy with the most that it may keep; itself, unless it is elastic."""
     return replace(policy, keep_min=None)
+
+
+def _digits(fraction: float) -> str:
+    """All of its digits, without an exponent, so that `parse` reads the same."""
+    return f"{Decimal(repr(float(fraction))).normalize():f}"
 
 
 def _fraction(amount: str, text: str) -> float:

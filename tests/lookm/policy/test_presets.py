@@ -30,6 +30,7 @@ def test_the_presets_are_the_documented_ones_in_order() -> None:
         ("look-m-evict@512", CachePolicy("look-m-evict", keep_tokens=512)),
         ("look-m-plus@0.1-0.5", CachePolicy("look-m-plus", keep=0.5, keep_min=0.1)),
         ("h2o@.05-1", CachePolicy("h2o", keep=1.0, keep_min=0.05)),
+        ("h2o@0.00001-0.30000001", CachePolicy("h2o", keep=0.30000001, keep_min=0.00001)),
     ],
 )
 def test_the_short_form_is_read_and_written_back(text: Any, policy: Any) -> None:

@@ -61,6 +61,11 @@ def test_a_key_has_what_its_table_says_and_else_the_default(tmp_path: Path) -> N
         ("look-m@512", "look-m@0.1", False),
         ("full", "full", True),
         ("look-m", "full", False),
+        ("look-m@0.3", "look-m@0.1-0.3", True),
+        ("look-m@0.3", "look-m@0.1-0.30000001", False),
+        ("look-m@0.1-0.3", "look-m@0.05-0.3", True),
+        ("look-m@0.1-0.3", "look-m@0.4", False),
+        ("look-m@512", "look-m@0.1-0.3", False),
     ],
 )
 def test_a_budget_that_is_allowed_is_the_most(allowed: str, asked: str, is_allowed: bool) -> None:
@@ -77,6 +82,9 @@ KEY = f'[keys.a]\nkey = "{SECRET}"\n'
     ("text", "told"),
     [
         ("[keys.a\n", "no TOML"),
+        ("", "there is nothing in it"),
+        ("# nobody\n", "there is nothing in it"),
+        (KEY + "requests_per_minute = 1" + "0" * 400, "keys.a.requests_per_minute: "),
         (KEY + "requests_per_minute = 0", "keys.a.requests_per_minute: "),
         (KEY + "requests_per_minute = 1.5", "keys.a.requests_per_minute: "),
         (KEY + "tokens_per_minute = true", "keys.a.tokens_per_minute: "),
