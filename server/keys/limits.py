@@ -33,7 +33,9 @@ UNNAMED = "unnamed"  # keys of --api-keys and --api-key-file, in logs and metric
 NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 MAX_FILE_BYTES = 2**22
 
-Count = Annotated[int, Field(ge=1, strict=True)]
+MOST = 10**12  # of anything a minute
+
+Count = Annotated[int, Field(ge=1, le=MOST, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,9 @@ class KeyFile:
                 content = file.read(MAX_FILE_BYTES + 1)
             if len(content) > MAX_FILE_BYTES:
                 raise ValueError(f"more than {MAX_FILE_BYTES} bytes")
-            return cls._from(tomllib.loads(content.decode()), server_policy)
+            if not (given := tomllib.loads(content.decode())):
+                raise ValueError("there is nothing in it")  # as while somebody is writing it
+            return cls._from(given, server_policy)
         except OSError as error:
             reason = error.strerror or type(error).__name__
         except UnicodeDecodeError:
