@@ -25,10 +25,14 @@ def parse_size(value: object) -> int:
 
 
 def format_size(size_bytes: int) -> str:
-    """The shortest of B, KiB, MiB and GiB that keeps three digits: `1.5 GiB`."""
+    """The shortest of B, KiB, MiB, GiB and TiB that keeps three digits: `1.5 GiB`.
+
+    >>> format_size(1000 * 2**20)
+    '1000 MiB'
+    """
     size = float(size_bytes)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.3g} {unit}"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1023.5 or unit == "TiB":
+            break
         size /= 1024
-    return f"{size:.3g} GiB"
+    return f"{size:.0f} {unit}" if size >= 999.5 else f"{size:.3g} {unit}"

@@ -1,8 +1,9 @@
 """This model, this card: what fits? With weights of fewer bits, keys and values of fewer bits, and
 less of them kept.
 
-    weights   16 bits, or the checkpoint's; 8 and 4: the language model's linear layers alone
-    KV        16 bits, or the model's; 8: a byte a number, and a scale for each row and head
+    weights   as --dtype has them, 16 bits or 32; 8 and 4: the language model's linear layers alone;
+              fewer than those have (--weights of a quantised checkpoint) are taken as they are
+    KV        as --dtype has them; 8: a byte a number, and a scale for each row and head
     kept      of each prompt
 
 All arithmetic is the engine's own (`lookm.sizing`, through `server.plan`). Reads nothing.
@@ -25,7 +26,6 @@ from server.plan import (
 from server.sizes import format_size, parse_size
 
 KEPT = (1.0, 0.5, 0.2)
-KV_BITS, WEIGHT_BITS = (16, 8), (16, 8, 4)
 LINEAR_BYTES = {8: 1.002, 4: 0.53}  # a weight with its scales: one a row; one and a zero for 128
 RECOMMENDED = "look-m-plus"
 
@@ -34,7 +34,8 @@ RECOMMENDED = "look-m-plus"
 class Row:
     """What fits beside weights of so many bits, keys and values of so many. Without `fits`: none.
 
-    `pool_bytes` is what is left for keys and values.
+    `pool_bytes` is what is left for keys and values. `given`: weights of nobody knows how many
+    bits.
     """
 
     weight_bits: int
@@ -42,6 +43,12 @@ class Row:
     kv_bits: int
     pool_bytes: int = 0
     fits: tuple[Fit, ...] = ()
+    given: bool = False
+
+    @property
+    def weights(self) -> str:
+        """Their size, for people."""
+        return "given" if self.given else f"{self.weight_bits:>2} bits"
 
 
 def cache_of(shape: ModelShape, bits: int) -> CacheShape:
@@ -51,7 +58,7 @@ def cache_of(shape: ModelShape, bits: int) -> CacheShape:
 
 def weight_bytes_of(shape: ModelShape, bits: int, whole_bytes: int) -> int:
     """Of weights that take `whole_bytes` as the model has them."""
-    if bits == 16:
+    if bits == _whole_bits(shape):
         return whole_bytes
     saved = shape.num_linear_parameters * (shape.dtype.itemsize - LINEAR_BYTES[bits])
     return int(whole_bytes - saved)
@@ -65,25 +72,31 @@ def rows(
     config: EngineConfig,
 ) -> list[Row]:
     """For each size of a weight and of a key. Raises `ConfigError` where nothing at all fits."""
-    found, errors = [], []
-    for bits in WEIGHT_BITS:
+    found, errors, whole_bits = [], [], _whole_bits(shape)
+    given = weight_bytes < shape.num_linear_parameters * shape.dtype.itemsize
+    for bits in (whole_bits,) if given else (whole_bits, 8, 4):
         held = weight_bytes_of(shape, bits, weight_bytes)
         try:
             pool = pool_bytes(shape, gpu_bytes, held, config)
         except ConfigError as error:
             errors.append(error)
-            found.append(Row(bits, held, shape.dtype.itemsize * 8))
+            found.append(Row(bits, held, whole_bits, given=given))
             continue
-        for kv_bits in KV_BITS:
+        for kv_bits in (whole_bits, 8):
             cache = cache_of(shape, kv_bits)
             context = config.max_context_tokens or shape.max_context_tokens
             most = enough_pages(config, context, shape.num_layers) * cache.page_bytes
             held_bytes = min(pool, most)
             fit = tuple(fits(shape, held_bytes, conversation, kept(shape), cache))
-            found.append(Row(bits, held, kv_bits, held_bytes, fit))
+            found.append(Row(bits, held, kv_bits, held_bytes, fit, given))
     if not any(row.fits for row in found):
         raise errors[0]
     return found
+
+
+def _whole_bits(shape: ModelShape) -> int:
+    """Of a number as the model has it."""
+    return shape.dtype.itemsize * 8
 
 
 def kept(shape: ModelShape) -> Sequence[float]:
@@ -97,7 +110,7 @@ def table(found: Sequence[Row], max_running: int) -> Iterator[str]:
     header = "".join(f"{f'{fit.keep:.0%} kept':>14}" for fit in first.fits)
     yield f"{'weights':<19}  {'KV':<7}  {'page pool':>9}{header}"
     for row in found:
-        weights = f"{row.weight_bits:>2} bits  {format_size(row.weight_bytes):>10}"
+        weights = f"{row.weights:<7}  {format_size(row.weight_bytes):>10}"
         if not row.fits:
             yield f"{weights:<19}  do not fit"
             continue
@@ -128,6 +141,8 @@ def serve_line(row: Row, fit: Fit, config: EngineConfig) -> str:
         flags.append("--quantization int8")
     if row.kv_bits == 8:
         flags.append("--kv-cache-dtype int8")
+    if config.dtype != "auto":
+        flags.append(f"--dtype {config.dtype}")
     flags.append(f"--max-running {config.max_running}")
     if config.max_context_tokens is not None:
         flags.append(f"--max-context-tokens {config.max_context_tokens}")
@@ -182,20 +197,23 @@ def plan(
     yield from _advice(found, config)
     if replicas > 1:
         yield ""
-        yield from replica_table(found, stored, replicas)
+        yield from replica_table(found, stored, replicas, config.max_running)
 
 
-def replica_table(found: Sequence[Row], stored_bytes: int, replicas: int) -> Iterator[str]:
-    """What several servers hold together, at the first sizes that fit, and the host memory in which
+def replica_table(
+    found: Sequence[Row], stored_bytes: int, replicas: int, max_running: int
+) -> Iterator[str]:
+    """What several servers run together, at the first sizes that fit, and the host memory in which
     the prompts of as many conversations stay known; those between two turns come on top."""
     row = next(row for row in found if row.fits)
-    sizes = f"weights of {row.weight_bits} bits, keys and values of {row.kv_bits}"
+    sizes = f"weights: {row.weights.strip()}, keys and values: {row.kv_bits} bits"
     yield f"{replicas:,} servers, each conversation kept on one ({sizes}; docs/scale.md):"
     yield f"{'kept':>6}  {'together':>10}  {'store of each':>13}  {'of all':>12}"
     for fit in row.fits:
-        store = fit.num_conversations * stored_bytes
+        running = min(fit.num_conversations, max_running)
+        store = running * stored_bytes
         stores = f"{format_size(store):>13}  {format_size(store * replicas):>12}"
-        yield f"{fit.keep:>6.0%}  {fit.num_conversations * replicas:>10,}  {stores}"
+        yield f"{fit.keep:>6.0%}  {running * replicas:>10,}  {stores}"
 
 
 def _advice(found: Sequence[Row], config: EngineConfig) -> Iterator[str]:
@@ -205,6 +223,9 @@ def _advice(found: Sequence[Row], config: EngineConfig) -> Iterator[str]:
         yield "Weights of 8 bits do not fit: take a bigger GPU or a smaller model."
         return
     row, fit = best
+    if fit.num_conversations == 0:
+        yield "Not one of them fits: take a bigger GPU, a smaller model, or shorter prompts."
+        return
     number = promised(fit.num_conversations, config.max_running)
     yield f"For {number} of them at once, {fit.keep:.0%} kept at the least:"
     yield serve_line(row, fit, config)

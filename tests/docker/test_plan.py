@@ -154,7 +154,7 @@ def test_several_servers_are_so_many_times_one_and_their_stores(tmp_path: Path) 
     pool = pool_bytes(shape, 80 * 2**30, shape.weight_bytes)
     rows = fits(shape, pool, Conversation(2048, 256), (1.0, 0.5, 0.2))
     for line, row in zip(eight[-len(rows) :], rows, strict=True):
-        assert int(line.split()[1].replace(",", "")) == 8 * row.num_conversations
+        assert int(line.split()[1].replace(",", "")) == 8 * min(64, row.num_conversations)
     full = eight[-len(rows)].split()
     assert full[2:4] == [f"{rows[0].num_conversations:.3g}", "GiB"], "2,048 tokens are one GiB"
 
@@ -289,6 +289,25 @@ def test_weights_that_do_not_fit_at_16_bits_are_made_int8_or_not_advised(tmp_pat
     assert "--quantization int8" in shown[-1]
     shown = list(plan(EngineConfig(model=str(tmp_path)), "6GiB"))
     assert shown[-1].startswith("Weights of 8 bits do not fit")
+
+
+def test_who_does_not_fit_is_not_advised_and_a_dtype_that_is_asked_for_is_named() -> None:
+    shown = list(plan(EngineConfig(model="llava-demo"), "299MiB", tokens=(2000, 48)))
+    assert shown[-1].startswith("Not one of them fits")
+    shown = list(plan(EngineConfig(model="llava-demo", dtype="float32"), "24GiB"))
+    assert "--dtype float32" in shown[-1]
+    whole = next(line.split() for line in shown if " bits " in line)
+    assert (whole[0], whole[4]) == ("32", "32")
+
+
+@pytest.mark.parametrize("size", ["0", "1", "3.5MiB"])
+def test_weights_that_come_quantised_are_taken_as_they_are(size: str) -> None:
+    shown = list(plan(EngineConfig(model="llava-demo"), "24GiB", weights=size))
+    table = [line.split()[:3] for line in shown[shown.index("") + 4 : -3]]
+    assert table[0] == ["weights", "KV", "page"]
+    assert [row[0] for row in table[1:]] == ["given", "given"], "keys of 16 bits and of 8"
+    assert not any(row[1].startswith("-") for row in table[1:])
+    assert "--quantization" not in shown[-1]
 
 
 def test_int8_weights_are_estimated_as_they_are_made(tmp_path: Path) -> None:

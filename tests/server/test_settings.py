@@ -49,6 +49,10 @@ def test_bad_sizes(text: str) -> None:
 
 def test_sizes_are_shown_with_three_digits() -> None:
     assert [format_size(n) for n in (5, 2**20, 1536 * 2**20)] == ["5 B", "1 MiB", "1.5 GiB"]
+    large = (1000, 1024 * 1024 - 1, 1000 * 2**20, 1800 * 2**30, 3000 * 2**40)
+    assert [format_size(n) for n in large] == [
+        "1000 B", "1 MiB", "1000 MiB", "1.76 TiB", "3000 TiB"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", list(Settings.model_fields))
