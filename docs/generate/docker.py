@@ -74,6 +74,9 @@ def panels() -> Iterator[str]:
         yield "| Panel | |"
         yield "|---|---|"
         for panel in board["panels"]:
+            if panel["type"] == "row":  # a heading
+                yield f"| *{panel['title']}* | |"
+                continue
             yield f"| {panel['title']} | {panel['description']} |"
         yield ""
 
