@@ -95,7 +95,8 @@ class KeyFile:
             reason = f"no TOML: {error}"
         except ValueError as error:
             reason = str(error)
-        raise ValueError(f"--key-limits {path}: {reason}")
+        one_line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in reason)
+        raise ValueError(f"--key-limits {path}: {one_line}")
 
     @classmethod
     def _from(cls, given: Mapping[str, Any], server_policy: CachePolicy) -> Self:

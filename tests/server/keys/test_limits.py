@@ -104,6 +104,8 @@ KEY = f'[keys.a]\nkey = "{SECRET}"\n'
         ("[keys.a]\nkey = 'a b'", "keys.a.key: printable"),
         ("[keys.a]\nkey = 5", "keys.a.key: "),
         ('[keys."a b"]\nkey = "x"', "keys.a b: a name is"),
+        ('[keys."a\\nb"]\nkey = "x"', r"keys.a\nb: a name is"),
+        ('[keys."a\\nb"]\nkey = 5', r"keys.a\nb.key: "),
         ("[keys.unnamed]\nkey = 'x'", "keys.unnamed: a name is"),
         ("[default]\nkey = 'x'", "default.key: "),
         ("[defaults]\nplaces = 1", "defaults: "),
