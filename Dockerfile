@@ -18,7 +18,7 @@ FROM ${PYTHON_IMAGE} AS build
 # An index with another build of torch: PyTorch's own CPU index makes the image gigabytes smaller.
 ARG TORCH_INDEX_URL=
 # What some processors insist on: torchvision (OneVision, Qwen-VL, InternVL, Mistral); SmolVLM:
-# torchvision num2words.
+# torchvision num2words. PDFs: pypdfium2 python-multipart. Videos: av.
 ARG EXTRA_PACKAGES=
 # hadolint ignore=DL3008
 RUN apt-get update \

@@ -11,7 +11,7 @@ tensors in, what is kept out, no engine. Knows nothing about pages, batches or m
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -32,6 +32,10 @@ from lookm.held import HeldTokens
 from lookm.policy import Compressed, PromptPolicy, View
 from lookm.policy.depth import Ledger
 from lookm.types import CachePolicy, Needs
+
+#: Sums over rows of one layer that add up, by what they are: `sums`, `squares` and `window` of
+#: `Statistics`, `[K, n]`; `dense` and `visible` of `Spread`, `[K]` and one number.
+Seen = Mapping[str, torch.Tensor]
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -62,14 +66,14 @@ class PromptLook:
         self.compress_s = 0.0
 
     def layer(
-        self, index: int, scale: float, statistics: Statistics | None = None, *, before: int = 0
+        self, index: int, scale: float, known: Seen | None = None, *, before: int = 0
     ) -> "LayerLook":
         """The next layer to be seen; layers are compressed in order, each once.
 
-        `statistics` are those of its first rows, where they were seen before. The first `before` of
-        the rows that are attended to are no part of the prompt.
+        `known` is of its first rows, where they were seen before. The first `before` of the rows
+        that are attended to are no part of the prompt.
         """
-        return LayerLook(self, index, scale, statistics or Statistics(), before)
+        return LayerLook(self, index, scale, known or {}, before)
 
 
 class LayerLook:
@@ -79,14 +83,27 @@ class LayerLook:
     """
 
     def __init__(
-        self, prompt: PromptLook, index: int, scale: float, statistics: Statistics, before: int
+        self, prompt: PromptLook, index: int, scale: float, known: Seen, before: int
     ) -> None:
         self._prompt = prompt
         self._before = before
         self._index = index
         self._scale = scale
-        self.statistics = statistics
-        self._spread = Spread()
+        self.statistics = Statistics(known.get("sums"), known.get("squares"), known.get("window"))
+        self._spread = Spread(dense_K=known.get("dense"), visible=known.get("visible"))
+
+    @property
+    def seen(self) -> Seen:
+        """What is known of the rows so far."""
+        statistics, spread = self.statistics, self._spread
+        parts = {
+            "sums": statistics.sums_KT,
+            "squares": statistics.squares_KT,
+            "window": statistics.window_KT,
+            "dense": spread.dense_K,
+            "visible": spread.visible,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
     def attend(
         self,
@@ -111,8 +128,8 @@ class LayerLook:
 
     def attend_parts(
         self, q_HTD: torch.Tensor, k_KSD: torch.Tensor, v_KSD: torch.Tensor, ends: Sequence[int]
-    ) -> tuple[torch.Tensor, list[Statistics]]:
-        """`attend`, and the statistics so far at the ends of parts of the T rows; the last is T."""
+    ) -> tuple[torch.Tensor, list[Seen]]:
+        """`attend`, and what is known at the ends of parts of the T rows; the last is T."""
         before = k_KSD.shape[1] - q_HTD.shape[1]
         queries = [q_HTD[:, start:end] for start, end in pairwise((0, *ends))]
         keys = [k_KSD[:, : before + end] for end in ends]
@@ -123,7 +140,7 @@ class LayerLook:
         so_far = []
         for q_HCD, k_KRD, of_part, needed in zip(queries, keys, found, needs, strict=True):
             self._add(of_part, q_HCD, k_KRD, needed, None)
-            so_far.append(self.statistics)
+            so_far.append(self.seen)
         return out_THD, so_far
 
     @property

@@ -67,7 +67,7 @@ class LayerPrefill:
         if self._rows is not None:
             self._num_base = self._rows[0].shape[1] - self._num_new
         if look is not None and rows.window is None:
-            known = self._prompts.statistics(prefill.sequence, look)
+            known = self._prompts.seen(prefill.sequence, look)
             self._layer = look.layer(rows.layer, rows.scale, known, before=self._num_kept)
             self._cuts = self._prompts.cuts(prefill)
 
@@ -148,7 +148,7 @@ class LayerPrefill:
         end = start + rows.q_HTD.shape[1]
         cuts = [cut for cut in self._cuts if start <= cut < end]
         if cuts[:1] == [start]:
-            self._prompts.snapshot(prefill.sequence, cuts.pop(0), layer.statistics)
+            self._prompts.snapshot(prefill.sequence, cuts.pop(0), layer.seen)
         mask_TT = self._mask(rows)
         if mask_TT is not None:  # whose rows are not shared
             out_THD = layer.attend(rows.q_HTD, k_KSD, v_KSD, mask_TT=mask_TT)

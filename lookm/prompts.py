@@ -9,14 +9,18 @@ import time
 
 import torch
 
-from lookm.attention import Backend, Statistics
+from lookm.attention import Backend
 from lookm.batch import Prefill
 from lookm.held import HeldTokens
-from lookm.look import PromptLook
+from lookm.look import PromptLook, Seen
 from lookm.models.adapter import Adapter
 from lookm.policy import PromptPolicy
 from lookm.sequence import SequenceState, TakenOver
-from lookm.store import BLOCK_TOKENS, Capture, PromptStore, block_keys
+from lookm.store import BLOCK_TOKENS, Capture, Prefix, PromptStore, block_keys
+from lookm.types import Needs
+
+#: What a snapshot has of rows after the last image.
+OF_WINDOWS = frozenset(("window", "dense", "visible"))
 
 
 class Prompts:
@@ -47,13 +51,7 @@ class Prompts:
             return
         self.query_tokens += sequence.num_prompt
         needs = sequence.look.policy.needs if sequence.look else None
-        max_tokens = sequence.num_prompt - 1  # the last token's logits are the first answer's
-        sums = squares = False
-        if needs is not None:
-            window = max(1, needs.window)
-            max_tokens = sequence.num_prompt - window if needs.additive else 0
-            sums, squares = needs.sums or needs.squares, needs.squares
-        prefix = self.store.find(sequence.keys, max_tokens, sums=sums, squares=squares)
+        prefix = self._find(sequence, needs)
         if prefix is not None and prefix.num_tokens < sequence.num_together:
             prefix.release()
             prefix = None
@@ -62,6 +60,26 @@ class Prompts:
         self.hit_tokens += start
         num_layers = self._adapter.dimensions.num_layers
         sequence.capture = Capture(self.store, sequence.keys, start, num_layers)
+
+    def _find(self, sequence: SequenceState, needs: Needs | None) -> Prefix | None:
+        """The longest beginning that is known well enough.
+
+        The rows of a window are computed again: it ends before them. But one that begins after the
+        images is known as far as its sums were kept.
+        """
+        most = sequence.num_prompt - 1  # the last token's logits are the first answer's
+        if needs is None:
+            return self.store.find(sequence.keys, most)
+        if not needs.additive:
+            return None
+        first = sequence.num_prompt - max(1, needs.window)  # of the window
+        if needs.after_images:
+            prefix = self.store.find(sequence.keys, most, needs.stored)
+            if prefix is not None and prefix.num_tokens > first:
+                return prefix
+            if prefix is not None:
+                prefix.release()
+        return self.store.find(sequence.keys, first, needs.stored - OF_WINDOWS)
 
     def _open_after_rows(self, sequence: SequenceState, taken: TakenOver) -> None:
         """What it has is in pages. Of a full cache the store may still lack some; rows that pages
@@ -121,16 +139,11 @@ class Prompts:
         self.load_s += time.monotonic() - started_s
         return rows_2SKD
 
-    def statistics(self, sequence: SequenceState, look: PromptLook) -> Statistics:
+    def seen(self, sequence: SequenceState, look: PromptLook) -> Seen:
         """The known rows' sums in the next layer that is compressed."""
         snapshot = sequence.prefix.snapshot if sequence.prefix else None
-        if snapshot is None:
-            return Statistics()
-        squares_LKT = snapshot.squares_LKT if look.policy.needs.squares else None
-        return Statistics(
-            snapshot.sums_LKT[look.num_seen],
-            None if squares_LKT is None else squares_LKT[look.num_seen],
-        )
+        parts = {} if snapshot is None else snapshot.parts
+        return {name: part[look.num_seen] for name, part in parts.items()}
 
     def cuts(self, prefill: Prefill) -> list[int]:
         """Where sums are taken: at the last blocks' ends, and at the last image's.
@@ -139,7 +152,7 @@ class Prompts:
         question about the same images begins with these.
         """
         sequence, look = prefill.sequence, prefill.sequence.look
-        if sequence.capture is None or look is None or not look.policy.needs.sums:
+        if sequence.capture is None or look is None or not look.policy.needs.stored:
             return []
         num_tokens, ids = sequence.num_prompt, sequence.request.prompt_ids
         last_block = (num_tokens - 1) // BLOCK_TOKENS
@@ -151,11 +164,14 @@ class Prompts:
             end * BLOCK_TOKENS for end in ends if prefill.start < end * BLOCK_TOKENS < prefill.end
         )
 
-    def snapshot(self, sequence: SequenceState, num_tokens: int, found: Statistics) -> None:
+    def snapshot(self, sequence: SequenceState, num_tokens: int, found: Seen) -> None:
         """Keep the sums over the first `num_tokens` rows of a layer."""
-        if sequence.capture is not None:
-            assert found.sums_KT is not None, "cuts are where sums are needed"
-            sequence.capture.snapshot(num_tokens, found.sums_KT, found.squares_KT)
+        if sequence.capture is None or sequence.look is None:
+            return
+        names = sequence.look.policy.needs.stored
+        parts = {name: part for name, part in found.items() if name in names}
+        if parts:  # before its window there is nothing of it
+            sequence.capture.snapshot(num_tokens, parts)
 
     def capture(
         self,

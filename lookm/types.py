@@ -66,6 +66,18 @@ class Needs:
     queries: bool = False
 
     @property
+    def stored(self) -> frozenset[str]:
+        """The parts of a `Seen` that are worth keeping for prompts that begin alike.
+
+        A window of the last rows is another one for each prompt; one after the images is the same,
+        with more rows, until another image comes.
+        """
+        parts = {"sums": self.sums or self.squares, "squares": self.squares}
+        parts |= {"window": self.after_images}
+        parts |= dict.fromkeys(("dense", "visible"), self.after_images and self.density)
+        return frozenset(name for name, is_wanted in parts.items() if is_wanted)
+
+    @property
     def additive(self) -> bool:
         """Whether it can be had for a prompt whose first rows were computed before: sums add up,
         and a window needs its own rows only."""

@@ -41,14 +41,20 @@ def build(board: Board) -> str:
             .tags(["lookm"])
         )
     )
-    x = y = row_height = 0
-    for number, panel in enumerate(board.panels, 1):
-        height = HEIGHTS[panel.kind]
-        if x + panel.width > COLUMNS or (x and height != row_height):
-            x, y = 0, y + row_height
-        place = models.GridPos(h=height, w=panel.width, x=x, y=y)
-        made.with_panel(_panel(panel).id(number).grid_pos(place))
-        x, row_height = x + panel.width, height
+    y = number = 0
+    for row in board.rows:
+        number, y = number + 1, y + 1
+        place = models.GridPos(h=1, w=COLUMNS, x=0, y=y - 1)
+        made.with_row(dashboard.Row(row.title).id(number).grid_pos(place))
+        x = height = 0
+        for panel in row.panels:
+            if x + panel.width > COLUMNS:
+                x, y = 0, y + height
+            number, height = number + 1, HEIGHTS[panel.kind]
+            place = models.GridPos(h=height, w=panel.width, x=x, y=y)
+            made.with_panel(_panel(panel).id(number).grid_pos(place))
+            x += panel.width
+        y += height
     return JSONEncoder(sort_keys=True, indent=2).encode(made.build()) + "\n"
 
 

@@ -100,12 +100,12 @@ def _counts(recipe: Recipe, is_image_T: torch.Tensor) -> tuple[Budget, int]:
 
 
 def _needs(recipe: Recipe, is_image_T: torch.Tensor) -> Needs:
-    """What `recipe` needs of this prompt: `after_images` as a number of rows."""
+    """What `recipe` needs of this prompt: `after_images` as a number of rows, where it has any."""
     needs = recipe.preset.needs
     if not needs.after_images:
         return needs
     images_I = is_image_T.nonzero()
     if not len(images_I):
-        return needs
+        return replace(needs, after_images=False)
     # At least one query: a prompt may end with its image.
     return replace(needs, window=max(1, len(is_image_T) - 1 - int(images_I[-1])))

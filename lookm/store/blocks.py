@@ -9,7 +9,7 @@ block at whose end they were taken. Knows bytes and keys; knows nothing about wh
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import torch
@@ -23,23 +23,21 @@ SNAPSHOT_SHARE = 1 / 16  # of the store's bytes
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Snapshot:
-    """Sums over the rows of a prefix of n tokens, float32 `[L, K, n]`, L layers that have any."""
+    """Sums over the rows of a prefix of n tokens, by what they are of, each `[L, ...]` of L layers
+    that have any. Most are float32 `[L, K, n]`."""
 
-    sums_LKT: torch.Tensor
-    squares_LKT: torch.Tensor | None
+    parts: Mapping[str, torch.Tensor]
 
     def to(self, device: torch.device | str) -> "Snapshot":
-        squares_LKT = None if self.squares_LKT is None else self.squares_LKT.to(device)
-        return Snapshot(self.sums_LKT.to(device), squares_LKT)
+        return Snapshot({name: part.to(device) for name, part in self.parts.items()})
+
+    def only(self, names: Set[str]) -> "Snapshot":
+        """These parts alone."""
+        return Snapshot({name: part for name, part in self.parts.items() if name in names})
 
     @property
     def nbytes(self) -> int:
-        squares_LKT = self.squares_LKT
-        return self.sums_LKT.nbytes + (0 if squares_LKT is None else squares_LKT.nbytes)
-
-    @property
-    def has_squares(self) -> bool:
-        return self.squares_LKT is not None
+        return sum(part.nbytes for part in self.parts.values())
 
 
 @dataclass(slots=True, eq=False)
@@ -124,17 +122,17 @@ class PromptStore:
         return len(keys)
 
     def find(
-        self, keys: Sequence[bytes], max_tokens: int, *, sums: bool = False, squares: bool = False
+        self, keys: Sequence[bytes], max_tokens: int, names: Set[str] = frozenset()
     ) -> Prefix | None:
         """The longest held prefix of at most `max_tokens`, pinned; None where there is none.
 
-        With `sums` (and `squares`) one at whose end such a snapshot was taken.
+        With `names` one at whose end a snapshot with these parts was taken; the prefix has them.
         """
         known = min(self.num_known(keys), max_tokens // BLOCK_TOKENS)
         snapshot = None
-        while known and sums:
+        while known and names:
             snapshot = self._snapshots.get(keys[known - 1])
-            if snapshot is not None and (snapshot.has_squares or not squares):
+            if snapshot is not None and names <= snapshot.parts.keys():
                 self._snapshots.move_to_end(keys[known - 1])
                 break
             known, snapshot = known - 1, None
@@ -144,7 +142,7 @@ class PromptStore:
             self._blocks.move_to_end(key)
         return Prefix(
             [self._blocks[key] for key in keys[:known]],
-            snapshot.to(self._device) if snapshot is not None else None,
+            snapshot.only(names).to(self._device) if snapshot is not None else None,
             self._transfer,
         )
 
@@ -189,20 +187,22 @@ class PromptStore:
         return True
 
     def put_snapshot(self, key: bytes, snapshot: Snapshot) -> None:
-        """Hold sums at the end of a block that is held; a richer one takes a poorer one's place.
+        """Hold sums at the end of a block that is held, beside those of other kinds.
 
         Snapshots that were not looked at for longest go for it.
         """
         held = self._snapshots.get(key)
-        if key not in self._blocks or (held and held.has_squares >= snapshot.has_squares):
+        known = held.parts if held else {}
+        if key not in self._blocks or snapshot.parts.keys() <= known.keys():
             return
+        together = Snapshot({**snapshot.to("cpu").parts, **known})
         self._drop_snapshot(key)
-        if snapshot.nbytes > self._max_snapshot_bytes:
+        if together.nbytes > self._max_snapshot_bytes:
             return
-        while self._snapshot_bytes + snapshot.nbytes > self._max_snapshot_bytes:
+        while self._snapshot_bytes + together.nbytes > self._max_snapshot_bytes:
             self._drop_snapshot(next(iter(self._snapshots)))
-        self._snapshots[key] = snapshot.to("cpu")
-        self._snapshot_bytes += snapshot.nbytes
+        self._snapshots[key] = together
+        self._snapshot_bytes += together.nbytes
 
     def check(self) -> None:
         """Assert the invariants: bytes within the limit, no hole in a prefix, children counted."""

@@ -4,7 +4,7 @@ Blocks are found by others only when all their layers are complete (`commit`), s
 aborted or preempted leaves nothing half-written. Knows rows and blocks; knows no attention.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -26,7 +26,7 @@ class Capture:
         self.start = start
         self._first = start // BLOCK_TOKENS
         self._slots: list[Slot] = []
-        self._snapshots: dict[int, list[tuple[torch.Tensor, torch.Tensor | None]]] = {}
+        self._snapshots: dict[int, list[Mapping[str, torch.Tensor]]] = {}
 
     @property
     def num_blocks(self) -> int:
@@ -44,11 +44,9 @@ class Capture:
             transfer = self._store.transfer
             transfer.save(self._slots, layer, at - first, k_KTD[:, rows], v_KTD[:, rows])
 
-    def snapshot(
-        self, num_tokens: int, sums_KT: torch.Tensor, squares_KT: torch.Tensor | None
-    ) -> None:
-        """The next layer's sums over the first `num_tokens`, a multiple of the block."""
-        self._snapshots.setdefault(num_tokens, []).append((sums_KT, squares_KT))
+    def snapshot(self, num_tokens: int, parts: Mapping[str, torch.Tensor]) -> None:
+        """The next layer's sums over the first `num_tokens`, a multiple of the block, by name."""
+        self._snapshots.setdefault(num_tokens, []).append(parts)
 
     def commit(self, num_tokens: int) -> None:
         """The first `num_tokens` are there in all layers: let others find what is complete."""
@@ -61,12 +59,9 @@ class Capture:
                 break
             self._first += 1
         for end in [end for end in self._snapshots if end // BLOCK_TOKENS <= self._first]:
-            sums, squares = zip(*self._snapshots.pop(end), strict=True)
-            has_squares = squares[0] is not None
-            self._store.put_snapshot(
-                self._keys[end // BLOCK_TOKENS - 1],
-                Snapshot(torch.stack(sums), torch.stack(squares) if has_squares else None),
-            )
+            layers = self._snapshots.pop(end)
+            parts = {name: torch.stack([each[name] for each in layers]) for name in layers[0]}
+            self._store.put_snapshot(self._keys[end // BLOCK_TOKENS - 1], Snapshot(parts))
 
     def close(self) -> None:
         """Give up what is not complete. Idempotent."""

@@ -35,10 +35,11 @@ class PanelQuery:
 
 
 def panels() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every panel, with its dashboard's name."""
+    """Every panel that shows something, with its dashboard's name."""
     for path in DASHBOARDS:
         for panel in json.loads(path.read_text())["panels"]:
-            yield path.stem, panel
+            if panel["type"] != "row":
+                yield path.stem, panel
 
 
 def panel_queries() -> list[PanelQuery]:

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from lookm import CachePolicy, Request
-from lookm.attention import Statistics
 from lookm.engine import Engine
 from lookm.policy import PRESETS, resolve
 from lookm.store import BLOCK_TOKENS
@@ -25,6 +24,7 @@ from tests.lookm.tiny import (
 )
 
 METHODS = sorted(PRESETS)
+AFTER_IMAGES = [name for name in METHODS if PRESETS[name].needs.after_images]
 AFRESH = {"aircache", "expected-attention", "meda"}  # they need every query of the prompt
 
 
@@ -100,18 +100,56 @@ def test_a_follow_up_keeps_and_answers_what_a_fresh_prompt_would(method: str) ->
     assert engine._prompts.store.num_pins == 0
 
 
-def test_without_the_known_rows_sums_another_cache_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("policy", ["h2o@0.3", *(f"{name}@0.3" for name in AFTER_IMAGES)])
+def test_without_the_known_rows_sums_another_cache_is_kept(
+    monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
     """The control: the comparison above sees sums that are missing."""
     engine = tiny_engine(tiny_llava(max_positions=1024), prompt_store_bytes=2**26, parking=False)
     talk = Conversation.begin(1, num_images=10)
-    prefilled(engine, talk.prompt().request("first", "h2o@0.3"))
+    prefilled(engine, talk.prompt().request("first", policy))
     talk.turn()
-    request = talk.prompt().request("second", "h2o@0.3")
+    request = talk.prompt().request("second", policy)
     _, right, _ = prefilled(engine, request)
-    monkeypatch.setattr(type(engine._prompts), "statistics", lambda *_: Statistics())
+    monkeypatch.setattr(type(engine._prompts), "seen", lambda *_: {})
     _, wrong, reused = prefilled(engine, replace(request, id="third"))
     assert reused
     assert not same(right, wrong)
+
+
+@pytest.mark.parametrize("method", AFTER_IMAGES)
+def test_what_follows_the_images_is_known_until_another_image_comes(method: str) -> None:
+    """Its sums add up like any other: a tenth turn does not compute nine turns again."""
+    engine = tiny_engine(tiny_llava(max_positions=2048), prompt_store_bytes=2**26, parking=False)
+    talk = Conversation.begin(3, num_images=4)
+    for turn in range(5):
+        request = talk.prompt().request(str(turn), CachePolicy(method, keep=0.3))
+        token, rows, reused = prefilled(engine, request)
+        fresh = replace(request, id=f"fresh {turn}", reuse="none")
+        expected_token, expected, _ = prefilled(engine, fresh)
+        assert token == expected_token
+        assert same(rows, expected)
+        images_end = len(talk.ids) - talk.ids[::-1].index(IMAGE)
+        if turn == 3:  # asked with another image
+            assert reused <= images_end
+        elif turn > 1:
+            assert reused > images_end
+            assert len(talk.ids) - reused < 80 + 2 * BLOCK_TOKENS
+        talk.turn(num_images=turn == 2, text=60)
+    assert engine._prompts.store.num_pins == 0
+
+
+@pytest.mark.parametrize("method", AFTER_IMAGES)
+def test_a_prompt_without_images_leaves_no_sums_of_rows_after_them(method: str) -> None:
+    engine = tiny_engine(tiny_llava(max_positions=1024), prompt_store_bytes=2**26, parking=False)
+    talk = Conversation.begin(4, num_images=0, text=300)
+    for turn in range(3):
+        request = talk.prompt().request(str(turn), CachePolicy(method, keep=0.3))
+        found = prefilled(engine, request)
+        expected = prefilled(engine, replace(request, id=f"fresh {turn}", reuse="none"))
+        assert found[0] == expected[0]
+        assert same(found[1], expected[1])
+        talk.turn(text=60, num_images=turn)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +190,7 @@ def test_conversations_in_any_mix_are_answered_as_afresh(seed: int) -> None:
 
 def test_full_equals_generate_in_every_turn() -> None:
     engine = tiny_engine(tiny_llava(max_positions=1024), prompt_store_bytes=2**26, parking=False)
-    talk = Conversation.begin(3, num_images=8)
+    talk = Conversation.begin(3, num_images=4)
     for turn in range(3):
         prompt = talk.prompt()
         got = answers(engine, [prompt.request(str(turn), max_tokens=6)])[str(turn)]

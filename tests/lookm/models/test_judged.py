@@ -86,7 +86,7 @@ def test_parts_of_one_model_fit(tmp_path: Path, name: str) -> None:
             "the model fails on it",
         ),
         ("llava", changed("config.json", vision_feature_layer=-9), "the model fails on it"),
-        ("llava", image_processor(image_mean=[0.5]), "fails on a picture"),
+        ("llava", image_processor(image_mean=[0.5, 0.5]), "fails on a picture"),
         ("llava", of_idefics("tokenizer.json"), "tokens, vocab_size of config.json is"),
         ("llava", written("tokenizer.json", "{}"), "tokenizer in "),
         ("llava", changed("special_tokens_map.json", eos_token={"content": 5}), "tokenizer in "),
