@@ -124,8 +124,8 @@ class Settings(BaseSettings):
     )
     response_store_memory: SizeOrNone = Field(
         256 * 2**20,
-        description="Responses (/v1/responses) kept for follow-ups; the least recently used go, "
-        "0 keeps none.",
+        description="Responses (/v1/responses) kept for follow-ups, of all keys together; those "
+        "of the key that holds the most go, the least recently used first. 0 keeps none.",
     )
     max_context_tokens: Count | None = Field(
         None, description="Longest prompt and answer together."

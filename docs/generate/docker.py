@@ -74,10 +74,8 @@ def panels() -> Iterator[str]:
         yield "| Panel | |"
         yield "|---|---|"
         for panel in board["panels"]:
-            if panel["type"] == "row":  # a heading
-                yield f"| *{panel['title']}* | |"
-                continue
-            yield f"| {panel['title']} | {panel['description']} |"
+            title = f"*{panel['title']}*" if panel["type"] == "row" else panel["title"]
+            yield f"| {title} | {panel.get('description', '')} |"
         yield ""
 
 

@@ -27,6 +27,7 @@ WORKING_BYTES = 256 * 2**20  # of pdfium: 67 megapixels of a progressive JPEG to
 BYTES_A_PIXEL = 10  # of the page: as drawn, as packed, as handed over
 OPENING_BYTES = 64 * 2**20  # tables of objects
 TAIL_BYTES = 1024  # in which readers look for the end, and in as many for the beginning
+PADDED_BYTES = 65 * TAIL_BYTES  # and which blocks of disks and tapes fill up with zeros
 
 NEEDS_PASSWORD, UNKNOWN_SECURITY = 4, 5  # FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY
 
@@ -38,7 +39,7 @@ def is_pdf(data: bytes | bytearray) -> bool:
 
 def check_ends(data: bytes | bytearray) -> None:
     """Refuse what is cut off: pdfium shows the pages it can still find. Raises `MediaError`."""
-    if b"%%EOF" not in data[-4 * TAIL_BYTES :].rstrip(b"\0\r\n\t ")[-TAIL_BYTES:]:
+    if b"%%EOF" not in data[-PADDED_BYTES:].rstrip(b"\0\r\n\t ")[-TAIL_BYTES:]:
         raise damaged("The PDF is truncated: its end is missing. Send the whole file.")
 
 

@@ -2,8 +2,9 @@
 
 What a response was made of is a chain of `Turn`s: what was sent, what was answered, what was sent
 then. Responses that go on from one another share turns, which are counted once. Where there is no
-room the least recently used responses go; a response that goes on from one that went keeps its own
-chain. Knows bytes and owners; nothing about HTTP. For one event loop.
+room, responses of the key that holds the most go, the least recently used first; a response that
+goes on from one that went keeps its own chain. Knows bytes and owners; nothing about HTTP. For one
+event loop.
 """
 
 import contextlib
@@ -53,25 +54,27 @@ class ResponseStore:
     def __init__(self, max_bytes: int) -> None:
         self.held_bytes = 0
         self._max_bytes = max_bytes
-        self._stored: OrderedDict[str, StoredResponse] = OrderedDict()
+        self._shelves: dict[str, OrderedDict[str, StoredResponse]] = {}  # by owner, then by id
+        self._held: Counter[str] = Counter()  # bytes by owner
         self._uses: Counter[Turn] = Counter()
         self._answering: Counter[Turn] = Counter()  # of what is held, beside what is stored
         # By owner and id: each turn's item of that id, the newest turn's last.
         self._items: dict[tuple[str, str | None], dict[Turn, Item]] = {}
 
     def __len__(self) -> int:
-        return len(self._stored)
+        return sum(map(len, self._shelves.values()))
 
     def get(self, response_id: str, owner: str, param: str | None = None) -> StoredResponse:
         """The response, which was used now. Raises `ApiError`; also for another key's."""
-        found = self._stored.get(response_id)
-        if found is None or found.owner != owner:
+        shelf = self._shelves.get(owner, OrderedDict())
+        found = shelf.get(response_id)
+        if found is None:
             message = (
                 f"There is no stored response {response_id!r}: it was never stored, was deleted, "
                 "or others took its place (--response-store-memory)."
             )
             raise ApiError("response_not_found", message, param=param)
-        self._stored.move_to_end(response_id)
+        shelf.move_to_end(response_id)
         return found
 
     def item(self, item_id: str, owner: str, param: str) -> Item:
@@ -105,25 +108,40 @@ class ResponseStore:
         """Store it, as the one used last; unless it is too large to be stored at all."""
         if sum(turn.num_bytes for turn in stored.turns) + _body_bytes(stored) > self._max_bytes:
             return
-        self._stored[stored.id] = stored
+        self._shelves.setdefault(stored.owner, OrderedDict())[stored.id] = stored
         self._take(stored.turns)
-        self.held_bytes += _body_bytes(stored)
-        self._make_room()
+        self._count(stored.owner, _body_bytes(stored))
+        self._make_room(stored.owner)
 
-    def _make_room(self) -> None:
-        while self.held_bytes > self._max_bytes and self._stored:
-            self._remove(next(iter(self._stored.values())))
+    def _make_room(self, newest: str | None = None) -> None:
+        """`newest` is the owner of what was stored right now, which goes last."""
+        while self.held_bytes > self._max_bytes and self._shelves:
+            others = [
+                each for each, shelf in self._shelves.items() if len(shelf) > (each == newest)
+            ]
+            largest = max(others or self._shelves, key=lambda each: self._held[each])
+            self._remove(next(iter(self._shelves[largest].values())))
 
     def _remove(self, stored: StoredResponse) -> None:
-        del self._stored[stored.id]
+        shelf = self._shelves[stored.owner]
+        del shelf[stored.id]
+        if not shelf:
+            del self._shelves[stored.owner]
         self._give_back(stored.turns)
-        self.held_bytes -= _body_bytes(stored)
+        self._count(stored.owner, -_body_bytes(stored))
+
+    def _count(self, owner: str, num_bytes: int) -> None:
+        """So many more are held; less, where they are negative."""
+        self.held_bytes += num_bytes
+        self._held[owner] += num_bytes
+        if not self._held[owner]:
+            del self._held[owner]
 
     def _take(self, turns: Sequence[Turn]) -> None:
         for turn in turns:
             self._uses[turn] += 1
             if self._uses[turn] == 1:
-                self.held_bytes += turn.num_bytes
+                self._count(turn.owner, turn.num_bytes)
                 for item in turn.items:
                     self._items.setdefault((turn.owner, item.id), {})[turn] = item
 
@@ -132,7 +150,7 @@ class ResponseStore:
             self._uses[turn] -= 1
             if not self._uses[turn]:
                 del self._uses[turn]
-                self.held_bytes -= turn.num_bytes
+                self._count(turn.owner, -turn.num_bytes)
                 for key in {(turn.owner, item.id) for item in turn.items}:
                     del self._items[key][turn]
                     if not self._items[key]:

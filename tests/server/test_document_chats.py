@@ -134,6 +134,14 @@ async def test_what_cannot_be_shown_is_refused_by_the_name_of_its_part(
         assert (await client.post(CHAT, json=chat(file(pdf([SMALL]))))).status_code == 200
 
 
+@pytest.mark.parametrize("pages", ["", "0", "-3", "1-", "1;2", " 1", "1\n", "\u0663", "one"])
+async def test_what_names_no_pages_is_told_how_to_name_them(pages: str) -> None:
+    async with serving(Settings(model="fake"), says) as (client, _, _app):
+        refused = await client.post(CHAT, json=chat(file(pdf([SMALL]), pages=pages)))
+        check_error(refused, 400, "invalid_value", WHERE.replace("file_data", "pages"))
+        assert "as in '1-3,7'" in refused.json()["error"]["message"]
+
+
 async def test_no_more_pages_are_drawn_than_a_context_holds() -> None:
     info, settings = replace(INFO, max_context_tokens=256), Settings(model="fake", max_images=300)
     async with serving(settings, says, info=info) as (client, _, _app):

@@ -1,8 +1,9 @@
 """Files: in a content part, as an upload answers, as they are listed. OpenAI's shapes."""
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
 
 from server.openai.schemas.fields import Accepted, Honoured
@@ -13,7 +14,17 @@ from server.openai.schemas.usage import Answer
 PURPOSES = ("user_data", "vision")
 MAX_FILENAME = 512  # characters
 PAGES = r"^[1-9][0-9]{0,6}(-[1-9][0-9]{0,6})?(,[1-9][0-9]{0,6}(-[1-9][0-9]{0,6})?)*$"
+PAGES_SCHEMA: dict[str, JsonValue] = {"pattern": PAGES}
 SOURCES = ("file_data", "file_id", "file_url")
+
+
+def pages_named(text: str) -> str:
+    """The text, where it names pages. (Pydantic would show the pattern.)"""
+    if not re.fullmatch(PAGES.strip("^$"), text):
+        raise PydanticCustomError(
+            "pages", "It should be numbers and ranges of pages, counted from 1, as in '1-3,7'"
+        )
+    return text
 
 
 class FileContent(Strict):
@@ -28,7 +39,12 @@ class FileContent(Strict):
     ] = None
     file_url: Annotated[str | None, Honoured("extension: http or https, as for images")] = None
     pages: Annotated[
-        Annotated[str, Field(pattern=PAGES, max_length=1024)] | None,
+        Annotated[
+            str,
+            Field(max_length=1024, json_schema_extra=PAGES_SCHEMA),
+            AfterValidator(pages_named),
+        ]
+        | None,
         Honoured("extension: those that are wanted, as in `1-3,7`; else all"),
     ] = None
     filename: Annotated[

@@ -23,7 +23,7 @@ def test_a_pdf_is_known_by_its_first_bytes_even_behind_a_few_others() -> None:
     assert not is_pdf(encode(picture()))
 
 
-@pytest.mark.parametrize("after", [b"", b"\n", b"\0" * 3000, b"<!-- a server's -->"])
+@pytest.mark.parametrize("after", [b"", b"\n", b"\0" * 3000, b"\0" * 2**16, b"<!-- a server's -->"])
 def test_a_document_ends_near_its_end(after: bytes) -> None:
     check_ends(pdf() + after)
     cut = pdf()[:-8]

@@ -226,6 +226,6 @@ async def test_whatever_is_sent_is_answered_once_or_refused_by_a_name_that_is_th
         assert len(cases) >= 100
         store = app.state.services.responses
         assert store.held_bytes > 0
-        for stored in list(store._stored.values()):
+        for stored in [one for shelf in store._shelves.values() for one in shelf.values()]:
             store.delete(stored.id, "")
         assert store.held_bytes == 0  # nothing is held for what was refused
