@@ -16,11 +16,8 @@ from lookm.look import PromptLook, Seen
 from lookm.models.adapter import Adapter
 from lookm.policy import PromptPolicy
 from lookm.sequence import SequenceState, TakenOver
-from lookm.store import BLOCK_TOKENS, Capture, Prefix, PromptStore, block_keys
+from lookm.store import BLOCK_TOKENS, OF_WINDOWS, Capture, Prefix, PromptStore, block_keys
 from lookm.types import Needs
-
-#: What a snapshot has of rows after the last image.
-OF_WINDOWS = frozenset(("window", "dense", "visible"))
 
 
 class Prompts:
@@ -160,8 +157,11 @@ class Prompts:
         if sequence.request.images:
             last_image = num_tokens - ids[::-1].index(self._adapter.image_token_id)
             ends.add(last_image // BLOCK_TOKENS)
+        start, needs = prefill.start, look.policy.needs
+        if needs.stored <= OF_WINDOWS:  # before the window there is nothing to be taken
+            start = max(start, num_tokens - needs.window)
         return sorted(
-            end * BLOCK_TOKENS for end in ends if prefill.start < end * BLOCK_TOKENS < prefill.end
+            end * BLOCK_TOKENS for end in ends if start < end * BLOCK_TOKENS < prefill.end
         )
 
     def snapshot(self, sequence: SequenceState, num_tokens: int, found: Seen) -> None:

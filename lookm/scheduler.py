@@ -22,7 +22,7 @@ from lookm.pace import Pace
 from lookm.parking import Offer, Parking
 from lookm.room import Room
 from lookm.sequence import PARTS, SequenceState
-from lookm.store import BLOCK_TOKENS, PromptStore
+from lookm.store import BLOCK_TOKENS, OF_WINDOWS, PromptStore
 
 
 class Scheduler:
@@ -302,11 +302,10 @@ def _count_decoding(sequences: Iterable[SequenceState]) -> int:
 
 def _stores_sums(other: SequenceState, sequence: SequenceState) -> bool:
     """Whether what `other` leaves in the store has the sums that the sequence is scored by."""
-    needs, found = sequence.recipe.preset.needs, other.recipe.preset.needs
-    if not sequence.compresses or not (needs.sums or needs.squares):
+    if not sequence.compresses:
         return True
-    has_sums = other.compresses and (found.sums or found.squares)
-    return has_sums and (found.squares or not needs.squares)
+    left = other.recipe.preset.needs.stored if other.compresses else frozenset()
+    return sequence.recipe.preset.needs.stored - OF_WINDOWS <= left
 
 
 def _num_common(other: SequenceState, sequence: SequenceState, known: int) -> int:

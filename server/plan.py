@@ -176,11 +176,9 @@ def fits(
     pool: int,
     conversation: Conversation,
     fractions: Sequence[float] = FRACTIONS,
-    cache: CacheShape | None = None,
 ) -> list[Fit]:
-    """One row for each fraction kept, in the model's own cache or in another."""
-    cache = cache or shape.cache
-    rows = []
+    """One row for each fraction kept."""
+    cache, rows = shape.cache, []
     for keep in fractions:
         rows_L = cache.rows(
             conversation.prompt_tokens, conversation.kept(keep), conversation.answer_tokens

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from lookm.config import EngineConfig
 from lookm.errors import ConfigError
-from lookm.sizing import CacheShape, enough_pages, longest_prefill_tokens, promised
+from lookm.sizing import enough_pages, longest_prefill_tokens, promised
 from server.plan import (
     Conversation,
     Fit,
@@ -51,9 +51,9 @@ class Row:
         return "given" if self.given else f"{self.weight_bits:>2} bits"
 
 
-def cache_of(shape: ModelShape, bits: int) -> CacheShape:
-    """What a conversation takes of the pool where keys and values have so many bits."""
-    return replace(shape, kv_cache_dtype="int8").cache if bits == 8 else shape.cache
+def of_kv_bits(shape: ModelShape, bits: int) -> ModelShape:
+    """The model where keys and values in the pool have so many bits."""
+    return replace(shape, kv_cache_dtype="int8") if bits == 8 else shape
 
 
 def weight_bytes_of(shape: ModelShape, bits: int, whole_bytes: int) -> int:
@@ -83,11 +83,11 @@ def rows(
             found.append(Row(bits, held, whole_bits, given=given))
             continue
         for kv_bits in (whole_bits, 8):
-            cache = cache_of(shape, kv_bits)
+            narrow = of_kv_bits(shape, kv_bits)
             context = config.max_context_tokens or shape.max_context_tokens
-            most = enough_pages(config, context, shape.num_layers) * cache.page_bytes
+            most = enough_pages(config, context, shape.num_layers) * narrow.page_bytes
             held_bytes = min(pool, most)
-            fit = tuple(fits(shape, held_bytes, conversation, kept(shape), cache))
+            fit = tuple(fits(narrow, held_bytes, conversation, kept(shape)))
             found.append(Row(bits, held, kv_bits, held_bytes, fit, given))
     if not any(row.fits for row in found):
         raise errors[0]

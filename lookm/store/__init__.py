@@ -6,8 +6,16 @@ fills them while a prompt is prefilled. One store for all policies: what the dev
 anew for each prompt. Knows digests, rows and sums; knows nothing about policies, pages or models.
 """
 
-from lookm.store.blocks import Prefix, PromptStore, Snapshot
+from lookm.store.blocks import OF_WINDOWS, Prefix, PromptStore, Snapshot
 from lookm.store.capture import Capture
 from lookm.store.digests import BLOCK_TOKENS, block_keys
 
-__all__ = ["BLOCK_TOKENS", "Capture", "Prefix", "PromptStore", "Snapshot", "block_keys"]
+__all__ = [
+    "BLOCK_TOKENS",
+    "OF_WINDOWS",
+    "Capture",
+    "Prefix",
+    "PromptStore",
+    "Snapshot",
+    "block_keys",
+]

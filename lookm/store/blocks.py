@@ -19,6 +19,8 @@ from lookm.store.digests import BLOCK_TOKENS
 from lookm.store.transfer import Transfer, transfer_for
 
 SNAPSHOT_SHARE = 1 / 16  # of the store's bytes
+#: Parts of snapshots (`Needs.stored`) that are of the rows after the prefix' last image alone.
+OF_WINDOWS = frozenset(("window", "dense", "visible"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

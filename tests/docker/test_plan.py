@@ -30,8 +30,8 @@ from server.settings import Settings
 from server.version import version
 from server.what_fits import (
     advised,
-    cache_of,
     kept,
+    of_kv_bits,
     plan,
     rows,
     serve_line,
@@ -242,9 +242,9 @@ def test_fewer_bits_and_fewer_rows_hold_more_and_no_more_than_may_run_is_promise
 def test_bytes_a_number_are_halves_and_scales(tmp_path: Path) -> None:
     llava_7b(tmp_path)
     shape = read_shape(str(tmp_path))
-    page = cache_of(shape, 8).page_bytes
+    page = of_kv_bits(shape, 8).page_bytes
     assert page == 2 * 32 * 16 * (128 + 4)
-    assert cache_of(shape, 16).page_bytes == 2 * 32 * 16 * 128 * 2
+    assert of_kv_bits(shape, 16).page_bytes == 2 * 32 * 16 * 128 * 2
 
 
 def test_linear_weights_are_those_of_the_decoder_layers(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from lookm.models.adapter import Adapter
 from lookm.models.detail import Detail, Step, choice, choose
 from lookm.models.image_layouts import arranged
 from lookm.models.processor import Processor
-from tests.lookm.models.test_processor import FEATURE, Config, picture
+from tests.lookm.models.test_processor import paired, picture
 from tests.lookm.models.toy_processors import PROCESSORS, without_torchvision
 from tests.lookm.models.toys import TOYS
 
@@ -24,14 +24,7 @@ FIXED = ("llava", "paligemma")
 @pytest.fixture
 def build(monkeypatch: pytest.MonkeyPatch) -> Any:
     without_torchvision(monkeypatch)
-
-    def of(name: str) -> tuple[Any, Processor]:
-        hf_processor = PROCESSORS[name]()
-        token = hf_processor.tokenizer.convert_tokens_to_ids(FEATURE.get(name, "<image>"))
-        config = Config(TOYS[name].row.model_type, token)
-        return hf_processor, Processor(hf_processor, config, name=name)
-
-    return of
+    return paired
 
 
 def pictures(name: str) -> list[Image.Image]:

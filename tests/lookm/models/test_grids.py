@@ -18,7 +18,7 @@ from lookm.models.image_layouts import arranged
 from lookm.models.preprocessing import PLAIN
 from lookm.models.processor import Processor
 from lookm.models.vision import _layers
-from tests.lookm.models.test_processor import FEATURE, Config
+from tests.lookm.models.test_processor import paired
 from tests.lookm.models.toy_processors import PROCESSORS, without_torchvision
 from tests.lookm.models.toys import TOYS
 
@@ -33,9 +33,7 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Any:
     without_torchvision(monkeypatch)
 
     def of(name: str) -> tuple[Processor, Any]:
-        toy, hf_processor = TOYS[name], PROCESSORS[name]()
-        token = hf_processor.tokenizer.convert_tokens_to_ids(FEATURE.get(name, "<image>"))
-        processor = Processor(hf_processor, Config(toy.row.model_type, token), name=name)
+        toy, (_, processor) = TOYS[name], paired(name)
         model = toy.model()
         adapter = Adapter(model, toy.row)
         for layer in _layers(model.model, adapter._language_model):

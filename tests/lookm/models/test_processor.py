@@ -41,17 +41,18 @@ class Config:
         return self
 
 
+def paired(name: str) -> tuple[Any, Processor]:
+    """A family's own processor, and ours over it."""
+    hf_processor = PROCESSORS[name]()
+    token = hf_processor.tokenizer.convert_tokens_to_ids(FEATURE.get(name, "<image>"))
+    config = Config(TOYS[name].row.model_type, token)
+    return hf_processor, Processor(hf_processor, config, name=name)
+
+
 @pytest.fixture
 def build(monkeypatch: pytest.MonkeyPatch) -> Any:
     without_torchvision(monkeypatch)
-
-    def of(name: str) -> tuple[Any, Processor]:
-        hf_processor = PROCESSORS[name]()
-        token = hf_processor.tokenizer.convert_tokens_to_ids(FEATURE.get(name, "<image>"))
-        config = Config(TOYS[name].row.model_type, token)
-        return hf_processor, Processor(hf_processor, config, name=name)
-
-    return of
+    return paired
 
 
 def picture(width: Any, height: Any, seed: int = 0) -> Any:

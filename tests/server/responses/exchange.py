@@ -7,22 +7,19 @@ import httpx
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
+from tests.server.tools import scripted_model
+
 RESPONSES = "/v1/responses"
 TERMINAL = ("response.completed", "response.incomplete", "response.failed")
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
-WEATHER = {
-    "type": "function",
-    "name": "get_weather",
-    "description": "The weather of a town.",
-    "parameters": {
-        "type": "object",
-        "properties": {"town": {"type": "string"}},
-        "required": ["town"],
-        "additionalProperties": False,
-    },
-}
-CLOCK = {"type": "function", "name": "get_time"}
+
+def flat(tool: dict[str, Any]) -> dict[str, Any]:
+    """A chat's tool as `/v1/responses` takes it."""
+    return {"type": tool["type"], **tool["function"]}
+
+
+WEATHER, CLOCK = flat(scripted_model.WEATHER), flat(scripted_model.CLOCK)
 
 
 def asking(given: Any = "hello there", **fields: Any) -> dict[str, Any]:
